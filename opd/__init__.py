@@ -1,0 +1,45 @@
+"""OPD Studio: on-policy distillation you can look at.
+
+    import opd
+
+    pair = opd.load_pair()
+    trajectories = opd.sample(pair, ["What is 7 + 3 × (9 - 4)?"], n=4)
+    grades = opd.grade(pair, trajectories)
+    for report in opd.distill(opd.DistillConfig(steps=60)):
+        print(report.step, report.metrics)
+
+Importing the package is cheap: torch, transformers and gradio load when something that needs them is used.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "Accuracy": "opd.evaluation",
+    "DistillConfig": "opd.config",
+    "Grades": "opd.trajectory",
+    "Pair": "opd.models",
+    "Review": "opd.trajectory",
+    "StepReport": "opd.trajectory",
+    "Trajectory": "opd.trajectory",
+    "distill": "opd.distillation",
+    "evaluate": "opd.evaluation",
+    "grade": "opd.grading",
+    "load_pair": "opd.models",
+    "load_reviews": "opd.trajectory",
+    "review": "opd.reviewing",
+    "sample": "opd.sampling",
+    "save_reviews": "opd.trajectory",
+    "stream_reviews": "opd.reviewing",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'opd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

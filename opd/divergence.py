@@ -1,0 +1,136 @@
+"""Divergences between two next-token distributions, and the driver that never holds a batch of them.
+
+A batch of distributions is ``N`` rows of hidden states and the head that turns a row into ``V`` logits.
+The driver :func:`over_chunks` walks the rows a few at a time, so that the largest tensor with a vocabulary
+axis is one chunk; in training each chunk is differentiated before the next one is made, so nothing is
+recomputed and no chunk outlives its turn.
+
+All log-softmaxes are fp32 whatever the model's dtype: in bf16 two equal models seem to differ by 1e-2 nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Elements of one chunk of logits: 64 MiB in fp32, so the handful of chunk-sized temporaries of a divergence
+# and its gradient stays well under 1 GiB at any vocabulary.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """``N`` next-token distributions of one model, not yet multiplied out.
+
+    Attributes:
+        hidden: ``[N, H]``, the last hidden states (or logits, where ``head`` is the identity).
+        head: turns ``[n, H]`` into logits ``[n, V]``, soft-capping and scaling included.
+        vocabulary: how many of the head's rows stand for tokens; rows beyond it are padding.
+        temperature: divides the logits.
+    """
+
+    hidden: Tensor
+    head: Callable[[Tensor], Tensor]
+    vocabulary: int
+    temperature: float = 1.0
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.hidden)
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Return fp32 log-probs ``[n, V]`` of some rows ``[n, H]``; padded vocabulary rows win no mass."""
+        logits = self.head(hidden)[:, : self.vocabulary].float()
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        return torch.log_softmax(logits, dim=-1)
+
+
+ChunkFn = Callable[..., tuple[Tensor | None, dict[str, Tensor]]]
+
+
+def over_chunks(
+    fn: ChunkFn,
+    student: Distributions,
+    teacher: Distributions,
+    *columns: Tensor,
+    backward: bool = False,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> dict[str, Tensor]:
+    """Run ``fn`` over chunks of rows and join what it reports.
+
+    Args:
+        fn: ``fn(student_logprobs [n, V], teacher_logprobs [n, V], *columns [n, ...])`` returns the loss of
+            each row ``[n]`` (already divided by whatever the step divides by; None where nothing is trained)
+            and a dict of detached signals ``[n, ...]``.
+        student: the student's distributions; its hidden states carry the graph when ``backward``.
+        teacher: the teacher's, of the same rows, on any device; never differentiated.
+        columns: tensors with ``N`` rows, cut alongside.
+        backward: add the gradient of the summed loss to the student's parameters. One backward pass goes
+            through the head per chunk, one through the body at the end.
+        chunk_elements: upper bound on rows x vocabulary of a chunk (at least one row is taken).
+
+    Returns:
+        The signals joined over all rows, ``[N, ...]``, plus ``"loss"`` ``[N]`` if ``fn`` gave one.
+    """
+    rows = max(1, chunk_elements // student.vocabulary)
+    leaf = student.hidden.detach().requires_grad_(backward)
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, len(student), rows):
+        cut = slice(start, start + rows)
+        with torch.no_grad():
+            teacher_logprobs = teacher.log_probs(teacher.hidden[cut]).to(leaf.device)
+        with torch.set_grad_enabled(backward):
+            loss, signals = fn(student.log_probs(leaf[cut]), teacher_logprobs, *(c[cut] for c in columns))
+            if loss is not None:
+                signals["loss"] = loss.detach()
+                if backward:
+                    loss.sum().backward()
+        parts.append(signals)
+    if backward and leaf.grad is not None:
+        student.hidden.backward(leaf.grad)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+def sampled(logprobs: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-prob of each row's token: ``[n, V]``, ``[n]`` -> ``[n]``."""
+    return logprobs.gather(1, ids[:, None]).squeeze(1)
+
+
+def entropy(logprobs: Tensor) -> Tensor:
+    """Return the Shannon entropy of each row, ``[n, V]`` -> ``[n]``, nats."""
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(student || teacher) of each row, ``[n, V]`` x 2 -> ``[n]``, nats.
+
+    Its gradient is exact: the score-function part and the pathwise part are the same thing here.
+    """
+    return (student.exp() * (student - teacher)).sum(-1)
+
+
+def token_signals(student: Tensor, teacher: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
+    """Return every signal of :class:`opd.trajectory.Grades` for a chunk of log-probs.
+
+    Args:
+        student: the student's log-probs ``[n, V]``.
+        teacher: the teacher's log-probs ``[n, V]``.
+        ids: the tokens that were taken, int64 ``[n]``.
+        top_k: how many alternatives of each model to keep.
+    """
+    student, teacher = student.detach(), teacher.detach()
+    out = {"reverse_kl": reverse_kl(student, teacher).clamp_min(0)}
+    for side, logprobs in (("student", student), ("teacher", teacher)):
+        taken = sampled(logprobs, ids)
+        top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)
+        out[f"{side}.logprobs"] = taken
+        out[f"{side}.entropy"] = entropy(logprobs)
+        out[f"{side}.ranks"] = (logprobs > taken[:, None]).sum(-1)
+        out[f"{side}.top_ids"] = top.indices
+        out[f"{side}.top_logprobs"] = top.values
+    out["penalty"] = out["student.logprobs"] - out["teacher.logprobs"]
+    return out

@@ -1,0 +1,382 @@
+"""Load a causal language model, its tokenizer and adapter, and pair a student with a teacher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from opd.trajectory import Prompt
+
+transformers_logging.disable_progress_bar()
+
+DEMO_MODELS = {"demo-student": "pair/student", "demo-teacher": "pair/teacher"}
+
+# How far a head that is applied to hidden states by us may be from the model's own logits, relative to the
+# largest logit: round-off of one matrix product in fp32 and in bf16.
+HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+class VocabularyMismatch(ValueError):
+    """Two models whose token ids do not mean the same tokens."""
+
+
+def assets_dir() -> Path:
+    """Return the folder of shipped assets: inside the wheel, or beside the package in a checkout."""
+    inside = Path(__file__).parent / "assets"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "assets"
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model that is ready to sample and to be scored.
+
+    Attributes:
+        name: what the user called it: a folder, a hub id, "demo-student" or "demo-teacher".
+        model: the transformers model, or the PEFT model around it.
+        tokenizer: its tokenizer.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.model.device
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The transformers model itself, adapter layers in place."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def context(self) -> int:
+        """The most tokens, prompt and completion together, that the model can read."""
+        config = self.causal_lm.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of token ids that mean something; the matrix may have more rows."""
+        return min(
+            max(self.tokenizer.get_vocab().values()) + 1, self.causal_lm.config.get_text_config().vocab_size
+        )
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a completion: those of the generation config and the tokenizer's own."""
+        ids: set[int] = set()
+        for source in (self.causal_lm.generation_config, self.tokenizer):
+            eos = getattr(source, "eos_token_id", None)
+            ids.update([eos] if isinstance(eos, int) else eos or [])
+        return tuple(sorted(ids))
+
+    @cached_property
+    def _fast_head(self) -> bool:
+        """Whether body + head, applied apart, give the model's own logits (probed once)."""
+        probe = torch.arange(1, 9, device=self.device)[None] % self.vocabulary
+        with torch.no_grad():
+            own = self.causal_lm(input_ids=probe, use_cache=False).logits.float()
+            body = self.causal_lm.base_model(input_ids=probe, use_cache=False).last_hidden_state
+            apart = self._project(body).float()
+        scale = own.abs().max().clamp_min(1.0)
+        tolerance = HEAD_TOLERANCE.get(self.model.dtype, 2e-2)
+        return own.shape == apart.shape and bool((own - apart).abs().max() <= tolerance * scale)
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """Hidden states to logits, with the scalings that families put behind the output matrix."""
+        config = self.causal_lm.config.get_text_config()
+        logits = self.causal_lm.get_output_embeddings()(hidden)
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """What turns rows of :meth:`hidden` into logits.
+
+        A model whose logits are more than a known function of its last hidden states keeps its own forward:
+        then "hidden states" are its logits and the head is the identity. Slower and larger, never wrong.
+        """
+        return self._project if self._fast_head else torch.nn.Identity()
+
+    def hidden(self, input_ids: Tensor, **inputs: Any) -> Tensor:  # noqa: ANN401
+        """Run the body on ``[B, L]`` ids and return what :attr:`head` expects, ``[B, L, H]``.
+
+        ``inputs`` go to the model as they are (attention_mask, position_ids, past_key_values, use_cache).
+        """
+        if self._fast_head:
+            return self.causal_lm.base_model(input_ids=input_ids, **inputs).last_hidden_state
+        return self.causal_lm(input_ids=input_ids, **inputs).logits
+
+    def render(self, prompt: Prompt, *, room: int = 1) -> NDArray[np.int64]:
+        """Render a prompt with the chat template and return its ids, int64 ``[P]``.
+
+        A string is one user message. A model without a chat template reads the contents, joined by newlines.
+
+        Args:
+            prompt: a string or a list of ``{"role": ..., "content": ...}`` messages.
+            room: how many completion tokens must still fit into the context.
+
+        Raises:
+            ValueError: the prompt is empty, malformed, or too long for the context.
+        """
+        messages = as_messages(prompt)
+        if getattr(self.tokenizer, "chat_template", None):
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            ids = self.tokenizer("\n".join(m["content"] for m in messages))["input_ids"]
+        if len(ids) + room > self.context:
+            raise ValueError(
+                f"The prompt is {len(ids)} tokens long; with {room} more for the completion that exceeds the "
+                f"{self.context} tokens {self.name} can read. Shorten the prompt or ask for fewer tokens."
+            )
+        return np.array(ids, dtype=np.int64)
+
+    def token_text(self, token_id: int) -> str:
+        """Return the text of one token as it reads in the middle of a sentence, leading space kept.
+
+        Bytes that are no character by themselves come back in the tokenizer's own spelling.
+        """
+        texts = self._token_texts
+        if token_id not in texts:
+            # Decoding one id alone loses the leading space in some tokenizers: decode it behind an anchor.
+            anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+            before = self._decode(anchor)
+            text = self._decode([*anchor, token_id])[len(before) :]
+            if "\ufffd" in text or not text:
+                text = self.tokenizer.convert_ids_to_tokens(token_id) or ""
+            texts[token_id] = text
+        return texts[token_id]
+
+    def pieces(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Return the text of each token of a sequence; joined they are the decoded sequence.
+
+        A character whose bytes are spread over several tokens belongs to the last of them.
+        """
+        ids = [int(i) for i in ids]
+        pieces: list[str] = []
+        start, read = 0, 0  # decode from `start`; what ends before `read` has been given out
+        for end in range(1, len(ids) + 1):
+            known = self._decode(ids[start:read])
+            text = self._decode(ids[start:end])
+            if text.endswith("\ufffd") and end < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(text[len(known) :])
+            start, read = read, end
+        return pieces
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def text(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
+        """Return the decoded text without special tokens: what a verifier reads."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+@dataclass
+class Pair:
+    """A student and the teacher that grades it, with one meaning per token id."""
+
+    student: LanguageModel
+    teacher: LanguageModel
+
+    def __post_init__(self) -> None:
+        """Refuse a pair whose token ids mean different tokens.
+
+        Raises:
+            VocabularyMismatch: the two vocabularies map differently; the message says how.
+        """
+        ours, theirs = self.student.tokenizer.get_vocab(), self.teacher.tokenizer.get_vocab()
+        if ours == theirs:
+            return
+        different = sorted((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=repr)
+        example = different[0]
+        raise VocabularyMismatch(
+            f"{self.student.name} and {self.teacher.name} do not share a vocabulary: {len(ours)} and "
+            f"{len(theirs)} tokens, {len(different)} of them mapped differently. {example!r}, for example, "
+            f"has id {ours.get(example)} here and {theirs.get(example)} there. Choose a student and a "
+            "teacher of one model family."
+        )
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """The tokenizer both models understand."""
+        return self.student.tokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids both models know."""
+        return min(self.student.vocabulary, self.teacher.vocabulary)
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """Return a prompt as chat messages; a string is one user message.
+
+    Raises:
+        ValueError: there is nothing in it, or a message lacks role or content.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
+    if not messages[-1]["content"].strip():
+        raise ValueError("The prompt is empty. Write a question for the student to answer.")
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a device that is there.
+
+    Raises:
+        ValueError: the device is unknown or absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The device {device!r} cannot be used here: {reason}. Try auto or cpu.") from error
+    return chosen
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Turn "auto", "float32", "bfloat16", "float16" into a dtype; auto is float32 on a CPU, else bfloat16.
+
+    Raises:
+        ValueError: the dtype is unknown.
+    """
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"The dtype {dtype!r} is not one of auto, {', '.join(known)}.")
+    return known[dtype]
+
+
+def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+    """Load a causal language model from a folder, the hub, or the embedded pair.
+
+    Weights come from safetensors only and no code from the model's folder is run. An adapter folder (PEFT)
+    loads its base model and puts the adapter on it.
+
+    Args:
+        name: "demo-student", "demo-teacher", a folder, or a hub id.
+        device: "auto" (the first GPU if there is one), or a torch device.
+        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), or a dtype's name.
+
+    Raises:
+        ValueError: the name, device or dtype cannot be used; the message says what is wrong and the way out.
+    """
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    path = _locate(name)
+    adapter = Path(path) / "adapter_config.json"
+    if Path(path).is_dir() and not adapter.exists() and not (Path(path) / "config.json").exists():
+        raise ValueError(
+            f"{name} holds neither config.json nor adapter_config.json, so it is no model. "
+            "Point to the folder that save_pretrained wrote."
+        )
+    try:
+        if adapter.exists():
+            model, source = _load_adapter(path, kind)
+        else:
+            model = _load_weights(path, kind)
+            source = path
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+    model.eval()
+    model.requires_grad_(False)
+    return LanguageModel(name, model.to(where), tokenizer)
+
+
+def load_pair(
+    student: str = "demo-student",
+    teacher: str = "demo-teacher",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    teacher_device: str | None = None,
+    teacher_dtype: str | None = None,
+) -> Pair:
+    """Load a student and a teacher; without arguments, the embedded demo pair.
+
+    Args:
+        student: folder, hub id or "demo-student"; an adapter folder loads its base.
+        teacher: the same for the teacher.
+        device: where the models go; see :func:`load_model`.
+        dtype: their dtype; see :func:`load_model`.
+        teacher_device: overrides ``device`` for the teacher.
+        teacher_dtype: overrides ``dtype`` for the teacher.
+
+    Raises:
+        ValueError: one of them cannot be loaded, or their vocabularies differ (:class:`VocabularyMismatch`).
+    """
+    return Pair(
+        load_model(student, device=device, dtype=dtype),
+        load_model(teacher, device=teacher_device or device, dtype=teacher_dtype or dtype),
+    )
+
+
+def _locate(name: str) -> str:
+    """Return the folder behind a name, or the name itself where it is a hub id."""
+    if not name.strip():
+        raise ValueError("No model was named. Give a folder, a hub id, demo-student or demo-teacher.")
+    if name in DEMO_MODELS:
+        return str(assets_dir() / DEMO_MODELS[name])
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") != 1 or Path(name).is_file()
+    if looks_local:
+        raise ValueError(
+            f"There is no model folder {name!r}. Give an existing folder, a hub id like Qwen/Qwen3-0.6B, "
+            f"or one of {', '.join(DEMO_MODELS)}."
+        )
+    return name
+
+
+def _load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, low_cpu_mem_usage=True
+    )
+
+
+def _load_adapter(path: str, dtype: torch.dtype) -> tuple[Any, str]:
+    """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies."""
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    if not base:
+        raise ValueError("its adapter_config.json names no base model.")
+    model = PeftModel.from_pretrained(_load_weights(_locate(base), dtype), path, is_trainable=False)
+    own_tokenizer = (Path(path) / "tokenizer_config.json").exists()
+    return model, path if own_tokenizer else _locate(base)
+
+
+def _first_sentence(error: Exception) -> str:
+    """The part of a loader's message that a person can use."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400].rsplit(" ", 1)[0] + " …"

@@ -1,0 +1,118 @@
+"""The maths against float64 brute force, and the chunk driver against the plain computation."""
+
+import numpy as np
+import pytest
+import torch
+
+from opd import divergence
+from opd.divergence import Distributions, over_chunks, token_signals
+from opd.objectives import OBJECTIVES
+
+
+def random_logits(seed, n=7, v=11, scale=3.0):
+    return torch.randn(n, v, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def brute_log_softmax(logits):
+    logits = logits.double().numpy()
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def test_signals_equal_float64_brute_force():
+    s, t = random_logits(0), random_logits(1)
+    ids = torch.arange(7)
+    signals = token_signals(torch.log_softmax(s, -1), torch.log_softmax(t, -1), ids, top_k=4)
+    ls, lt = brute_log_softmax(s), brute_log_softmax(t)
+    ps, pt = np.exp(ls), np.exp(lt)
+    row = np.arange(7)
+    expected = {
+        "penalty": ls[row, row] - lt[row, row],
+        "reverse_kl": (ps * (ls - lt)).sum(-1),
+        "student.entropy": -(ps * ls).sum(-1),
+        "teacher.entropy": -(pt * lt).sum(-1),
+        "teacher.ranks": (lt > lt[row, row][:, None]).sum(-1),
+        "teacher.top_ids": np.argsort(-lt, axis=-1)[:, :4],
+        "student.top_logprobs": -np.sort(-ls, axis=-1)[:, :4],
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(signals[name].numpy(), value, atol=1e-5, err_msg=name)
+
+
+def test_log_probs_are_fp32_for_a_bf16_model():
+    logits = random_logits(2, v=5000).bfloat16()
+    logprobs = Distributions(logits, torch.nn.Identity(), 5000).log_probs(logits)
+    assert logprobs.dtype == torch.float32
+    np.testing.assert_allclose(logprobs.numpy(), brute_log_softmax(logits.float()), atol=1e-5)
+
+
+def test_padded_vocabulary_rows_win_no_mass():
+    logits = random_logits(3)
+    padded = torch.cat([logits, torch.full((7, 3), 50.0)], dim=1)
+    plain = Distributions(logits, torch.nn.Identity(), 11).log_probs(logits)
+    assert torch.equal(Distributions(padded, torch.nn.Identity(), 11).log_probs(padded), plain)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("chunk_elements", [1, 23, 10**6])
+def test_chunked_gradient_equals_the_plain_one(objective, chunk_elements):
+    torch.manual_seed(0)
+    body, head, teacher_head = torch.nn.Linear(4, 5), torch.nn.Linear(5, 11), torch.nn.Linear(6, 11)
+    inputs, teacher_hidden = torch.randn(9, 4), torch.randn(9, 6)
+    ids, behaviour = torch.randint(0, 11, (9,)), -torch.rand(9) * 3
+    loss_of = OBJECTIVES[objective].loss
+
+    student = torch.log_softmax(head(body(inputs)), -1)
+    teacher = torch.log_softmax(teacher_head(teacher_hidden), -1).detach()
+    loss_of(student, teacher, ids, behaviour).sum().backward()
+    expected = [p.grad.clone() for m in (body, head) for p in m.parameters()]
+    body.zero_grad(), head.zero_grad()
+
+    out = over_chunks(
+        lambda s, t, i, b: (loss_of(s, t, i, b), {"rows": i}),
+        Distributions(body(inputs), head, 11),
+        Distributions(teacher_hidden, teacher_head, 11),
+        ids,
+        behaviour,
+        backward=True,
+        chunk_elements=chunk_elements,
+    )
+    for got, want in zip((p.grad for m in (body, head) for p in m.parameters()), expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+    assert torch.equal(out["rows"], ids)
+    assert all(p.grad is None for p in teacher_head.parameters())
+
+
+def test_expected_policy_gradient_is_the_gradient_of_the_reverse_kl():
+    """At one position: sum over tokens of p_S(v) x gradient of the sampled loss = gradient of the KL."""
+    logits = random_logits(4, n=1).requires_grad_()
+    teacher = torch.log_softmax(random_logits(5, n=1), -1)
+    student = torch.log_softmax(logits, -1)
+    every = torch.arange(11)
+    rows = student.expand(11, -1)
+    loss = OBJECTIVES["importance_sampling"].loss(
+        rows, teacher.expand(11, -1), every, student.detach()[0].clone()
+    )
+    (loss * student.detach()[0].exp()).sum().backward(retain_graph=True)
+    sampled, logits.grad = logits.grad.clone(), None
+    divergence.reverse_kl(student, teacher).sum().backward()
+    torch.testing.assert_close(sampled, logits.grad, atol=1e-6, rtol=1e-5)
+    assert logits.grad.abs().max() > 0.01
+
+
+def test_no_tensor_of_the_whole_batch_and_vocabulary_exists():
+    seen = []
+
+    def head(hidden):
+        seen.append(len(hidden))
+        return hidden @ torch.ones(4, 100)
+
+    rows = torch.randn(50, 4)
+    over_chunks(
+        lambda s, t: (None, {"kl": divergence.reverse_kl(s, t)}),
+        Distributions(rows, head, 100),
+        Distributions(rows, head, 100),
+        chunk_elements=700,
+    )
+    assert max(seen) == 7
+    assert sum(seen) == 100
