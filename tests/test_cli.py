@@ -1,0 +1,154 @@
+"""The command line as a person uses it: exit codes, one clear sentence, files that open."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import make_model
+
+import opd
+from opd.cli import main
+from opd.runs import open_run
+
+
+@pytest.fixture
+def models(tmp_path):
+    for seed, name in enumerate(("s", "t")):
+        model = make_model(seed)
+        model.model.save_pretrained(tmp_path / name)
+        model.tokenizer.save_pretrained(tmp_path / name)
+    return ["--student", str(tmp_path / "s"), "--teacher", str(tmp_path / "t")]
+
+
+def train_arguments(models, *more):
+    quick = ["--steps", "2", "--warmup-steps", "1", "--prompts-per-step", "4", "--max-tokens", "12"]
+    return ["train", *models, *quick, "--eval-prompts", "4", *more]
+
+
+def test_grade_prints_every_token_and_saves_the_review(models, tmp_path, capsys):
+    out = tmp_path / "review.json"
+    assert (
+        main(["grade", "--prompt", "hi", "-n", "2", "--max-tokens", "12", "--save", str(out), *models]) == 0
+    )
+    printed = capsys.readouterr().out
+    reviews = opd.load_reviews(out)
+    assert len(reviews) == 2
+    assert "\x1b[" not in printed, "colour only on a terminal"
+    assert "penalty" in printed
+
+
+def test_train_writes_a_run_and_resume_refuses_other_settings(models, capsys):
+    assert main(train_arguments(models, "--name", "mine", "--seed", "3")) == 0
+    out = capsys.readouterr().out
+    assert "Run mine finished at step 2 of 2." in out
+    assert "Training took" in out
+    run = open_run("mine")
+    assert run.config.seed == 3
+    assert [row["step"] for row in run.rows()] == [0, 1, 2]
+    assert main(train_arguments(models, "--name", "mine")) == 2
+    assert "--resume mine" in capsys.readouterr().err
+    assert main(["train", "--resume", "mine", "--steps", "9"]) == 2
+    assert "its own settings" in capsys.readouterr().err
+
+
+def test_a_saved_config_reproduces_the_run(models):
+    assert main(train_arguments(models, "--name", "one")) == 0
+    config = str(open_run("one").path / "config.json")
+    assert main(["train", "--config", config, "--name", "two"]) == 0
+
+    def figures(name):
+        return [{k: v for k, v in r.items() if "second" not in k} for r in open_run(name).rows()]
+
+    assert figures("one") == figures("two")
+
+
+def test_eval_prints_sample_size_and_interval(models, capsys):
+    assert main(["eval", models[1], "-n", "5", "--max-tokens", "8", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n"] == 5
+    assert result["low"] <= result["accuracy"] <= result["high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["grade", "--prompt", ""], "The prompt is empty"),
+        (["grade", "--prompt", "hi", "-n", "0"], "must be at least 1, not 0"),
+        (["grade", "--prompt", "x" * 300], "exceeds the 256 tokens"),
+        (["grade", "--prompt", "hi", "--device", "cuda:77"], "cannot be used here"),
+        (["train", "--learning-rate", "-1"], "learning_rate: Input should be greater than 0"),
+        (["train", "--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["train", "--name", "a/b"], "is no name for a run"),
+        (["train", "--resume", "nobody"], "There is no run called 'nobody'"),
+        (["eval", "no/such/model"], "There is no model folder 'no/such/model'"),
+        (["eval", "demo-teacher", "-n", "0"], "at least 1 problem, not 0"),
+        (["eval", "demo-teacher", "--task", "chess"], "There is no task called 'chess'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(models, capsys, arguments, sentence):
+    more = models if arguments[0] == "grade" else []
+    assert main([*arguments, *more]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("opd: ")
+    assert error.count("\n") == 1
+
+
+def test_two_vocabularies_are_refused(models, tmp_path, capsys):
+    from conftest import make_tokenizer
+
+    make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
+    assert main(["grade", "--prompt", "hi", *models]) == 2
+    assert "do not share a vocabulary" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_is_left(models, tmp_path):
+    """A real failing write: the process may not write files beyond 1 kB."""
+    code = (
+        "import resource, sys; from opd.cli import main; import opd.models, opd.view.terminal;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [
+        "grade",
+        "--prompt",
+        "hi",
+        "--max-tokens",
+        "40",
+        "--save",
+        str(tmp_path / "out.json"),
+        *models,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("opd: ")
+    assert "Traceback" not in done.stderr
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith("out.json")]
+
+
+def test_help_needs_neither_torch_nor_gradio():
+    code = (
+        "import sys\nfrom opd.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'gradio', 'transformers', 'pandas'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
+    for command in ("app", "grade", "train", "eval", "make-pair", "pair-report"):
+        assert command in out
+
+
+def test_the_module_is_the_command_line():
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "opd", "nonsense"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "invalid choice" in done.stderr

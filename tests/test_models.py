@@ -1,0 +1,190 @@
+"""Loading: what is refused is refused in a sentence that names the way out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+
+import opd
+from opd.models import Pair, VocabularyMismatch, load_model, load_pair
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = make_model(0)
+    model.model.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def add_adapter(base, path, rank=4, scale=0.5):
+    from peft import LoraConfig, get_peft_model
+
+    model = make_model(0).model
+    model.name_or_path = str(base)
+    adapted = get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=scale)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(path)
+    return path
+
+
+def test_a_folder_loads_and_is_the_same_model(saved):
+    loaded = load_model(str(saved))
+    ids = torch.arange(10)[None]
+    assert torch.equal(loaded.model(ids).logits, make_model(0).model(ids).logits)
+    assert loaded.model.dtype == torch.float32
+
+
+def test_an_adapter_folder_loads_its_base(saved, tmp_path):
+    adapted = load_model(str(add_adapter(saved, tmp_path / "adapter")))
+    grades = opd.grade(Pair(adapted, load_model(str(saved))), opd.sample(adapted, ["hi"], n=4, max_tokens=10))
+    assert np.abs(np.concatenate([g.penalty for g in grades])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/folder", "There is no model folder 'no/such/folder'"),
+        ("./nothing", "There is no model folder './nothing'"),
+        ("", "No model was named"),
+        ("just-a-word", "Give an existing folder, a hub id"),
+    ],
+)
+def test_an_unknown_folder_is_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(name)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"neither config\.json nor adapter_config\.json"):
+        load_model(str(tmp_path))
+
+
+def test_damaged_weights_are_refused(saved):
+    (saved / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(str(saved))
+
+
+def test_pickled_weights_are_refused(saved):
+    model = make_model(0).model
+    (saved / "model.safetensors").unlink()
+    torch.save(model.state_dict(), saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        load_model(str(saved))
+
+
+def test_code_in_the_model_folder_is_not_run(saved, tmp_path):
+    proof = tmp_path / "ran"
+    (saved / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nfrom transformers import *\nclass M: pass\n")
+    settings = json.loads((saved / "config.json").read_text())
+    settings |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.M", "AutoModelForCausalLM": "evil.M"}}
+    (saved / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(str(saved))
+    assert not proof.exists()
+
+
+def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
+    adapter = add_adapter(saved, tmp_path / "adapter")
+    other = make_model(0, hidden_size=64)
+    other.model.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "other")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="adapter cannot be loaded"):
+        load_model(str(adapter))
+
+
+def test_different_vocabularies_are_refused_and_padded_ones_are_not():
+    teacher = make_model(1, rows=300)
+    assert Pair(make_model(0), teacher).vocabulary == teacher.vocabulary == 261
+    teacher.tokenizer = make_tokenizer(extra=("<|tool|>",))
+    with pytest.raises(VocabularyMismatch, match=r"261 and 262 tokens.*'<\|tool\|>'"):
+        Pair(make_model(0), teacher)
+    swapped = make_model(1)
+    vocabulary = swapped.tokenizer.get_vocab()
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    swapped.tokenizer.get_vocab = lambda: vocabulary
+    with pytest.raises(VocabularyMismatch, match="2 of them mapped differently"):
+        Pair(make_model(0), swapped)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "cannot be used here"),
+        ({"device": "toaster"}, "cannot be used here"),
+        ({"dtype": "float8"}, "not one of auto"),
+    ],
+)
+def test_an_impossible_device_or_dtype_is_refused(saved, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(str(saved), **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"prompts": [""]}, "The prompt is empty"),
+        ({"prompts": ["   \n"]}, "The prompt is empty"),
+        ({"prompts": [[{"content": "x"}]]}, "A prompt is a text or a list of messages"),
+        ({"prompts": ["x" * 400]}, "400|exceeds the 256 tokens"),
+        ({"prompts": ["hi"], "max_tokens": 255}, "exceeds the 256 tokens"),
+        ({"prompts": ["hi"], "n": 0}, "at least 1, not 0"),
+        ({"prompts": ["hi"], "max_tokens": 0}, "at least 1 token, not 0"),
+        ({"prompts": ["hi"], "temperature": -1.0}, "not -1.0"),
+        ({"prompts": ["hi"], "temperature": float("nan")}, "not nan"),
+        ({"prompts": ["hi"], "seed": -1}, "not -1"),
+    ],
+)
+def test_bad_requests_are_refused_in_a_sentence(pair, call, message):
+    with pytest.raises(ValueError, match=message):
+        opd.sample(pair, **{"max_tokens": 8} | call)
+
+
+def test_nothing_to_grade_is_refused(pair):
+    (t,) = opd.sample(pair, ["hi"], max_tokens=3)
+    empty = opd.Trajectory(t.prompt_ids, t.completion_ids[:0], None, "stop", t.prompt_ids)
+    with pytest.raises(ValueError, match="nothing to grade"):
+        opd.grade(pair, [empty])
+    alien = opd.Trajectory(t.prompt_ids, t.completion_ids + 10**6, None, "stop", t.prompt_ids)
+    with pytest.raises(ValueError, match="Token ids"):
+        opd.grade(pair, [alien])
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words", "naïve café", "😀 emoji 👩‍👩‍👧", "日本語", "\x00\u202e", "  a\n\n b\t"]
+)
+def test_pieces_join_to_the_text(pair, text):
+    ids = pair.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = pair.student.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == text
+
+
+def test_pieces_of_broken_bytes_lose_nothing(pair):
+    ids = [
+        *pair.tokenizer("é", add_special_tokens=False)["input_ids"][:1],
+        *pair.tokenizer("ok")["input_ids"],
+    ]
+    assert "".join(pair.student.pieces(ids)) == "\ufffdok"
+
+
+def test_token_text_keeps_the_leading_space(pair):
+    (space,) = pair.tokenizer(" ", add_special_tokens=False)["input_ids"]
+    assert pair.student.token_text(space) == " "
+
+
+def test_load_pair_takes_a_device_and_dtype_per_model(saved):
+    mixed = load_pair(str(saved), str(saved), dtype="float32", teacher_dtype="bfloat16")
+    assert (mixed.student.model.dtype, mixed.teacher.model.dtype) == (torch.float32, torch.bfloat16)
+    grades = opd.grade(mixed, opd.sample(mixed, ["hi"], n=4, max_tokens=20))
+    assert 0 < np.abs(np.concatenate([g.penalty for g in grades])).mean() < 0.2
