@@ -14,8 +14,8 @@ Importing the package is cheap: torch, transformers and gradio load when somethi
 from importlib import import_module
 
 _HOMES = {
-    "Accuracy": "opd.evaluation",
     "DistillConfig": "opd.config",
+    "Evaluation": "opd.evaluation",
     "Grades": "opd.trajectory",
     "Pair": "opd.models",
     "Review": "opd.trajectory",

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "distil the teacher into the student")
     train.add_argument("--name", help="name of the run (default: a new one)")
     train.add_argument("--resume", metavar="NAME", help="continue a run; its own settings apply")
-    train.add_argument("--config", type=Path, metavar="FILE.json", help="settings of another run")
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
     _add_config(train)
 
     evaluate = command("eval", _evaluate, "score a model on held-out problems")
@@ -104,6 +104,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     from opd.config import DistillConfig
 
     for name, field in DistillConfig.model_fields.items():
+        if name == "lessons":  # a list of tables: in a config file only
+            continue
         flag = "--" + name.replace("_", "-")
         text = field.description.replace("%", "%%")
         if field.annotation is bool:
@@ -111,16 +113,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
             continue
         if field.default is not None:
             text += f" (default {field.default})"
-        kind = next(
-            (k for k in (int, float) if k in _members(field.annotation)),
-            str,
-        )
-        choices = typing.get_args(field.annotation) if kind is str else ()
-        choices = [c for c in choices if isinstance(c, str)] or None
-        parser.add_argument(flag, type=kind, choices=choices, default=None, help=text, metavar=None)
+        kinds = _members(field.annotation)
+        choices = [value for kind in kinds for value in typing.get_args(kind)] or None
+        kind = next((k for k in (int, float) if k in kinds), str)
+        parser.add_argument(flag, type=kind, choices=choices, default=None, help=text)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """The alternatives of an annotation: (int, None) of ``int | None``."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return typing.get_args(annotation)
     return (annotation,)
@@ -176,18 +176,20 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from opd.config import DistillConfig, make_config
+    from opd.config import DistillConfig, make_config, read_config
     from opd.runs import create_run, new_name, open_run
 
     given = {
-        name: value for name in DistillConfig.model_fields if (value := getattr(options, name)) is not None
+        name: value
+        for name in DistillConfig.model_fields
+        if (value := getattr(options, name, None)) is not None
     }
     if options.resume:
         if given or options.config or options.name:
             raise ValueError("--resume continues a run with its own settings; it takes no others.")
         run = open_run(options.resume)
     else:
-        saved = json.loads(options.config.read_text(encoding="utf-8")) if options.config else {}
+        saved = read_config(options.config) if options.config else {}
         run = create_run(options.name or new_name(), make_config({**saved, **given}))
     _work(run)
 

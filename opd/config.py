@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +14,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 # of a cautious full fine-tuning.
 DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 
+OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "reverse_kl": {},
+    "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "substeps": 1, "clip": None},
+    "forward_kl": {},
+    "jsd": {"beta": 0.5},
+    "topk_reverse_kl": {"top_k": 16, "top_k_from": "student"},
+    "sft": {"sft_prompts": 0},
+    "gkd": {"beta": 0.5, "student_share": 0.5},
+    "rl": {"substeps": 1, "clip": None, "chain": 1},
+}
+"""The objectives, and the options that belong to each with their defaults."""
+
+# kl_coefficient, discount, substeps: the post's recipe. beta: the symmetric JSD, TRL's and GKD's default.
+# top_k: thunlp/OPD's student top-16. student_share: GKD's lambda. chain: one problem, one reward.
+
+
+class LessonConfig(BaseModel):
+    """A further teacher, bound to the prompts it grades."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str = Field(description="teacher: a folder, a hub id, demo-teacher, or self")
+    task: str = Field(description="the prompts this teacher grades")
+    share: float = Field(gt=0, lt=1, description="share of each step's prompts")
+
 
 class DistillConfig(BaseModel):
     """Everything that decides what a run does. The same config and seed give the same run."""
@@ -18,12 +46,50 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     student: str = Field("demo-student", description="student: a folder, a hub id, or demo-student")
-    teacher: str = Field("demo-teacher", description="teacher: a folder, a hub id, or demo-teacher")
+    teacher: str = Field(
+        "demo-teacher", description="teacher: a folder, a hub id, demo-teacher, or self (the student itself)"
+    )
+    teacher_live: bool = Field(
+        False, description="with teacher self: follow the student as it trains, instead of staying at step 0"
+    )
+    teacher_system: str | None = Field(None, description="a system prompt that only the teacher sees")
+    teacher_hint: str | None = Field(
+        None,
+        description="text behind the prompt that only the teacher sees; {answer} stands for the right answer",
+    )
+    lessons: tuple[LessonConfig, ...] = Field(
+        (), description="further teachers, each with a task and a share of the prompts (config file only)"
+    )
     task: str = Field("demo", description="where prompts come from and how answers are verified")
-    objective: Literal["reverse_kl", "importance_sampling"] = Field(
-        "reverse_kl",
-        description="reverse_kl: full-vocabulary KL(student || teacher) at every token; "
-        "importance_sampling: the post's policy gradient on the sampled token",
+    objective: Literal[tuple(OBJECTIVE_OPTIONS)] = Field("reverse_kl", description="what is minimised")
+    kl_coefficient: float | None = Field(None, ge=0, description="weight of the penalty in the advantage")
+    discount: float | None = Field(
+        None, ge=0, le=1, description="a token's advantage includes later penalties, discounted by this"
+    )
+    substeps: int | None = Field(None, ge=1, description="updates each step's trajectories are spread over")
+    clip: float | None = Field(None, gt=0, lt=1, description="PPO clip of the importance ratio")
+    beta: float | None = Field(None, description="weight of the teacher in the JSD's mixture, inside (0, 1)")
+    top_k: int | None = Field(None, ge=1, description="tokens kept of the vocabulary; the rest is one bucket")
+    top_k_from: Literal["student", "teacher"] | None = Field(
+        None, description="whose likeliest tokens are kept"
+    )
+    student_share: float | None = Field(
+        None, ge=0, le=1, description="share of completions that the student writes"
+    )
+    sft_prompts: int | None = Field(
+        None, ge=0, description="size of a fixed set of teacher samples; 0 samples fresh ones each step"
+    )
+    chain: int | None = Field(
+        None, ge=1, description="problems that share one reward, given only if all are right"
+    )
+    reward_weight: float = Field(
+        0.0, ge=0, description="weight of the task reward, centred in each prompt's group; 0 = none"
+    )
+    tokens: Literal["all", "entropy", "penalty", "fork_score"] = Field(
+        "all", description="which tokens train: all, or the top share by this figure"
+    )
+    token_share: float = Field(
+        0.2, gt=0, le=1, description="the share that trains, if not all (0.2: Wang et al. 2025)"
     )
     steps: int = Field(60, ge=1, description="number of updates")
     prompts_per_step: int = Field(64, ge=1, description="prompts of one update")
@@ -49,28 +115,88 @@ class DistillConfig(BaseModel):
     eval_prompts: int = Field(512, ge=0, description="held-out problems of an evaluation; 0 = none")
     eval_split: Literal["test", "tuning"] = Field("test", description="which held-out problems")
     save_every: int = Field(20, ge=1, description="steps between two checkpoints; the last step has one")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="newest checkpoints to keep; the best and pinned ones stay"
+    )
+    report_to: Literal["none", "trackio", "wandb"] = Field(
+        "none", description="a tracker that gets the metrics too, if it is installed"
+    )
     seed: int = Field(0, ge=0, description="decides every random number of the run")
     device: str = Field("auto", description="device of both models: auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="compute dtype: auto, float32, bfloat16, float16")
     teacher_device: str | None = Field(None, description="device of the teacher, if another")
-    teacher_dtype: str | None = Field(None, description="dtype of the teacher, if another")
+    teacher_dtype: str | None = Field(None, description="dtype of the teacher, if another; also 8bit, 4bit")
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_learning_rate(cls, data: Any) -> Any:  # noqa: ANN401
-        """Settle the default learning rate at once, so that a saved config says what was used."""
-        if isinstance(data, dict) and data.get("learning_rate") is None:
+    def _settle_defaults(cls, data: Any) -> Any:  # noqa: ANN401
+        """Settle defaults that depend on other fields, so that a saved config says what was used."""
+        if not isinstance(data, dict):
+            return data
+        own = OBJECTIVE_OPTIONS.get(data.get("objective", "reverse_kl"), {})
+        data = {**data, **{name: value for name, value in own.items() if data.get(name) is None}}
+        if data.get("learning_rate") is None:
             rate = LORA_LEARNING_RATE if data.get("lora_rank") else FULL_LEARNING_RATE
             if data.get("student", "demo-student") == "demo-student":
                 rate = DEMO_LEARNING_RATE
-            return {**data, "learning_rate": rate}
+            data["learning_rate"] = rate
         return data
 
     @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
+    def _options_belong(self) -> Self:
+        own = OBJECTIVE_OPTIONS[self.objective]
+        for name in {name for options in OBJECTIVE_OPTIONS.values() for name in options}:
+            if name not in own and getattr(self, name) is not None:
+                owners = ", ".join(o for o, options in OBJECTIVE_OPTIONS.items() if name in options)
+                raise ValueError(f"{name} is no option of {self.objective}; it belongs to {owners}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.beta is not None and not 0 < self.beta < 1:
+            raise ValueError(
+                f"beta must lie inside (0, 1), not {self.beta:g}: the JSD vanishes at its ends. For what the "
+                "ends suggest, choose objective forward_kl (beta towards 0) or reverse_kl (beta towards 1)"
+            )
         if self.warmup_steps >= self.steps > 1:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+        if self.clip is not None and self.substeps == 1:
+            raise ValueError("clip needs substeps > 1: in a single update the importance ratio is 1")
+        if (self.reward_weight or self.objective == "rl") and self.samples_per_prompt < 2:
+            raise ValueError("a task reward is centred in its group: samples_per_prompt must be at least 2")
+        if self.reward_weight and self.objective in ("sft", "gkd", "rl"):
+            raise ValueError(f"reward_weight does not mix with the baseline {self.objective}")
+        if self.chain and self.prompts_per_step % self.chain:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must be a multiple of chain ({self.chain})"
+            )
+        if self.teacher_live and self.teacher != "self":
+            raise ValueError("teacher_live needs teacher self")
+        if sum(lesson.share for lesson in self.lessons) >= 1:
+            raise ValueError("the shares of the lessons must leave something for the main teacher")
         return self
+
+    @property
+    def grades_first(self) -> bool:
+        """Whether the step must know all its grades before the update can begin."""
+        return bool(self.discount) or (self.substeps or 1) > 1 or self.tokens != "all"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read settings from a ``.toml`` file, or from JSON such as a run's ``config.json``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what its name says.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as settings: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} cannot be read as settings: it holds no table of names and values.")
+    return values
 
 
 def make_config(values: Mapping[str, Any]) -> DistillConfig:
@@ -82,5 +208,8 @@ def make_config(values: Mapping[str, Any]) -> DistillConfig:
     try:
         return DistillConfig(**values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        problems = (
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise ValueError("These settings cannot be used. " + "; ".join(problems) + ".") from None

@@ -8,6 +8,7 @@ No replay: a trajectory trains once, by the student that wrote it.
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,26 +22,37 @@ from opd.config import DistillConfig
 from opd.divergence import over_chunks, token_signals
 from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
-from opd.grading import to_grades
-from opd.models import LanguageModel, Pair, load_model, resolve_device, resolve_dtype
-from opd.objectives import OBJECTIVES
+from opd.grading import grade, to_grades
+from opd.lessons import load_lessons
+from opd.models import LanguageModel, Pair, resolve_dtype
+from opd.objectives import Chunk, token_loss
 from opd.reviewing import review
-from opd.sampling import requests
-from opd.tasks import Example, load_task
-from opd.trajectory import Grades, Review, StepReport, Trajectory
+from opd.rollouts import Rollout, gather, settle
+from opd.step_metrics import degenerate, step_metrics
+from opd.trajectory import Grades, Review, StepReport
 
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 TOP_K = 8  # alternatives kept of each token in the loop
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
+PROBES = 64  # held-out completions graded at an evaluation
 
 
 @dataclass(frozen=True)
-class _Graded:
-    """What the update knows of its trajectories afterwards."""
+class Updated:
+    """What an update found out.
+
+    Attributes:
+        grades: of every rollout, from the update's own forward.
+        loss: mean over the tokens that count.
+        gradient_norm: before clipping.
+        stop_mass: the student's probability of ending at the last token of each rollout.
+        teacher_seconds: time the teacher's forwards took.
+    """
 
     grades: list[Grades]
     loss: float
     gradient_norm: float
+    stop_mass: list[float]
     teacher_seconds: float
 
 
@@ -66,10 +78,10 @@ class Distillation:
     def __init__(self, config: DistillConfig, pair: Pair | None = None) -> None:
         """Load what the config names and prepare the student for training."""
         self.config = config
-        self.task = load_task(config.task)
-        self.objective = OBJECTIVES[config.objective]
-        self.pair = pair or load_training_pair(config)
-        self.student = self.pair.student = _trainable(self.pair.student, config)
+        self.lessons = load_lessons(config, pair)
+        self.student = self.lessons[0].pair.student
+        if pair is not None:
+            pair.student = self.student
         self.sampler = TransformersSampler(self.student)
         self.parameters = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -77,7 +89,7 @@ class Distillation:
         )
         self.micro_batch_tokens = config.micro_batch_tokens
         self.next_step = 0
-        self.teacher_accuracy: float | None = None
+        self.teacher_accuracies: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[StepReport]:
         """Return itself: iterating again goes on where it stopped."""
@@ -96,53 +108,55 @@ class Distillation:
         return report
 
     def _step(self, step: int) -> StepReport:
-        config, started = self.config, time.perf_counter()
+        config, started, notes = self.config, self._now(), []
+        rate = learning_rate(config, step)
 
-        examples = self.task.batch(config.prompts_per_step, step=step, seed=config.seed)
-        trajectories = self._sample(examples, step)
+        with self._precision():
+            rollouts = gather(config, self.lessons, self.sampler, step)
         sampled_at = self._now()
-        graded, notes = self._update(trajectories, learning_rate(config, step))
+        if config.grades_first:
+            rollouts = settle(config, rollouts, self._grade(rollouts))
+        updates = [self._update(part, rate, notes) for part in _parts(rollouts, config.substeps or 1)]
         updated_at = self._now()
 
-        tokens = sum(len(t) for t in trajectories)
+        grades = [g for update in updates for g in update.grades]
+        teacher_seconds = sum(update.teacher_seconds for update in updates)
+        tokens = sum(len(r.trajectory) for r in rollouts)
+        if alarm := degenerate(rollouts, self.student.eos_ids):
+            notes.append(alarm)
         metrics = {
-            "loss": graded.loss,
-            **_token_metrics(trajectories, graded.grades),
-            "gradient_norm": graded.gradient_norm,
-            "learning_rate": learning_rate(config, step),
-            "tokens": tokens,
+            "loss": float(np.mean([update.loss for update in updates])),
+            **step_metrics(rollouts, grades),
+            "stop_mass": float(np.mean([p for update in updates for p in update.stop_mass])),
+            "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
+            "learning_rate": rate,
             "tokens_per_second": tokens / (updated_at - started),
             "seconds_sample": sampled_at - started,
-            "seconds_teacher": graded.teacher_seconds,
-            "seconds_update": updated_at - sampled_at - graded.teacher_seconds,
+            "seconds_teacher": teacher_seconds,
+            "seconds_update": updated_at - sampled_at - teacher_seconds,
+            "memory_peak_bytes": self._memory_peak(),
         }
         if step % config.eval_every == 0 or step == config.steps:
             metrics |= self._evaluate()
-        return StepReport(step, metrics, self._reviews(examples, trajectories, graded.grades), notes)
+        return StepReport(step, metrics, self._reviews(rollouts, grades), notes)
 
-    def _sample(self, examples: Sequence[Example], step: int) -> list[Trajectory]:
-        config = self.config
-        asked = requests(
-            self.student,
-            [e.prompt for e in examples],
-            n=config.samples_per_prompt,
-            seed=config.seed,
-            step=step,
-            max_tokens=config.max_tokens,
-        )
+    def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
+        """Grade before the update, for objectives that must see the whole step first."""
+        grades: list[Grades] = []
         with self._precision():
-            done = list(self.sampler.sample(asked, temperature=config.temperature))
-        return sorted(done, key=lambda t: (t.prompt_index, t.sample_index))
+            for lesson in self.lessons:
+                own = [r.trajectory for r in rollouts if r.lesson is lesson]
+                grades += grade(lesson.pair, own, temperature=self.config.temperature, top_k=TOP_K)
+        return grades
 
-    def _update(self, trajectories: Sequence[Trajectory], rate: float) -> tuple[_Graded, list[str]]:
-        """Grade the trajectories and update the student; out of memory, with smaller micro-batches."""
-        notes: list[str] = []
+    def _update(self, rollouts: Sequence[Rollout], rate: float, notes: list[str]) -> Updated:
+        """Make one optimizer step; out of memory, repeat it with smaller micro-batches."""
         while True:
             try:
-                graded = self._gradient(trajectories)
+                updated = self._gradient(rollouts)
                 break
             except torch.OutOfMemoryError:
-                longest = max(len(t.prompt_ids) + len(t) for t in trajectories)
+                longest = max(len(r.trajectory.prompt_ids) + len(r.trajectory) for r in rollouts)
                 if self.micro_batch_tokens <= longest:
                     raise
                 self.micro_batch_tokens = max(longest, self.micro_batch_tokens // 2)
@@ -150,50 +164,62 @@ class Distillation:
                     f"Out of memory: the micro-batch was halved to {self.micro_batch_tokens} tokens and the "
                     "step repeated. The gradient is the same."
                 )
-            # Outside the except clause: there the traceback would keep the failed step's tensors alive.
+            # Outside the except clause: inside it the traceback keeps the failed step's tensors alive.
             torch.cuda.empty_cache()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return graded, notes
+        return updated
 
-    def _gradient(self, trajectories: Sequence[Trajectory]) -> _Graded:
+    def _gradient(self, rollouts: Sequence[Rollout]) -> Updated:
         """Accumulate the gradient of the mean loss per token; the grades fall out of the same forward."""
-        config, total = self.config, sum(len(t) for t in trajectories)
+        config = self.config
+        total = sum(r.trained_tokens for r in rollouts)
+        settled = any(r.advantages is not None for r in rollouts)
 
         def loss_and_grades(
-            student: Tensor, teacher: Tensor, ids: Tensor, behaviour: Tensor
+            student: Tensor, teacher: Tensor, ids: Tensor, columns: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
-            loss = self.objective.loss(student, teacher, ids, behaviour) / total
-            return loss, token_signals(student, teacher, ids, TOP_K)
+            behaviour, weights, rewards, advantages = columns.unbind(1)
+            chunk = Chunk(student, teacher, ids, behaviour, advantages if settled else None, rewards)
+            loss = token_loss(chunk, config) * weights / total
+            signals = token_signals(student, teacher, ids, TOP_K)
+            signals["stop_mass"] = student.detach()[:, self.student.eos_ids].exp().sum(-1)
+            return loss, signals
 
         self.optimizer.zero_grad(set_to_none=True)
-        grades: list[Grades | None] = [None] * len(trajectories)
+        grades: list[Grades | None] = [None] * len(rollouts)
         loss = teacher_seconds = 0.0
-        score = {"temperature": config.temperature, "vocabulary": self.pair.vocabulary}
-        for indices in batches(trajectories, self.micro_batch_tokens):
-            part = [trajectories[i] for i in indices]
-            started = self._now()
-            with torch.no_grad():
-                teacher = distributions(self.pair.teacher, part, side="teacher", **score)
-            teacher_seconds += self._now() - started
-            with self._precision(), _training(self.student):
-                student = distributions(self.student, part, side="student", **score)
-                columns = (
-                    torch.from_numpy(np.concatenate([t.completion_ids for t in part])),
-                    torch.from_numpy(np.concatenate([t.behaviour_logprobs for t in part])),
-                )
-                signals = over_chunks(
-                    loss_and_grades,
-                    student,
-                    teacher,
-                    *(c.to(student.hidden.device) for c in columns),
-                    backward=True,
-                )
-            loss += float(signals.pop("loss").sum())
-            for i, g in zip(indices, to_grades(signals, part, config.temperature), strict=True):
-                grades[i] = g
+        stop_mass: list[float] = []
+        for lesson in self.lessons:
+            own = [i for i, r in enumerate(rollouts) if r.lesson is lesson]
+            scoring = {"temperature": config.temperature, "vocabulary": lesson.pair.vocabulary}
+            for group in batches([rollouts[i].trajectory for i in own], self.micro_batch_tokens):
+                part = [rollouts[own[i]] for i in group]
+                trajectories = [r.trajectory for r in part]
+                started = self._now()
+                with torch.no_grad(), self._precision():
+                    teacher = distributions(lesson.pair.teacher, trajectories, side="teacher", **scoring)
+                teacher_seconds += self._now() - started
+                with self._precision(), _training(self.student):
+                    student = distributions(self.student, trajectories, side="student", **scoring)
+                    ids = np.concatenate([t.completion_ids for t in trajectories])
+                    columns = torch.from_numpy(np.concatenate([_columns(r) for r in part]))
+                    device = student.hidden.device
+                    signals = over_chunks(
+                        loss_and_grades,
+                        student,
+                        teacher,
+                        torch.from_numpy(ids).to(device),
+                        columns.to(device),
+                        backward=True,
+                    )
+                loss += float(signals.pop("loss").sum())
+                ends = np.cumsum([len(t) for t in trajectories]) - 1
+                stop_mass += signals.pop("stop_mass")[torch.from_numpy(ends).to(device)].tolist()
+                for i, g in zip(group, to_grades(signals, trajectories, config.temperature), strict=True):
+                    grades[own[i]] = g
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm))
         if not np.isfinite(loss) or not np.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
@@ -201,47 +227,59 @@ class Distillation:
                 f"The loss ({loss}) or the gradient norm ({norm}) is not finite; the step was not made. "
                 "Lower the learning rate, or use float32."
             )
-        return _Graded([g for g in grades if g is not None], loss, norm, teacher_seconds)
+        return Updated([g for g in grades if g is not None], loss, norm, stop_mass, teacher_seconds)
 
     def _evaluate(self) -> dict[str, float]:
-        config = self.config
+        """Measure held-out accuracy and KL of every lesson; those of further ones carry the task's name."""
+        config, started = self.config, self._now()
+        metrics: dict[str, float] = {}
         if not config.eval_prompts:
-            return {}
-        started = self._now()
+            return metrics
         options = {"n": config.eval_prompts, "split": config.eval_split, "seed": config.seed}
         options |= {"temperature": config.temperature, "max_tokens": config.max_tokens}
-        if self.teacher_accuracy is None:
-            self.teacher_accuracy = evaluate(self.pair.teacher, self.task, **options).value
-        with self._precision():
-            student = evaluate(self.student, self.task, **options)
-        return {
-            "heldout_accuracy": student.value,
-            "teacher_accuracy": self.teacher_accuracy,
-            "heldout_n": student.n,
-            "seconds_evaluate": self._now() - started,
-        }
+        for number, lesson in enumerate(self.lessons):
+            suffix = f"/{lesson.task.name}" if number else ""
+            if f"{number}" not in self.teacher_accuracies:
+                told = lesson.teacher_messages if lesson.privileged else None
+                taught = evaluate(lesson.pair.teacher, lesson.task, prompt_of=told, **options)
+                self.teacher_accuracies[f"{number}"] = taught.value
+            with self._precision():
+                student = evaluate(self.student, lesson.task, **options)
+                probes = grade(lesson.pair, student.trajectories[:PROBES], temperature=config.temperature)
+            low, high = student.interval
+            metrics |= {
+                f"heldout_accuracy{suffix}": student.value,
+                f"heldout_accuracy_low{suffix}": low,
+                f"heldout_accuracy_high{suffix}": high,
+                f"heldout_n{suffix}": student.n,
+                f"heldout_kl{suffix}": float(np.concatenate([g.reverse_kl for g in probes]).mean()),
+                f"teacher_accuracy{suffix}": self.teacher_accuracies[f"{number}"],
+            }
+        return metrics | {"seconds_evaluate": self._now() - started}
 
-    def _reviews(
-        self, examples: Sequence[Example], trajectories: Sequence[Trajectory], grades: Sequence[Grades]
-    ) -> list[Review]:
-        out = []
-        for t, g in list(zip(trajectories, grades, strict=True))[:SAMPLES_PER_STEP]:
-            example = examples[t.prompt_index]
-            known = {"seed": self.config.seed, "task": self.task, "example": example}
-            out.append(review(self.pair, example.prompt, t, g, **known))
-        return out
+    def _reviews(self, rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> list[Review]:
+        return [
+            review(r.lesson.pair, r.example.prompt, r.trajectory, g, seed=self.config.seed, correct=r.right)
+            for r, g in list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
+        ]
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        """fp32 weights compute in the config's dtype; small learning rates vanish in bf16 weights."""
+        """float32 weights compute in the config's dtype."""
         device = self.student.device
         dtype = resolve_dtype(self.config.dtype, device)
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
     def _now(self) -> float:
-        """The time, once the device has done what was asked of it."""
+        """The time in seconds, once the device has done what was asked of it."""
         if self.student.device.type == "cuda":
             torch.cuda.synchronize(self.student.device)
         return time.perf_counter()
+
+    def _memory_peak(self) -> int:
+        """Peak bytes so far: of the student's GPU, or of the process where there is none."""
+        if self.student.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.student.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on: trained weights, optimizer tensors, the place in the run.
@@ -256,7 +294,7 @@ class Distillation:
         return {
             "next_step": self.next_step,
             "micro_batch_tokens": self.micro_batch_tokens,
-            "teacher_accuracy": self.teacher_accuracy,
+            "teacher_accuracies": self.teacher_accuracies,
             "weights": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": optimizer,
         }
@@ -280,7 +318,7 @@ class Distillation:
             self.optimizer.state[parameter][field] = kept
         self.next_step = int(state["next_step"])
         self.micro_batch_tokens = int(state["micro_batch_tokens"])
-        self.teacher_accuracy = state["teacher_accuracy"]
+        self.teacher_accuracies = dict(state["teacher_accuracies"])
         return self
 
 
@@ -289,47 +327,6 @@ def learning_rate(config: DistillConfig, step: int) -> float:
     if step <= config.warmup_steps:
         return config.learning_rate * step / (config.warmup_steps + 1)
     return config.learning_rate * (config.steps - step + 1) / (config.steps - config.warmup_steps)
-
-
-def load_training_pair(config: DistillConfig) -> Pair:
-    """Load the config's pair for training: weights that will change are kept in float32."""
-    device = resolve_device(config.device)
-    resolve_dtype(config.dtype, device)
-    student_dtype = config.dtype if config.lora_rank else "float32"
-    return Pair(
-        load_model(config.student, device=config.device, dtype=student_dtype),
-        load_model(
-            config.teacher,
-            device=config.teacher_device or config.device,
-            dtype=config.teacher_dtype or config.dtype,
-        ),
-    )
-
-
-def _trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
-    """Open the student's weights, or put a fresh adapter on it; an adapter it came with is merged first."""
-    model = student.model
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    if config.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_rank,
-            target_modules="all-linear",
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(model, lora)
-    else:
-        model.requires_grad_(True)
-    for module in model.modules():  # dropout would make the trainer's log-probs differ from the sampler's
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return LanguageModel(student.name, model.eval(), student.tokenizer)
 
 
 @contextlib.contextmanager
@@ -342,19 +339,18 @@ def _training(model: LanguageModel) -> Iterator[None]:
         model.model.eval()
 
 
-def _token_metrics(trajectories: Sequence[Trajectory], grades: Sequence[Grades]) -> dict[str, float]:
-    """Means over all tokens of the step, and what the completions looked like."""
+def _parts(rollouts: Sequence[Rollout], count: int) -> list[Sequence[Rollout]]:
+    """Cut the step's rollouts into ``count`` parts of about the same number, none of them empty."""
+    size = -(-len(rollouts) // count)
+    return [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
 
-    def mean(columns: Sequence[np.ndarray]) -> float:
-        return float(np.concatenate(columns).mean(dtype=np.float64))
 
-    log_ratio = [g.student.logprobs - t.behaviour_logprobs for g, t in zip(grades, trajectories, strict=True)]
-    return {
-        "penalty": mean([g.penalty for g in grades]),
-        "reverse_kl": mean([g.reverse_kl for g in grades]),
-        "student_entropy": mean([g.student.entropy for g in grades]),
-        "teacher_entropy": mean([g.teacher.entropy for g in grades]),
-        "sampler_mismatch": mean([-r for r in log_ratio]),
-        "completion_tokens": float(np.mean([len(t) for t in trajectories])),
-        "clipped_share": float(np.mean([t.finish_reason == "length" for t in trajectories])),
-    }
+def _columns(rollout: Rollout) -> np.ndarray:
+    """Per token: behaviour log-prob, weight, reward, settled advantage; float32 ``[T, 4]``."""
+    t = rollout.trajectory
+    columns = np.zeros((len(t), 4), np.float32)
+    columns[:, 0] = 0 if t.behaviour_logprobs is None else t.behaviour_logprobs
+    columns[:, 1] = 1 if rollout.weights is None else rollout.weights
+    columns[:, 2] = rollout.reward
+    columns[:, 3] = 0 if rollout.advantages is None else rollout.advantages
+    return columns

@@ -10,6 +10,7 @@ All log-softmaxes are fp32 whatever the model's dtype: in bf16 two equal models 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,6 +112,35 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Its gradient is exact: the score-function part and the pathwise part are the same thing here.
     """
     return (student.exp() * (student - teacher)).sum(-1)
+
+
+def jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """Return beta KL(T || M) + (1 - beta) KL(S || M) with M = beta T + (1 - beta) S, ``[n]``.
+
+    The mixture is formed in log space: log(mean of exp) underflows. For 0 < beta < 1; the ends are zero.
+    """
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    return beta * reverse_kl(teacher, mixture) + (1 - beta) * reverse_kl(student, mixture)
+
+
+def topk_reverse_kl(student: Tensor, teacher: Tensor, support: Tensor) -> Tensor:
+    """Return the reverse KL over some tokens and one bucket for all others, nats.
+
+    By the data-processing inequality it is a lower bound of the full reverse KL.
+
+    Args:
+        student: log-probs ``[n, V]``.
+        teacher: log-probs ``[n, V]``.
+        support: the tokens kept, int64 ``[n, K]``.
+    """
+    kept_student, kept_teacher = student.gather(1, support), teacher.gather(1, support)
+    tail_student, tail_teacher = _tail(kept_student), _tail(kept_teacher)
+    return reverse_kl(kept_student, kept_teacher) + tail_student.exp() * (tail_student - tail_teacher)
+
+
+def _tail(kept: Tensor) -> Tensor:
+    """Log-mass of everything outside ``kept`` ``[n, K]``; floored at fp32's resolution of 1."""
+    return torch.log1p(-kept.exp().sum(-1).clamp_max(1 - 2**-24))
 
 
 def token_signals(student: Tensor, teacher: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
+from numpy.typing import NDArray
+
 from opd.models import LanguageModel
 from opd.sampling import sample
-from opd.tasks import Split, Task
+from opd.tasks import Example, Split, Task
+from opd.trajectory import Prompt, Trajectory
 
 Z95 = 1.959963984540054
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of right answers."""
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a model did on held-out problems, one completion each.
 
-    correct: int
-    n: int
+    Attributes:
+        right: bool ``[n]``, the verifier's word on each completion.
+        trajectories: the completions, in the order of the problems.
+    """
+
+    right: NDArray[np.bool_]
+    trajectories: Sequence[Trajectory]
+
+    @property
+    def n(self) -> int:
+        """Number of problems."""
+        return len(self.right)
 
     @property
     def value(self) -> float:
-        """The share itself."""
-        return self.correct / self.n
+        """Accuracy: the share that is right."""
+        return float(self.right.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval (Wilson 1927)."""
-        return wilson(self.correct, self.n)
+        """The 95 % Wilson score interval of the accuracy."""
+        return wilson(int(self.right.sum()), self.n)
 
     def __str__(self) -> str:
         """Percentages with the sample size, as they are printed."""
@@ -36,7 +51,7 @@ class Accuracy:
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of ``successes`` out of ``n``."""
+    """Return the 95 % score interval of ``successes`` out of ``n`` (Wilson 1927)."""
     p, z2 = successes / n, Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -52,7 +67,8 @@ def evaluate(
     temperature: float = 1.0,
     max_tokens: int = 192,
     seed: int = 0,
-) -> Accuracy:
+    prompt_of: Callable[[Example], Prompt] | None = None,
+) -> Evaluation:
     """Let a model answer held-out problems, one sample each, and count the right ones.
 
     The random numbers depend on the seed alone, so two models (or two checkpoints) are compared on the same
@@ -66,6 +82,7 @@ def evaluate(
         temperature: of the sampling; 0 is greedy.
         max_tokens: bound on each answer.
         seed: of the sampling.
+        prompt_of: what the model is asked instead of the problem's own prompt.
 
     Raises:
         ValueError: ``n`` is below 1, or the task has no held-out problems.
@@ -75,11 +92,10 @@ def evaluate(
     examples = task.heldout(n, split=split)
     if not examples:
         raise ValueError(f"The task {task.name} has no held-out problems in its {split} split.")
-    trajectories = sample(
-        model, [e.prompt for e in examples], seed=seed, temperature=temperature, max_tokens=max_tokens
-    )
-    right = sum(
+    prompts = [prompt_of(e) if prompt_of else e.prompt for e in examples]
+    trajectories = sample(model, prompts, seed=seed, temperature=temperature, max_tokens=max_tokens)
+    right = [
         task.verify(example, model.text(t.completion_ids))
         for example, t in zip(examples, trajectories, strict=True)
-    )
-    return Accuracy(right, len(examples))
+    ]
+    return Evaluation(np.array(right), trajectories)

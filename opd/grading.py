@@ -127,19 +127,29 @@ def to_grades(
     return out
 
 
+def drop(teacher: TokenScores) -> NDArray[np.float32]:
+    """Return D = p_teacher(best) - p_teacher(token) of each token, float32 ``[T]`` in [0, 1]."""
+    return np.exp(teacher.top_logprobs[:, 0]) - np.exp(teacher.logprobs)
+
+
+def fork_score(grades: Grades) -> NDArray[np.float32]:
+    """Return student entropy x D, float32 ``[T]`` in nats: the student hesitates where the teacher minds."""
+    return grades.student.entropy * drop(grades.teacher)
+
+
 def verdicts(student: TokenScores, teacher: TokenScores) -> NDArray[np.uint8]:
     """Judge each token by the drop D, uint8 ``[T]`` of indices into :data:`opd.trajectory.VERDICTS`."""
     taken_teacher, taken_student = np.exp(teacher.logprobs), np.exp(student.logprobs)
-    drop = np.exp(teacher.top_logprobs[:, 0]) - taken_teacher
+    lost = drop(teacher)
     best = teacher.ranks == 0
     forced = best & (student.ranks == 0) & (student.entropy < FORCED_ENTROPY)
     brilliant = (taken_teacher - taken_student >= BRILLIANT_GAIN) & (taken_student < BRILLIANT_STUDENT)
     index = {name: i for i, name in enumerate(VERDICTS)}
     choices = [
         (forced, "forced"),
-        (drop >= BLUNDER, "blunder"),
-        (drop >= MISTAKE, "mistake"),
-        (drop >= INACCURACY, "inaccuracy"),
+        (lost >= BLUNDER, "blunder"),
+        (lost >= MISTAKE, "mistake"),
+        (lost >= INACCURACY, "inaccuracy"),
         (brilliant, "brilliant"),
         (best & (student.ranks > 0), "great"),
         (best, "best"),

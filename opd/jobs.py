@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from opd.config import DistillConfig
@@ -32,11 +33,13 @@ def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None
             distillation.load_state_dict(state)
         run.log_event("started" if state is None else "resumed", step=distillation.next_step)
         saved_at = None if state is None else distillation.next_step - 1
+        track = tracker(run)
         ended = "finished"
         for report in distillation:
             run.append(report)
+            track(report)
             on_report(report)
-            if report.step and report.step % run.config.save_every == 0:
+            if report.step and (report.step % run.config.save_every == 0 or _is_best(run, report)):
                 run.save_checkpoint(distillation.student, distillation.state_dict())
                 saved_at = report.step
             if run.stop_requested() and report.step < run.config.steps:
@@ -48,6 +51,30 @@ def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None
     except Exception as error:
         run.log_event("failed", message=f"{error}")
         raise
+
+
+def tracker(run: Run) -> Callable[[StepReport], None]:
+    """Return what sends a report to the tracker that the config names; trackio speaks wandb's language.
+
+    Raises:
+        ValueError: the tracker is not installed.
+    """
+    name = run.config.report_to
+    if name == "none":
+        return lambda report: None
+    try:
+        module = import_module(name)
+    except ImportError as error:
+        raise ValueError(f"report_to {name} needs the package {name}: pip install {name}.") from error
+    module.init(project="opd-studio", name=run.name, config=run.config.model_dump())
+    return lambda report: module.log(dict(report.metrics), step=report.step)
+
+
+def _is_best(run: Run, report: StepReport) -> bool:
+    """Whether this step's held-out accuracy is higher than at any step before."""
+    key = "heldout_accuracy"
+    earlier = [row[key] for row in run.rows() if key in row and row["step"] < report.step]
+    return key in report.metrics and report.metrics[key] > max(earlier, default=-1.0)
 
 
 def start(config: DistillConfig, name: str) -> Run:

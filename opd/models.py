@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from opd.trajectory import Prompt
 transformers_logging.disable_progress_bar()
 
 DEMO_MODELS = {"demo-student": "pair/student", "demo-teacher": "pair/teacher"}
+
+QUANTIZED = ("8bit", "4bit")
+"""Weight formats that bitsandbytes provides, where it is installed."""
 
 # How far a head that is applied to hidden states by us may be from the model's own logits, relative to the
 # largest logit: round-off of one matrix product in fp32 and in bf16.
@@ -248,10 +252,12 @@ def as_messages(prompt: Prompt) -> list[dict[str, str]]:
 def resolve_device(device: str) -> torch.device:
     """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a device that is there.
 
+    "offload" means the default device, with what does not fit on it kept in main memory or on disk.
+
     Raises:
         ValueError: the device is unknown or absent.
     """
-    if device == "auto":
+    if device in ("auto", "offload"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
@@ -265,14 +271,16 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Turn "auto", "float32", "bfloat16", "float16" into a dtype; auto is float32 on a CPU, else bfloat16.
 
+    "8bit" and "4bit" (weights only) compute in what auto stands for.
+
     Raises:
         ValueError: the dtype is unknown.
     """
-    if dtype == "auto":
+    if dtype in ("auto", *QUANTIZED):
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
-        raise ValueError(f"The dtype {dtype!r} is not one of auto, {', '.join(known)}.")
+        raise ValueError(f"The dtype {dtype!r} is not one of auto, {', '.join([*known, *QUANTIZED])}.")
     return known[dtype]
 
 
@@ -284,14 +292,19 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
 
     Args:
         name: "demo-student", "demo-teacher", a folder, or a hub id.
-        device: "auto" (the first GPU if there is one), or a torch device.
-        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), or a dtype's name.
+        device: "auto" (the first GPU if there is one), a torch device, or "offload" (spread over GPU, main
+            memory and disk; slow, for a teacher that does not fit).
+        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), a dtype's name, "8bit" or "4bit".
 
     Raises:
         ValueError: the name, device or dtype cannot be used; the message says what is wrong and the way out.
     """
     where = resolve_device(device)
-    kind = resolve_dtype(dtype, where)
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype, where)}
+    if dtype in QUANTIZED:
+        options |= {"quantization_config": _quantization(dtype), "device_map": {"": where}}
+    if device == "offload":
+        options["device_map"] = "auto"
     path = _locate(name)
     adapter = Path(path) / "adapter_config.json"
     if Path(path).is_dir() and not adapter.exists() and not (Path(path) / "config.json").exists():
@@ -301,16 +314,16 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
         )
     try:
         if adapter.exists():
-            model, source = _load_adapter(path, kind)
+            model, source = _load_adapter(path, options)
         else:
-            model = _load_weights(path, kind)
+            model = _load_weights(path, options)
             source = path
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
     model.eval()
     model.requires_grad_(False)
-    return LanguageModel(name, model.to(where), tokenizer)
+    return LanguageModel(name, model if "device_map" in options else model.to(where), tokenizer)
 
 
 def load_pair(
@@ -358,20 +371,33 @@ def _locate(name: str) -> str:
     return name
 
 
-def _load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(path: str, options: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, low_cpu_mem_usage=True
+        path, use_safetensors=True, trust_remote_code=False, low_cpu_mem_usage=True, **options
     )
 
 
-def _load_adapter(path: str, dtype: torch.dtype) -> tuple[Any, str]:
+def _quantization(dtype: str) -> Any:  # noqa: ANN401
+    """Return transformers' settings for 8-bit or 4-bit weights.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"{dtype} weights need the package bitsandbytes: pip install bitsandbytes.")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_8bit=dtype == "8bit", load_in_4bit=dtype == "4bit")
+
+
+def _load_adapter(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies."""
     from peft import PeftConfig, PeftModel
 
     base = PeftConfig.from_pretrained(path).base_model_name_or_path
     if not base:
         raise ValueError("its adapter_config.json names no base model.")
-    model = PeftModel.from_pretrained(_load_weights(_locate(base), dtype), path, is_trainable=False)
+    model = PeftModel.from_pretrained(_load_weights(_locate(base), options), path, is_trainable=False)
     own_tokenizer = (Path(path) / "tokenizer_config.json").exists()
     return model, path if own_tokenizer else _locate(base)
 

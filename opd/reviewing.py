@@ -22,15 +22,20 @@ def review(
     grades: Grades,
     *,
     seed: int | None = None,
-    task: Task | None = None,
-    example: Example | None = None,
+    correct: bool | None = None,
 ) -> Review:
-    """Put text to a graded trajectory; with a task and its example, say whether the answer is right."""
+    """Put text to a graded trajectory.
+
+    Args:
+        pair: who wrote it and who graded it.
+        prompt: what was asked.
+        trajectory: the tokens.
+        grades: their grades.
+        seed: what it was sampled with.
+        correct: what a verifier says of it.
+    """
     tops = (grades.student.top_ids, grades.teacher.top_ids)
     shown = {int(i) for top in tops for i in top.ravel()}
-    correct = None
-    if task is not None and example is not None and trajectory.finish_reason is not None:
-        correct = task.verify(example, pair.student.text(trajectory.completion_ids))
     return Review(
         student=pair.student.name,
         teacher=pair.teacher.name,
@@ -80,7 +85,10 @@ def stream_reviews(
 
     def catch_up() -> list[Review]:
         for t, g in zip(waiting, grade(pair, waiting), strict=True):
-            newest[t.sample_index] = review(pair, prompt, t, g, seed=seed, task=task, example=example)
+            correct = None
+            if t.finish_reason and task is not None and example is not None:
+                correct = task.verify(example, pair.student.text(t.completion_ids))
+            newest[t.sample_index] = review(pair, prompt, t, g, seed=seed, correct=correct)
         waiting.clear()
         return [newest[i] for i in sorted(newest)]
 

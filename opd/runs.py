@@ -26,9 +26,6 @@ from opd.trajectory import StepReport, write_atomically
 SAMPLES_LIMIT = 64 * 2**20
 """Bytes of ``samples.jsonl``; later samples are not kept."""
 
-KEPT_CHECKPOINTS = 2
-"""Older checkpoints are removed."""
-
 State = Literal["running", "stopping", "finished", "stopped", "failed", "interrupted"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -184,12 +181,45 @@ class Run:
         return sorted((self.path / "checkpoints").glob("step-*"))
 
     @property
+    def best_step(self) -> int | None:
+        """The step with the highest held-out accuracy among those that can be loaded; the first of equals."""
+        kept = {_step_of(path) for path in self.checkpoints}
+        scored = [row for row in self.rows() if "heldout_accuracy" in row and row["step"] in kept]
+        return max(scored, key=lambda row: row["heldout_accuracy"])["step"] if scored else None
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the checkpoint of a step.
+
+        Raises:
+            ValueError: it was not kept; the message names those that were.
+        """
+        found = {_step_of(path): path for path in self.checkpoints}
+        if step not in found:
+            known = ", ".join(map(str, found)) or "none"
+            raise ValueError(f"The run {self.name} has no checkpoint of step {step}; it has {known}.")
+        return found[step]
+
+    def pin(self, step: int) -> None:
+        """Keep a checkpoint for good.
+
+        Raises:
+            ValueError: there is none of that step.
+        """
+        (self.checkpoint(step) / "pinned").touch()
+
+    def _remove_old_checkpoints(self) -> None:
+        best = self.best_step
+        for path in self.checkpoints[: -self.config.keep_checkpoints]:
+            if _step_of(path) != best and not (path / "pinned").exists():
+                shutil.rmtree(path)
+
+    @property
     def model_dir(self) -> Path | None:
         """The newest checkpoint: a folder that transformers (or PEFT) loads; None before the first."""
         return self.checkpoints[-1] if self.checkpoints else None
 
     def save_checkpoint(self, student: Any, state: Mapping[str, Any]) -> Path:  # noqa: ANN401
-        """Write the student and the training state, whole or not at all, and remove old checkpoints.
+        """Write the student and the training state, whole or not at all; remove old checkpoints.
 
         Args:
             student: the :class:`opd.models.LanguageModel` that is being trained.
@@ -220,8 +250,7 @@ class Run:
             if isinstance(error, OSError):
                 raise
             raise OSError(f"The checkpoint of step {step} could not be written: {error}") from error
-        for old in self.checkpoints[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        self._remove_old_checkpoints()
         return final
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -284,6 +313,10 @@ def list_runs() -> list[Run]:
     """Return all runs, the most recently started first."""
     configs = runs_dir().glob("*/config.json")
     return [Run(c.parent) for c in sorted(configs, key=lambda c: c.stat().st_mtime, reverse=True)]
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _append_line(path: Path, data: Mapping[str, Any]) -> None:

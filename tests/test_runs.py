@@ -2,10 +2,13 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+import types
 
+import pandas
 import pytest
 from conftest import make_model
 
@@ -38,7 +41,8 @@ def config(tmp_path):
 
 
 def measured(run):
-    return [{k: v for k, v in row.items() if "second" not in k} for row in run.rows()]
+    """Metrics without times and memory."""
+    return [{k: v for k, v in r.items() if "second" not in k and "memory" not in k} for r in run.rows()]
 
 
 def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(config):
@@ -111,15 +115,11 @@ def test_who_holds_the_lock_lives(config):
     assert run.status().state == "interrupted"
     with run.hold():
         assert run.status().state == "running"
-        with pytest.raises(RunBusyError, match="Another process"), Run_again(run).hold():
+        with pytest.raises(RunBusyError, match="Another process"), open_run("locked").hold():
             pass
         run.request_stop()
         assert run.status().state == "stopping"
     assert not run.status().live
-
-
-def Run_again(run):
-    return runs.open_run(run.name)
 
 
 def test_a_checkpoint_is_whole_or_not_there(config, monkeypatch):
@@ -199,22 +199,91 @@ def test_runs_are_listed_newest_first(config):
     assert [run.name for run in list_runs()] == ["c", "b", "a"]
 
 
-def test_a_killed_job_is_interrupted_and_can_go_on(config):
-    run = create_run("killed", config.model_copy(update={"steps": 200, "save_every": 2, "warmup_steps": 1}))
-    code = """
-from opd import jobs, runs
-run = runs.open_run("killed")
-with run.hold():
-    jobs.work(run)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        deadline = time.monotonic() + 90
-        while len(run.checkpoints) < 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
-    assert run.status().state == "interrupted"
-    state = run.load_checkpoint()
-    assert state["next_step"] - 1 == int(run.model_dir.name[-6:])
+def kill_and_resume(config, kills):
+    """Kill a run at random moments, resume it each time, and compare with one that nobody killed."""
+    config = config.model_copy(update={"steps": 40, "eval_every": 5, "save_every": 3})
+    whole, run, chance = create_run("whole", config), create_run("killed", config), random.Random(0)
+    with whole.hold():
+        jobs.work(whole)
+    resume = [sys.executable, "-m", "opd", "train", "--resume", "killed"]
+    for _ in range(kills):
+        process = subprocess.Popen(resume, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            target, deadline = len(run.rows()) + chance.randrange(3), time.monotonic() + 120
+            while len(run.rows()) <= target and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.3)
+            assert process.poll() in (None, 0), "it must live until it is killed"
+        finally:
+            process.kill()
+            process.wait()
+        steps = [row["step"] for row in run.rows()]
+        assert steps == list(range(len(steps))), "every complete line is there"
+        if run.model_dir:
+            assert run.load_checkpoint()["next_step"] == int(run.model_dir.name[-6:]) + 1
+        assert not run.status().live
+    done = subprocess.run(resume, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert run.status().state == "finished"
+    assert measured(run) == measured(whole)
+
+
+def test_a_run_killed_three_times_equals_one_that_was_not(config):
+    kill_and_resume(config, 3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_equals_one_that_was_not(config):
+    kill_and_resume(config, 20)
+
+
+def test_the_best_and_the_pinned_checkpoint_outlive_newer_ones(config, monkeypatch):
+    accuracy = iter([0.1, 0.5, 0.9, 0.3, 0.2, 0.1, 0.1])
+    monkeypatch.setattr(
+        "opd.distillation.Distillation._evaluate", lambda self: {"heldout_accuracy": next(accuracy)}
+    )
+    changes = {"steps": 6, "eval_every": 1, "save_every": 1, "keep_checkpoints": 1}
+    run = create_run("best", config.model_copy(update=changes))
+
+    def pin_first(report):
+        if report.step == 2:
+            run.pin(1)
+
+    with run.hold():
+        jobs.work(run, pin_first)
+    assert [c.name for c in run.checkpoints] == ["step-000001", "step-000002", "step-000006"]
+    assert run.best_step == 2
+    assert run.checkpoint(2) == run.checkpoints[1]
+    with pytest.raises(ValueError, match="no checkpoint of step 4; it has 1, 2, 6"):
+        run.checkpoint(4)
+
+
+def test_metrics_open_with_one_pandas_call(config):
+    run = create_run("frame", config)
+    with run.hold():
+        jobs.work(run)
+    frame = pandas.read_json(run.path / "metrics.jsonl", lines=True)
+    assert frame["step"].tolist() == [0, 1, 2, 3, 4]
+    assert frame["loss"].notna().sum() == 4
+
+
+def test_metrics_go_to_a_tracker_that_is_installed(config, monkeypatch):
+    calls = []
+    fake = types.SimpleNamespace(
+        init=lambda **k: calls.append(k["name"]), log=lambda metrics, step: calls.append((step, len(metrics)))
+    )
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    run = create_run("tracked", config.model_copy(update={"report_to": "trackio"}))
+    with run.hold():
+        jobs.work(run)
+    assert calls[0] == "tracked"
+    assert [step for step, _ in calls[1:]] == [0, 1, 2, 3, 4]
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ValueError, match="pip install trackio"):
+        jobs.tracker(run)
+
+
+def test_collapsed_rollouts_are_noted(config):
+    run = create_run("collapsed", config)
+    run.append(StepReport(1, {"loss": 0.0}, notes=["Every completion of the step is empty."]))
+    assert "is empty" in (run.path / "events.jsonl").read_text()

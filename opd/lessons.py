@@ -1,0 +1,127 @@
+"""Who teaches what: the student made trainable, its teachers loaded, each bound to the prompts it grades."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from opd.config import DistillConfig
+from opd.models import LanguageModel, Pair, as_messages, load_model, resolve_device, resolve_dtype
+from opd.tasks import Example, Task, load_task
+from opd.trajectory import Messages
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A teacher, the task whose prompts it grades, and how many of them make a step.
+
+    Attributes:
+        task: the prompts and their verifier.
+        pair: the student, shared by all lessons, and this lesson's teacher.
+        prompts: prompts of one step.
+        system: a system prompt that only the teacher sees.
+        hint: text that only the teacher sees behind the prompt; ``{answer}`` stands for the right answer.
+    """
+
+    task: Task
+    pair: Pair
+    prompts: int
+    system: str | None = None
+    hint: str | None = None
+
+    @property
+    def privileged(self) -> bool:
+        """Whether the teacher is told more than the student."""
+        return bool(self.system or self.hint)
+
+    def teacher_messages(self, example: Example) -> Messages:
+        """Return the conversation as the teacher sees it.
+
+        Raises:
+            ValueError: the hint asks for an answer and the example has none.
+        """
+        messages = as_messages(example.prompt)
+        if self.hint:
+            if "{answer}" in self.hint and example.answer is None:
+                raise ValueError("teacher_hint names {answer}, but the task has a prompt without an answer.")
+            hint = self.hint.replace("{answer}", str(example.answer))
+            messages[-1]["content"] += f"\n{hint}"
+        if self.system:
+            messages = [
+                {"role": "system", "content": self.system},
+                *(m for m in messages if m["role"] != "system"),
+            ]
+        return messages
+
+
+def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson]:
+    """Load the config's student for training and its teachers; the main lesson comes first.
+
+    Args:
+        config: names the models; ``lessons`` binds further teachers to shares of the prompts.
+        pair: the main pair, if it is loaded already; its student is trained in place.
+
+    Raises:
+        ValueError: a model or a task cannot be used, or a share of the prompts is less than one prompt.
+    """
+    student = trainable(pair.student if pair else _load_student(config), config)
+    shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
+    main = config.prompts_per_step - sum(shares)
+    if main < 1 or any(share < 1 for share in shares):
+        raise ValueError(f"{config.prompts_per_step} prompts a step are too few for these shares of lessons.")
+    teacher = pair.teacher if pair else _load_teacher(config.teacher, student, config)
+    lessons = [
+        Lesson(
+            load_task(config.task), Pair(student, teacher), main, config.teacher_system, config.teacher_hint
+        )
+    ]
+    for lesson, share in zip(config.lessons, shares, strict=True):
+        teacher = _load_teacher(lesson.teacher, student, config)
+        lessons.append(Lesson(load_task(lesson.task), Pair(student, teacher), share))
+    return lessons
+
+
+def _load_student(config: DistillConfig) -> LanguageModel:
+    """Load the student; weights that will change are float32: small updates vanish in bfloat16."""
+    resolve_dtype(config.dtype, resolve_device(config.device))
+    return load_model(
+        config.student, device=config.device, dtype=config.dtype if config.lora_rank else "float32"
+    )
+
+
+def _load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> LanguageModel:
+    if name == "self" and config.teacher_live:
+        return student
+    return load_model(
+        config.student if name == "self" else name,
+        device=config.teacher_device or config.device,
+        dtype=config.teacher_dtype or config.dtype,
+    )
+
+
+def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
+    """Open the student's weights, or put a fresh adapter on it; an adapter it came with is merged first."""
+    model = student.model
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    if config.lora_rank:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(config.seed)  # peft draws the adapter's first weights from torch's generator
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_rank,
+            target_modules="all-linear",
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+    else:
+        model.requires_grad_(True)
+    for module in model.modules():  # dropout would make the trainer's log-probs differ from the sampler's
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return LanguageModel(student.name, model.eval(), student.tokenizer)
