@@ -14,6 +14,8 @@ from typing import Any
 
 USAGE_ERROR, FAILURE = 2, 1
 
+TASK_OPTIONS = ("prompt_column", "answer_column", "verifier", "on_malformed", "heldout_share", "task_split")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for a wrong request, 1 for anything else."""
@@ -67,9 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
     _add_config(train)
 
+    doctor = command("doctor", _doctor, "examine a student and a teacher before a run")
+    _add_config(doctor)
+
     evaluate = command("eval", _evaluate, "score a model on held-out problems")
     evaluate.add_argument("model", help="folder, hub id, demo-student or demo-teacher")
-    evaluate.add_argument("--task", default="demo", help="the task (default demo)")
+    _add_config(evaluate, "task", *TASK_OPTIONS)
     evaluate.add_argument("-n", type=int, default=512, help="problems (default 512)")
     evaluate.add_argument("--split", choices=("test", "tuning"), default="test")
     evaluate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
@@ -99,12 +104,12 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-dtype", help="dtype of the teacher, if another")
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    """One flag a field of the config, documented by the field."""
+def _add_config(parser: argparse.ArgumentParser, *only: str) -> None:
+    """One flag a field of the config (or each of some), documented by the field."""
     from opd.config import DistillConfig
 
     for name, field in DistillConfig.model_fields.items():
-        if name == "lessons":  # a list of tables: in a config file only
+        if name not in (only or DistillConfig.model_fields) or name == "lessons":  # a table: in files only
             continue
         flag = "--" + name.replace("_", "-")
         text = field.description.replace("%", "%%")
@@ -175,15 +180,39 @@ def _grade(options: argparse.Namespace) -> None:
         print(f"Saved to {options.save}.")
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The config's fields that the user set."""
+    from opd.config import DistillConfig
+
+    values = {name: getattr(options, name, None) for name in DistillConfig.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from opd.config import make_config
+    from opd.doctor import examine
+    from opd.models import load_model
+    from opd.tasks import TaskOptions, load_task
+
+    config = make_config(_given(options))
+    task = load_task(config.task, TaskOptions.of(config))
+    student = load_model(config.student, device=config.device, dtype=config.dtype)
+    teacher = load_model(
+        config.student if config.teacher == "self" else config.teacher,
+        device=config.teacher_device or config.device,
+        dtype=config.teacher_dtype or config.dtype,
+    )
+    findings = examine((student, teacher), config=config, task=task)
+    for finding in findings:
+        print(finding)
+    return FAILURE if any(finding.level == "fail" for finding in findings) else 0
+
+
 def _train(options: argparse.Namespace) -> None:
-    from opd.config import DistillConfig, make_config, read_config
+    from opd.config import make_config, read_config
     from opd.runs import create_run, new_name, open_run
 
-    given = {
-        name: value
-        for name in DistillConfig.model_fields
-        if (value := getattr(options, name, None)) is not None
-    }
+    given = _given(options)
     if options.resume:
         if given or options.config or options.name:
             raise ValueError("--resume continues a run with its own settings; it takes no others.")
@@ -233,13 +262,16 @@ def _work(run: Any) -> None:  # noqa: ANN401
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from opd.config import make_config
     from opd.evaluation import evaluate
     from opd.models import load_model
-    from opd.tasks import load_task
+    from opd.tasks import TaskOptions, load_task
 
+    config = make_config(_given(options))
+    task = load_task(config.task, TaskOptions.of(config))
     accuracy = evaluate(
         load_model(options.model, device=options.device, dtype=options.dtype),
-        load_task(options.task),
+        task,
         n=options.n,
         split=options.split,
         temperature=options.temperature,
@@ -250,7 +282,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         low, high = accuracy.interval
         print(json.dumps({"accuracy": accuracy.value, "n": accuracy.n, "low": low, "high": high}))
     else:
-        print(f"{options.model} on {options.task}: {accuracy}")
+        print(f"{options.model} on {task.name}: {accuracy}")
 
 
 def _make_pair(options: argparse.Namespace) -> None:

@@ -60,7 +60,27 @@ class DistillConfig(BaseModel):
     lessons: tuple[LessonConfig, ...] = Field(
         (), description="further teachers, each with a task and a share of the prompts (config file only)"
     )
-    task: str = Field("demo", description="where prompts come from and how answers are verified")
+    task: str = Field(
+        "demo",
+        description="where prompts come from: demo; a .jsonl, .csv or .parquet file; or a hub data set, "
+        "owner/name or owner/name:config",
+    )
+    prompt_column: str = Field(
+        "prompt", description="column of the prompts: text, or a list of chat messages"
+    )
+    answer_column: str | None = Field(
+        None, description="column of the right answers; default: answer, if there is one"
+    )
+    verifier: Literal["exact", "numeric", "choice", "regex", "math"] = Field(
+        "exact", description="how an answer is compared; math needs pip install opd-studio[math]"
+    )
+    on_malformed: Literal["skip", "fail"] = Field(
+        "skip", description="rows that cannot be used: skip and count them, or fail"
+    )
+    heldout_share: float = Field(
+        0.2, ge=0, lt=1, description="share of the prompts that never train; a third of it is for tuning"
+    )
+    task_split: str = Field("train", description="which split of a hub data set is read")
     objective: Literal[tuple(OBJECTIVE_OPTIONS)] = Field("reverse_kl", description="what is minimised")
     kl_coefficient: float | None = Field(None, ge=0, description="weight of the penalty in the advantage")
     discount: float | None = Field(
@@ -121,6 +141,7 @@ class DistillConfig(BaseModel):
     report_to: Literal["none", "trackio", "wandb"] = Field(
         "none", description="a tracker that gets the metrics too, if it is installed"
     )
+    ignore_doctor: bool = Field(False, description="train although the doctor says that it would go wrong")
     seed: int = Field(0, ge=0, description="decides every random number of the run")
     device: str = Field("auto", description="device of both models: auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="compute dtype: auto, float32, bfloat16, float16")

@@ -28,13 +28,14 @@ from opd.models import LanguageModel, Pair, resolve_dtype
 from opd.objectives import Chunk, token_loss
 from opd.reviewing import review
 from opd.rollouts import Rollout, gather, settle
+from opd.sampling import sample
 from opd.step_metrics import degenerate, step_metrics
 from opd.trajectory import Grades, Review, StepReport
 
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 TOP_K = 8  # alternatives kept of each token in the loop
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
-PROBES = 64  # held-out completions graded at an evaluation
+PROBES = 64  # held-out prompts whose completions are graded at an evaluation
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Distillation:
         config, started, notes = self.config, self._now(), []
         rate = learning_rate(config, step)
 
-        with self._precision():
+        with self.precision():
             rollouts = gather(config, self.lessons, self.sampler, step)
         sampled_at = self._now()
         if config.grades_first:
@@ -143,7 +144,7 @@ class Distillation:
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first."""
         grades: list[Grades] = []
-        with self._precision():
+        with self.precision():
             for lesson in self.lessons:
                 own = [r.trajectory for r in rollouts if r.lesson is lesson]
                 grades += grade(lesson.pair, own, temperature=self.config.temperature, top_k=TOP_K)
@@ -199,10 +200,10 @@ class Distillation:
                 part = [rollouts[own[i]] for i in group]
                 trajectories = [r.trajectory for r in part]
                 started = self._now()
-                with torch.no_grad(), self._precision():
+                with torch.no_grad(), self.precision():
                     teacher = distributions(lesson.pair.teacher, trajectories, side="teacher", **scoring)
                 teacher_seconds += self._now() - started
-                with self._precision(), _training(self.student):
+                with self.precision(), _training(self.student):
                     student = distributions(self.student, trajectories, side="student", **scoring)
                     ids = np.concatenate([t.completion_ids for t in trajectories])
                     columns = torch.from_numpy(np.concatenate([_columns(r) for r in part]))
@@ -235,24 +236,30 @@ class Distillation:
         metrics: dict[str, float] = {}
         if not config.eval_prompts:
             return metrics
-        options = {"n": config.eval_prompts, "split": config.eval_split, "seed": config.seed}
-        options |= {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens, "seed": config.seed}
+        options = {"n": config.eval_prompts, "split": config.eval_split, **sampling}
         for number, lesson in enumerate(self.lessons):
             suffix = f"/{lesson.task.name}" if number else ""
+            problems = lesson.task.heldout(PROBES, split=config.eval_split)
+            with self.precision():
+                probes = sample(self.student, [e.prompt for e in problems], **sampling)
+                grades = grade(lesson.pair, probes, temperature=config.temperature, top_k=TOP_K)
+            kl = np.concatenate([g.reverse_kl for g in grades])
+            metrics[f"heldout_kl{suffix}"] = float(kl.mean(dtype=np.float64))
+            if problems[0].answer is None:
+                continue
             if f"{number}" not in self.teacher_accuracies:
                 told = lesson.teacher_messages if lesson.privileged else None
                 taught = evaluate(lesson.pair.teacher, lesson.task, prompt_of=told, **options)
                 self.teacher_accuracies[f"{number}"] = taught.value
-            with self._precision():
+            with self.precision():
                 student = evaluate(self.student, lesson.task, **options)
-                probes = grade(lesson.pair, student.trajectories[:PROBES], temperature=config.temperature)
             low, high = student.interval
             metrics |= {
                 f"heldout_accuracy{suffix}": student.value,
                 f"heldout_accuracy_low{suffix}": low,
                 f"heldout_accuracy_high{suffix}": high,
                 f"heldout_n{suffix}": student.n,
-                f"heldout_kl{suffix}": float(np.concatenate([g.reverse_kl for g in probes]).mean()),
                 f"teacher_accuracy{suffix}": self.teacher_accuracies[f"{number}"],
             }
         return metrics | {"seconds_evaluate": self._now() - started}
@@ -263,7 +270,7 @@ class Distillation:
             for r, g in list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
         ]
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
         """float32 weights compute in the config's dtype."""
         device = self.student.device
         dtype = resolve_dtype(self.config.dtype, device)

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 from opd.config import DistillConfig
+from opd.distillation import Distillation, distill
+from opd.doctor import examine
 from opd.runs import Run, create_run
 from opd.trajectory import StepReport
 
@@ -24,14 +27,14 @@ def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None
         RuntimeError: a step went wrong (out of memory, loss not finite).
         OSError: the disk is full.
     """
-    from opd.distillation import distill
-
     try:
         distillation = distill(run.config)
         state = run.load_checkpoint()
         if state is not None:
             distillation.load_state_dict(state)
         run.log_event("started" if state is None else "resumed", step=distillation.next_step)
+        if state is None:
+            _examine(run, distillation)
         saved_at = None if state is None else distillation.next_step - 1
         track = tracker(run)
         ended = "finished"
@@ -51,6 +54,22 @@ def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None
     except Exception as error:
         run.log_event("failed", message=f"{error}")
         raise
+
+
+def _examine(run: Run, distillation: Distillation) -> None:
+    """Let the doctor look at every lesson before the first step, and keep what it finds.
+
+    Raises:
+        ValueError: a finding says that the run would go wrong, and the config does not ignore it.
+    """
+    for lesson in distillation.lessons:
+        run.log_event("task", message=lesson.task.summary())
+        with distillation.precision():
+            findings = examine(lesson.pair, config=run.config, task=lesson.task, sampler=distillation.sampler)
+        run.log_event("examined", findings=[asdict(finding) for finding in findings])
+        failed = " ".join(f.message for f in findings if f.level == "fail")
+        if failed and not run.config.ignore_doctor:
+            raise ValueError(f"The doctor advises against this run. {failed} (ignore_doctor trains anyway.)")
 
 
 def tracker(run: Run) -> Callable[[StepReport], None]:
@@ -95,7 +114,8 @@ def start(config: DistillConfig, name: str) -> Run:
             stderr=log,
             pass_fds=[descriptor],
             start_new_session=True,
-            cwd=Path.cwd(),
+            # Idle threads must not spin: the app and the job share the cores.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
     return run
 

@@ -8,7 +8,7 @@ import torch
 
 from opd.config import DistillConfig
 from opd.models import LanguageModel, Pair, as_messages, load_model, resolve_device, resolve_dtype
-from opd.tasks import Example, Task, load_task
+from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.trajectory import Messages
 
 
@@ -65,21 +65,36 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
     Raises:
         ValueError: a model or a task cannot be used, or a share of the prompts is less than one prompt.
     """
-    student = trainable(pair.student if pair else _load_student(config), config)
+    tasks = [_load_task(name, config) for name in (config.task, *(lesson.task for lesson in config.lessons))]
     shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
     main = config.prompts_per_step - sum(shares)
     if main < 1 or any(share < 1 for share in shares):
         raise ValueError(f"{config.prompts_per_step} prompts a step are too few for these shares of lessons.")
+    student = trainable(pair.student if pair else _load_student(config), config)
     teacher = pair.teacher if pair else _load_teacher(config.teacher, student, config)
-    lessons = [
-        Lesson(
-            load_task(config.task), Pair(student, teacher), main, config.teacher_system, config.teacher_hint
-        )
-    ]
-    for lesson, share in zip(config.lessons, shares, strict=True):
+    lessons = [Lesson(tasks[0], Pair(student, teacher), main, config.teacher_system, config.teacher_hint)]
+    for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
         teacher = _load_teacher(lesson.teacher, student, config)
-        lessons.append(Lesson(load_task(lesson.task), Pair(student, teacher), share))
+        lessons.append(Lesson(task, Pair(student, teacher), share))
     return lessons
+
+
+def _load_task(name: str, config: DistillConfig) -> Task:
+    """Load a task and ask it, before any model is loaded, for what the run will want of it.
+
+    Raises:
+        ValueError: there is no such task, or it lacks held-out problems or answers that the run needs.
+    """
+    # Beside a file, the embedded task need not know the file's options.
+    task = load_task(name, None if name == "demo" and config.lessons else TaskOptions.of(config))
+    if config.eval_prompts:
+        task.heldout(1, split=config.eval_split)
+    rewarded = config.reward_weight or config.objective == "rl"
+    if rewarded and task.batch(1, step=1, seed=config.seed)[0].answer is None:
+        raise ValueError(
+            f"A task reward needs answers to verify, and {task.name} has none. Set answer_column."
+        )
+    return task
 
 
 def _load_student(config: DistillConfig) -> LanguageModel:

@@ -94,9 +94,7 @@ def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, s
             written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))
         for t in sorted(written, key=lambda t: (t.prompt_index, t.sample_index)):
             example = examples[t.prompt_index]
-            right = None
-            if example.answer is not None:
-                right = lesson.task.verify(example, lesson.pair.student.text(t.completion_ids))
+            right = lesson.task.verify(example, lesson.pair.student.text(t.completion_ids))
             out.append(Rollout(lesson, example, t, right))
     return _with_rewards(config, out)
 
@@ -116,15 +114,10 @@ def _with_rewards(config: DistillConfig, rollouts: list[Rollout]) -> list[Rollou
 
     With a chain of c problems, the j-th samples of c consecutive prompts share one reward: 1 if all are
     right.
-
-    Raises:
-        ValueError: a reward is asked for, but a problem has no answer to verify.
     """
     weight = 1.0 if config.objective == "rl" else config.reward_weight
     if not weight:
         return rollouts
-    if any(r.right is None for r in rollouts):
-        raise ValueError("A task reward needs problems with answers; this task has some without.")
     right = np.array([r.right for r in rollouts], dtype=float)
     chains = right.reshape(-1, config.chain or 1, config.samples_per_prompt).min(axis=1)
     centred = weight * (chains - chains.mean(axis=1, keepdims=True))

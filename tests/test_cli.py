@@ -153,3 +153,41 @@ def test_the_module_is_the_command_line():
     )
     assert done.returncode == 2
     assert "invalid choice" in done.stderr
+
+
+def test_doctor_prints_every_finding_and_fails_on_a_bad_pair(models, tmp_path, capsys):
+    assert main(["doctor", *models, "--max-tokens", "16"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("pass  vocabulary: ")
+    assert "self" in out
+    from conftest import make_tokenizer
+
+    make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
+    assert main(["doctor", *models]) == 1
+    assert capsys.readouterr().out.startswith("fail  vocabulary: ")
+
+
+def test_train_reads_prompts_from_a_file_and_settings_from_toml(models, tmp_path, capsys):
+    rows = [{"prompt": f"Say {i}.", "answer": str(i)} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nbroken\n")
+    settings = [f'task = "{tmp_path / "rows.jsonl"}"', 'objective = "rl"', "samples_per_prompt = 2"]
+    (tmp_path / "settings.toml").write_text("\n".join([*settings, 'verifier = "numeric"']))
+    assert main(train_arguments(models, "--config", str(tmp_path / "settings.toml"), "--name", "rows")) == 0
+    run = open_run("rows")
+    assert run.config.objective == "rl"
+    assert "reward" in run.rows()[1]
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    (task,) = (e["message"] for e in events if e["event"] == "task")
+    assert "60 prompts" in task
+    assert "line 61" in task, "the broken row is counted"
+    findings = next(e for e in events if e["event"] == "examined")["findings"]
+    assert {"vocabulary", "memory"} <= {f["check"] for f in findings}
+
+
+def test_prompts_without_answers_train_and_report_the_kl_alone(models, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"prompt": f"Say {i}."}) for i in range(60)))
+    assert main(train_arguments(models, "--task", str(tmp_path / "rows.jsonl"), "--name", "plain")) == 0
+    rows = open_run("plain").rows()
+    assert "heldout_kl" in rows[-1]
+    assert "heldout_accuracy" not in rows[-1]
+    assert "reward" not in rows[-1]

@@ -256,6 +256,9 @@ class HalfRight:
     def heldout(self, n, *, split="test"):
         return [opd.tasks.Example(f"held {i}", "even") for i in range(n)]
 
+    def summary(self):
+        return "half"
+
     def verify(self, example, completion):
         return len(completion) % 2 == 0
 
@@ -265,7 +268,7 @@ def small(monkeypatch):
     import opd.lessons
     import opd.tasks
 
-    monkeypatch.setattr(opd.lessons, "load_task", lambda name: HalfRight())
+    monkeypatch.setattr(opd.lessons, "load_task", lambda name, options: HalfRight())
     return Pair(make_model(0), make_model(1, hidden_size=48))
 
 

@@ -7,19 +7,55 @@ list that no training batch contains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+from opd.trajectory import Prompt
 
 Split = Literal["tuning", "test"]
+VerifierName = Literal["exact", "numeric", "choice", "regex", "math"]
+
+FILE_TYPES = (".jsonl", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One problem: the user's message, the right answer if there is one, and the family it belongs to."""
+    """One problem: the prompt, the right answer if one is known, and the family it belongs to."""
 
-    prompt: str
+    prompt: Prompt
     answer: str | None = None
     family: str = ""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """How a file or a hub data set becomes a task; the embedded tasks have no options.
+
+    Attributes:
+        prompt_column: holds the prompts: text, or a list of chat messages (in a CSV file, as JSON).
+        answer_column: holds the right answers; None = the column "answer", if there is one. With answers,
+            every row must have one.
+        verifier: decides whether a completion gives the answer; see :mod:`opd.tasks.verifiers`.
+        on_malformed: what rows that cannot be used do: they are "skip"ped and counted, or they "fail" the
+            task. Either way line numbers and reasons are told.
+        heldout_share: share of the prompts that no training batch contains; a third of them for tuning, two
+            thirds for the test. A hash of the prompt decides, so adding rows moves none.
+        task_split: which split of a hub data set is read.
+    """
+
+    prompt_column: str = "prompt"
+    answer_column: str | None = None
+    verifier: VerifierName = "exact"
+    on_malformed: Literal["skip", "fail"] = "skip"
+    heldout_share: float = 0.2
+    task_split: str = "train"
+
+    @classmethod
+    def of(cls, settings: Any) -> Self:  # noqa: ANN401
+        """Take the options from anything that has them as attributes, such as a config."""
+        return cls(**{f.name: getattr(settings, f.name) for f in fields(cls)})
 
 
 class Task(Protocol):
@@ -35,19 +71,48 @@ class Task(Protocol):
         """Return the first ``n`` held-out examples of a split; a larger ``n`` extends the list."""
         ...
 
-    def verify(self, example: Example, completion: str) -> bool:
-        """Say whether ``completion`` (text without special tokens) answers ``example`` rightly."""
+    def verify(self, example: Example, completion: str) -> bool | None:
+        """Say whether ``completion`` (text without special tokens) answers ``example`` rightly.
+
+        None: nobody can say, because the example has no answer. Of one task, either all examples have an
+        answer or none has.
+        """
+        ...
+
+    def summary(self) -> str:
+        """Say in a sentence or two what the task holds, malformed rows included."""
         ...
 
 
-def load_task(name: str) -> Task:
-    """Return the task called ``name``.
+def load_task(spec: str, options: TaskOptions | None = None) -> Task:
+    """Return the task behind a name.
+
+    Args:
+        spec: "demo"; a .jsonl, .csv or .parquet file; or a data set of the hub, ``owner/name`` or
+            ``owner/name:config``.
+        options: how a file or data set is read; the defaults where None.
 
     Raises:
-        ValueError: there is no such task; the message lists those there are.
+        ValueError: there is no such task, it has no usable row, or the options do not fit; one sentence
+            says which.
     """
-    if name == "demo":
+    options = options or TaskOptions()
+    if spec == "demo":
+        if options != TaskOptions():
+            given = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+            raise ValueError(f"The task demo has a verifier of its own and does not take {', '.join(given)}.")
         from opd.tasks.demo import DemoTask
 
         return DemoTask()
-    raise ValueError(f"There is no task called {name!r}. Known tasks: demo.")
+
+    from opd.tasks import files
+
+    if Path(spec).suffix.lower() in FILE_TYPES:
+        return files.read_file(Path(spec).expanduser(), options)
+    looks_local = spec.startswith((".", "~", os.sep)) or Path(spec).exists()
+    if spec.count("/") == 1 and not looks_local:
+        return files.read_hub(spec, options)
+    raise ValueError(
+        f"There is no task called {spec!r}. Known tasks: demo, a {', '.join(FILE_TYPES[:-1])} or "
+        f"{FILE_TYPES[-1]} file, a data set of the hub as owner/name."
+    )
