@@ -1,0 +1,55 @@
+"""The page: a sentence of introduction and the tabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from opd.ui.events import PLUMBING
+from opd.ui.review_tab import ReviewTab
+from opd.ui.theme import THEME
+from opd.ui.train_tab import TrainTab
+
+INTRODUCTION = """# OPD Studio
+**The game review for language models.** A student writes, a teacher grades every token, and *on-policy
+distillation* trains the student on exactly those grades."""
+
+
+def build_app() -> gr.Blocks:
+    """Lay out the page and connect its tabs."""
+    with gr.Blocks(title="OPD Studio", fill_width=True, analytics_enabled=False) as app:
+        gr.Markdown(INTRODUCTION, elem_id="introduction")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Review", id="review"):
+                review = ReviewTab()
+            with gr.Tab("Train", id="train"):
+                train = TrainTab(review)
+        app.load(review.welcome, None, review.reviews, **PLUMBING)
+        app.load(train.attach, None, [train.watched, train.run, *train.standing], **PLUMBING)
+        train.review_button.click(
+            train.open_in_review,
+            [train.watched, review.requested],
+            [tabs, review.requested, *review.in_use],
+            **PLUMBING,
+        )
+    return app
+
+
+def launch(host: str | None = None, port: int | None = None, **options: object) -> None:
+    """Serve the app until interrupted.
+
+    Args:
+        host: address to listen on; None = ``GRADIO_SERVER_NAME``, else 127.0.0.1.
+        port: port to listen on; None = ``GRADIO_SERVER_PORT``, else the first free one from 7860.
+        options: more arguments of :meth:`gradio.Blocks.launch`.
+    """
+    build_app().launch(
+        server_name=host,
+        server_port=port,
+        theme=THEME,
+        css_paths=Path(__file__).with_name("app.css"),
+        footer_links=["settings"],
+        ssr_mode=False,
+        **options,
+    )

@@ -1,0 +1,158 @@
+"""A review in a terminal: the graded text in colour, the report, and the tokens the teacher disliked most."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from functools import cache
+from math import exp
+
+import numpy as np
+
+from opd.trajectory import VERDICTS, Review
+from opd.view import asset
+from opd.view.payload import COLOUR_STEPS, VERDICT_GLYPHS, visible
+from opd.view.report import DISAGREEMENTS, report_card
+
+WORST_TOKENS = 8
+"""Rows of the table."""
+
+_BOLD, _DIM, _UNDERLINE, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[4m", "\x1b[0m"
+_FINISH = {"stop": "ended by itself", "length": "cut off by the length limit", None: "unfinished"}
+
+
+def render(review: Review, *, color: bool) -> str:
+    """Return the review as text, with 24-bit ANSI colours if ``color``.
+
+    Control codes of the model's text are made visible, so they cannot act on the terminal.
+    """
+    parts = [_heading(review, color), _graded_text(review, color), _report(review)]
+    if len(review.trajectory):
+        parts.append(_table(review, color))
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(review: Review, color: bool) -> str:
+    names = f"{visible(review.student)}, graded by {visible(review.teacher)}"
+    lines = [_styled(names, _BOLD, color)]
+    for message in review.messages:
+        lines.append(_styled(f"{visible(message['role'])}: {visible(message['content'])}", _DIM, color))
+    return "\n".join(lines)
+
+
+def _graded_text(review: Review, color: bool) -> str:
+    grades = review.grades
+    return "".join(
+        _token(piece, float(penalty), VERDICTS[verdict], bool(fork), color)
+        for piece, penalty, verdict, fork in zip(
+            review.pieces, grades.penalty, grades.verdicts, grades.forks, strict=True
+        )
+    )
+
+
+def _token(piece: str, penalty: float, verdict: str, fork: bool, color: bool) -> str:
+    """One token with its colour, its sign and, without colours, a diamond where it is a fork."""
+    text, line_break, rest = visible(piece).partition("\n")
+    sign = VERDICT_GLYPHS.get(verdict, "")
+    if not color:
+        return text + sign + ("◆" if fork else "") + line_break + rest
+    # A leading space and what follows a line break stay unpainted: colour would fill the margin.
+    space = " " if text.startswith(" ") and text.strip() else ""
+    style = _heat(penalty) + (_UNDERLINE if fork else "")
+    painted = _styled(text[len(space) :] + sign, style, bool(style))
+    return space + painted + line_break + rest
+
+
+def _report(review: Review) -> str:
+    report = report_card(review)
+    words = [] if review.correct is None else ["✓ right" if review.correct else "✗ wrong"]
+    words.append(f"{report.tokens} tokens, {_FINISH[review.trajectory.finish_reason]}")
+    if report.agreement is not None:
+        words.append(f"teacher agrees {report.agreement:.0%}")
+    if report.mean_penalty is not None:
+        words.append(f"mean penalty {report.mean_penalty:.2f} nats")
+        words.append(f"mean reverse KL {report.mean_reverse_kl:.2f} nats")
+    words += [f"{verdict} {VERDICT_GLYPHS[verdict]} {report.counts[verdict]}" for verdict in DISAGREEMENTS]
+    words.append(f"forks {report.forks}")
+    lines = [" · ".join(words)]
+    if review.grades.bias:
+        lines.append(review.grades.bias)
+    return "\n".join(lines)
+
+
+def _table(review: Review, color: bool) -> str:
+    """The tokens with the highest penalties, worst first."""
+    grades = review.grades
+    student, teacher = grades.student, grades.teacher
+    ranked = np.argsort(-grades.penalty, kind="stable")[:WORST_TOKENS].tolist()
+    worst = [i for i in ranked if grades.penalty[i] >= COLOUR_STEPS[0]]
+    if not worst:
+        return f"No token has a penalty of {COLOUR_STEPS[0]} nats or more."
+    rows = [("token", "", "penalty", "KL", "student", "teacher", "verdict", "teacher's choice")]
+    for i in worst:
+        verdict = VERDICTS[grades.verdicts[i]]
+        choice = _label(review.vocabulary[int(teacher.top_ids[i, 0])])
+        rows.append(
+            (
+                str(i + 1),
+                _label(review.pieces[i]),
+                f"{grades.penalty[i]:+.2f}",
+                f"{grades.reverse_kl[i]:.2f}",
+                f"{exp(student.logprobs[i]):.1%}",
+                f"{exp(teacher.logprobs[i]):.1%}",
+                f"{verdict}{' ◆' if grades.forks[i] else ''}",
+                f"{choice} {exp(teacher.top_logprobs[i, 0]):.1%}",
+            )
+        )
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    text_columns = (1, 6, 7)
+    lines = [
+        "  ".join(
+            _pad(cell, width, left=i in text_columns)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([_styled(lines[0], _DIM, color), *lines[1:]])
+
+
+def _label(piece: str, longest: int = 24) -> str:
+    """A token on one line, spaces as dots."""
+    text = visible(piece).replace("\n", "").replace(" ", "·") or "◌"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Columns that ``text`` takes: wide characters take two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def _pad(text: str, width: int, *, left: bool) -> str:
+    space = " " * (width - _width(text))
+    return text + space if left else space + text
+
+
+def _styled(text: str, style: str, color: bool) -> str:
+    return f"{style}{text}{_RESET}" if color else text
+
+
+def _heat(penalty: float) -> str:
+    """The ANSI codes of a penalty's colour; empty below the first step."""
+    level = int(np.searchsorted(COLOUR_STEPS, abs(penalty), side="right"))
+    if not level:
+        return ""
+    palette = _palette()
+    ink = palette[f"heat-ink-{level}" if level > 4 else "heat-ink-low"]
+    ground = palette[f"{'like' if penalty < 0 else 'dislike'}-{level}"]
+    return "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m".format(*ink, *ground)
+
+
+@cache
+def _palette() -> dict[str, tuple[int, ...]]:
+    """The component's colours, read from its style sheet: by day if the terminal says that it is light."""
+    light = os.environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15")
+    found = re.findall(r"--([\w-]+): light-dark\(#(\w{6}), #(\w{6})\)", asset("review.css"))
+    return {name: tuple(bytes.fromhex(day if light else night)) for name, day, night in found}

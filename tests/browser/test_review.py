@@ -1,0 +1,194 @@
+"""The Review tab: sample, look, point, walk."""
+
+import re
+
+import pytest
+
+
+def sample(page, **settings) -> None:
+    """Press Sample with these settings and wait for the end."""
+    if settings:
+        if not page.get_by_label("Trajectories").is_visible():
+            page.get_by_text("Sampling and system prompt").click()
+        for label, value in settings.items():
+            page.get_by_label(label.replace("_", " "), exact=True).fill(str(value))
+    page.locator("#sample").click()
+    page.wait_for_selector("#stop-sampling:not([disabled])")
+    page.wait_for_selector("#sample:not([disabled])")
+
+
+def toast(page) -> str:
+    message = page.locator(".toast-body").first
+    message.wait_for()
+    return message.inner_text()
+
+
+def test_a_new_page_explains_itself_with_a_graded_answer(page):
+    assert "teacher grades every token" in page.locator("#introduction").inner_text()
+    assert page.locator(".rail label").count() == 4
+    assert page.locator(".report").inner_text()
+
+
+def test_sampling_paints_tokens_by_their_penalty(page):
+    page.locator(".chips button").nth(1).click()
+    page.wait_for_function("document.querySelector('#prompt textarea').value.length > 10")
+    prompt = page.locator("#prompt textarea").input_value()
+    sample(page, Trajectories=3, Seed=5)
+    assert page.locator(".rail label").count() == 3
+    assert page.locator(".opd-review .prompt").inner_text() == prompt
+    assert re.search(r"right|wrong", page.locator(".report").inner_text())
+
+    # The colour of a token is the step of its penalty, which its card shows.
+    heated = page.locator(".token.heat").first
+    ramp, step = re.search(r"(dislike|like)-(\d)", heated.get_attribute("class")).groups()
+    heated.click()
+    figure = page.locator(".pinned .figures dd").first.inner_text()
+    penalty = float(figure.replace("−", "-").split()[0])
+    assert (penalty < 0) == (ramp == "like")
+    bounds = [0.1, 0.25, 0.5, 1, 2, 4, float("inf")]
+    assert bounds[int(step) - 1] - 0.006 <= abs(penalty) <= bounds[int(step)] + 0.006
+
+
+def test_the_same_seed_gives_the_same_picture(page):
+    sample(page, Trajectories=1, Seed=7)
+    first = page.locator(".pane .text").inner_text()
+    sample(page, Trajectories=1, Seed=8)
+    assert page.locator(".pane .text").inner_text() != first
+    sample(page, Trajectories=1, Seed=7)
+    assert page.locator(".pane .text").inner_text() == first
+
+
+def test_hover_shows_what_both_models_wanted(page):
+    page.locator(".pane .token.heat").first.hover()
+    card = page.locator(".card.preview")
+    card.wait_for()
+    assert card.locator(".candidate.sampled").count() == 1
+    assert card.locator(".candidate .student .figure").count() >= 2
+    assert card.locator(".candidate .teacher .figure").count() >= 2
+    assert re.search(r"student gave this token .* the teacher", card.inner_text())
+    page.locator("#introduction").hover()
+    card.wait_for(state="hidden")
+
+
+def test_a_click_pins_and_escape_lets_go(page):
+    token = page.locator(".pane .token").nth(3)
+    token.click()
+    pinned = page.locator(".card.pinned")
+    pinned.wait_for()
+    assert "token 4 of" in pinned.inner_text()
+    assert "cursor" in token.get_attribute("class")
+    page.keyboard.press("Escape")
+    pinned.wait_for(state="hidden")
+    assert page.locator(".token.cursor").count() == 0
+
+
+def test_the_keyboard_walks_the_text(page):
+    position = page.locator(".pinned .position")
+    text = page.locator(".pane .text")
+    text.focus()
+    page.keyboard.press("End")
+    last = page.locator(".pane .token").count()
+    position.get_by_text(f"token {last} of {last}").wait_for()
+    page.keyboard.press("ArrowLeft")
+    position.get_by_text(f"token {last - 1} of").wait_for()
+    page.keyboard.press("Home")
+    position.get_by_text("token 1 of").wait_for()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("parseInt(document.querySelector('.pinned .position').textContent.slice(6)) > 3")
+    assert text.get_attribute("aria-activedescendant") == page.locator(".token.cursor").get_attribute("id")
+    assert page.locator(".opd-review .live").inner_text().startswith("token ")
+
+
+def test_n_and_p_walk_the_forks(page):
+    rows = page.locator(".rail label")
+    for i in range(rows.count()):  # a trajectory with forks
+        rows.nth(i).click()
+        if page.locator(".token.fork").count():
+            break
+    else:
+        pytest.skip("no fork in the first picture")
+    page.locator(".pane .text").focus()
+    for key in "np":
+        page.keyboard.press(key)
+        page.wait_for_selector(".token.cursor")
+        assert "fork" in page.locator(".token.cursor").get_attribute("class")
+
+
+def test_every_signal_has_its_formula_and_repaints(page):
+    def classes() -> list[str]:
+        return page.eval_on_selector_all(".pane .token", "tokens => tokens.map(t => t.className)")
+
+    painted = [classes()]
+    formulas = [page.locator(".formula").inner_text()]
+    for signal in ("reverse KL", "student entropy"):
+        page.locator(".signals label", has_text=signal).click()
+        painted.append(classes())
+        formulas.append(page.locator(".formula").inner_text())
+    assert len({*map(tuple, painted)}) == 3
+    assert len({*formulas}) == 3
+
+
+def test_stop_ends_the_sampling(page):
+    page.get_by_text("Sampling and system prompt").click()
+    page.get_by_label("Trajectories").fill("64")
+    page.locator("#sample").click()
+    page.locator("#stop-sampling:not([disabled])").click()
+    page.wait_for_selector("#sample:not([disabled])")
+    sample(page, Trajectories=1)
+    assert page.locator(".rail label").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "prompt", "sentence"),
+    [
+        ({}, "   ", "prompt is empty"),
+        ({}, "again " * 9000, "tokens long"),
+        ({"Trajectories": 0}, None, "at least 1"),
+        ({"Temperature": -1}, None, "temperature must be"),
+        ({"Trajectories": ""}, None, "fill in: n"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_loses_nothing(page, settings, prompt, sentence):
+    before = page.locator(".pane .text").inner_text()
+    if prompt is not None:
+        page.locator("#prompt textarea").fill(prompt)
+    sample(page, **settings)
+    message = toast(page)
+    assert sentence in message
+    assert "Traceback" not in message
+    assert page.locator(".pane .text").inner_text() == before
+
+
+def test_an_unknown_model_is_refused_and_the_pair_stays(page):
+    page.get_by_text("Models", exact=True).click()
+    page.get_by_label("Student", exact=True).fill("./no-such-folder")
+    page.locator("#load-pair").click()
+    assert "no-such-folder" in toast(page)
+    assert "demo-student" in page.locator("#pair-line").inner_text()
+    sample(page)
+
+
+def test_text_a_user_types_is_inert(page):
+    page.locator("#prompt textarea").fill("<img src=x onerror=alert(1)> ${alert(2)} {{value}} </textarea>")
+    sample(page, Trajectories=1)
+    assert "onerror" in page.locator(".opd-review .prompt").inner_text()
+    assert page.locator(".opd-review img").count() == 0
+
+
+def test_dark_mode_is_dark(app, open_page):
+    page = open_page(f"{app}/?__theme=dark", dark=True)
+    page.wait_for_selector(".opd-review .token")
+    paper = page.eval_on_selector(".pane .text", "text => getComputedStyle(text).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", paper)[:3])) < 60
+
+
+def test_on_a_phone_nothing_sticks_out_and_the_card_is_a_sheet(app, open_page):
+    page = open_page(app, width=390, height=844, touch=True)
+    page.locator(".pane .token").nth(2).tap()
+    page.locator(".card.pinned").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    sheet = page.locator(".card.pinned").bounding_box()
+    assert sheet["x"] == pytest.approx(0, abs=1)
+    assert sheet["y"] + sheet["height"] == pytest.approx(844, abs=1)
+    page.locator(".pinned .close").tap()
+    page.locator(".card.pinned").wait_for(state="hidden")

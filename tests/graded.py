@@ -1,0 +1,89 @@
+"""Reviews made by hand, so that what a face must show is known to the last digit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from opd.grading import find_forks, verdicts
+from opd.trajectory import Grades, Review, TokenScores, Trajectory
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "${alert(1)}",
+    "{{value}}",
+    "`${1+1}`",
+    "\x1b[2J\x1b[31m",
+    "\x00\x07\x7f\x9b",
+    "\u202egnp.exe",
+    "\ud83d",
+    "\u200b",
+    "e\u0301" + "\u0323" * 40,
+    "&lt;b&gt;",
+    "\r\n\t",
+    "",
+    "👩‍👩‍👧",
+    "x" * 10_000,
+]
+"""Token texts that would act on a page or a terminal, or break it, were they not shown as text."""
+
+CHOICES = [" yes", " no", " perhaps"]
+
+
+def make_review(
+    pieces: Sequence[str],
+    *,
+    penalty: Sequence[float] | None = None,
+    finish_reason: str | None = "stop",
+    correct: bool | None = None,
+    student_gives: float = 0.6,
+    messages: list[dict[str, str]] | None = None,
+    bias: str | None = None,
+) -> Review:
+    """A review whose student gave every token the same probability and whose teacher's follows the penalty.
+
+    What the teacher takes from a token it gives to " yes", its alternative everywhere.
+    """
+    tokens = len(pieces)
+    taken = np.asarray([0.0] * tokens if penalty is None else penalty, dtype=np.float32)
+    student_logprobs = np.full(tokens, np.log(student_gives), dtype=np.float32)
+    vocabulary = [*pieces, *CHOICES]
+    ids = np.arange(tokens)
+
+    def scores(logprobs: np.ndarray) -> TokenScores:
+        given = np.exp(logprobs.astype(np.float64))[:, None]
+        shares = np.concatenate([given, (1 - given) * [[0.8, 0.15, 0.05]]], axis=1)
+        columns = np.tile([0, tokens, tokens + 1, tokens + 2], (tokens, 1))
+        columns[:, 0] = ids
+        order = np.argsort(-shares, axis=1, kind="stable")
+        return TokenScores(
+            logprobs=logprobs,
+            entropy=-(shares * np.log(shares)).sum(1).astype(np.float32),
+            ranks=(shares[:, 1:] > shares[:, :1]).sum(1).astype(np.int32),
+            top_ids=np.take_along_axis(columns, order, 1).astype(np.int32),
+            top_logprobs=np.log(np.take_along_axis(shares, order, 1)).astype(np.float32),
+        )
+
+    student, teacher = scores(student_logprobs), scores(student_logprobs - taken)
+    prompt = np.arange(3)
+    return Review(
+        student="a-student",
+        teacher="a-teacher",
+        messages=messages or [{"role": "user", "content": "Which one?"}],
+        trajectory=Trajectory(prompt, ids, student_logprobs, finish_reason, prompt),
+        grades=Grades(
+            penalty=taken,
+            reverse_kl=np.abs(taken) / 2,
+            student=student,
+            teacher=teacher,
+            verdicts=verdicts(student, teacher),
+            forks=find_forks(taken),
+            temperature=1.0,
+            bias=bias,
+        ),
+        pieces=list(pieces),
+        vocabulary=dict(enumerate(vocabulary)),
+        correct=correct,
+    )

@@ -1,0 +1,62 @@
+import re
+
+import pytest
+from graded import HOSTILE, make_review
+
+from opd.view.terminal import render
+
+ESCAPE = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.fixture
+def review():
+    return make_review(["The", " answer", " is", " 7", "."], penalty=[0, 5.0, 0.3, -0.3, 0], correct=False)
+
+
+def test_without_colour_there_is_no_escape(review):
+    text = render(review, color=False)
+    assert "\x1b" not in text
+    assert "The answer??◆ is 7." in text
+    assert "✗ wrong" in text
+
+
+def test_colour_changes_nothing_but_the_colours(review):
+    assert ESCAPE.sub("", render(review, color=True)) == render(review, color=False).replace(
+        "??◆ is", "?? is"
+    )
+
+
+def test_a_fork_is_underlined_and_the_penalty_painted(review):
+    answer = re.search(r"((?:\x1b\[[\d;]*m)+)answer", render(review, color=True))[1]
+    assert "48;2;" in answer
+    assert "\x1b[4m" in answer
+
+
+def test_the_table_holds_the_worst_token_first(review):
+    rows = render(review, color=False).split("teacher's choice\n")[1].splitlines()
+    assert len(rows) == 2
+    assert "·answer" in rows[0]
+    assert "+5.00" in rows[0]
+    assert "·yes" in rows[0]
+
+
+def test_colour_follows_the_terminal_background(review, monkeypatch):
+    from opd.view import terminal
+
+    pictures = []
+    for background in ("0;15", "15;0"):
+        monkeypatch.setenv("COLORFGBG", background)
+        terminal._palette.cache_clear()
+        pictures.append(render(review, color=True))
+    terminal._palette.cache_clear()
+    assert pictures[0] != pictures[1]
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_hostile_text_cannot_act_on_the_terminal(color):
+    review = make_review(
+        HOSTILE, penalty=[1.5] * len(HOSTILE), messages=[{"role": "\x1b[2J", "content": "\x07"}]
+    )
+    text = ESCAPE.sub("", render(review, color=color)) if color else render(review, color=color)
+    assert not set(text) & {*map(chr, range(32)), "\x7f", "\x9b", "\u202e"} - {"\n", "\t"}
+    text.encode("utf-8")
