@@ -394,7 +394,10 @@ def _load_adapter(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies."""
     from peft import PeftConfig, PeftModel
 
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    config = PeftConfig.from_pretrained(path)
+    if config.is_prompt_learning:  # virtual tokens live in PEFT's forward, beside which we score
+        raise ValueError(f"{config.peft_type.value} adapters are not supported. Use a LoRA adapter.")
+    base = config.base_model_name_or_path
     if not base:
         raise ValueError("its adapter_config.json names no base model.")
     model = PeftModel.from_pretrained(_load_weights(_locate(base), options), path, is_trainable=False)

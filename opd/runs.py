@@ -122,6 +122,16 @@ class Run:
             "interrupted", step, config.steps, f"The process ended without a word. {self._tail()}"
         )
 
+    def notes(self) -> list[str]:
+        """Return sentences for the user: what the doctor did not pass, and what steps had to say."""
+        out = []
+        for event in _read_lines(self.path / "events.jsonl"):
+            if event["event"] == "examined":
+                out += [f["message"] for f in event["findings"] if f["level"] != "pass"]
+            elif event["event"] == "note":
+                out.append(f"Step {event['step']}: {event['message']}")
+        return out
+
     def _tail(self, lines: int = 5) -> str:
         log = self.path / "log.txt"
         if not log.exists():

@@ -103,6 +103,16 @@ def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
         load_model(str(adapter))
 
 
+def test_a_prompt_learning_adapter_is_refused(saved, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    settings = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    settings.base_model_name_or_path = str(saved)
+    get_peft_model(make_model(0).model, settings).save_pretrained(tmp_path / "soft")
+    with pytest.raises(ValueError, match="PROMPT_TUNING adapters are not supported"):
+        load_model(str(tmp_path / "soft"))
+
+
 def test_different_vocabularies_are_refused_and_padded_ones_are_not():
     teacher = make_model(1, rows=300)
     assert Pair(make_model(0), teacher).vocabulary == teacher.vocabulary == 261

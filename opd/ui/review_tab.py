@@ -24,6 +24,8 @@ OFFERED_EXAMPLES = 400
 FIRST_FAMILY = "tricks"
 """Where a new page begins: the family whose problems show best how one word decides."""
 
+FINDING_SIGNS = {"pass": "✓", "warn": "⚠", "fail": "✗"}
+
 BEFORE, AFTER, BOTH = "before", "after", "both"
 
 
@@ -97,7 +99,10 @@ class ReviewTab:
                 "Both models must share a vocabulary.",
                 elem_classes="caption",
             )
-            self.load_button = gr.Button("Load this pair", size="sm", elem_id="load-pair")
+            with gr.Row():
+                self.load_button = gr.Button("Load this pair", size="sm", elem_id="load-pair")
+                self.examine_button = gr.Button("Examine it", size="sm", elem_id="examine-pair")
+            self.findings = gr.Markdown("", visible=False, elem_id="findings")
 
     def _actions(self) -> None:
         self.pair_line = gr.Markdown(str(PairNames()), elem_id="pair-line")
@@ -113,6 +118,13 @@ class ReviewTab:
             self._load,
             [self.student, self.teacher],
             self.in_use,
+            concurrency_id="models",
+            api_visibility="private",
+        )
+        self.examine_button.click(
+            self._examine,
+            [self.student, self.teacher],
+            self.findings,
             concurrency_id="models",
             api_visibility="private",
         )
@@ -168,6 +180,17 @@ class ReviewTab:
         with spoken_errors():
             loaded_pair(*names)
         return self.use(names)
+
+    def _examine(self, student: str, teacher: str) -> Any:  # noqa: ANN401
+        """Return the doctor's findings on the named pair, what is wrong first."""
+        with spoken_errors():
+            findings = opd.examine(loaded_pair(student.strip(), teacher.strip()), task=self.task)
+        severity = ["fail", "warn", "pass"]
+        lines = [
+            f"- {FINDING_SIGNS[f.level]} **{f.check}** {f.message}"
+            for f in sorted(findings, key=lambda f: severity.index(f.level))
+        ]
+        return gr.update(value="\n".join(lines), visible=True)
 
     def _sample(
         self,

@@ -20,7 +20,7 @@ function readColours() {
   const probe = document.createElement("span");
   probe.hidden = true;
   root.append(probe);
-  const entries = ["ink", "muted", "line", "student", "student-soft", "teacher"].map((name) => {
+  const entries = ["ink", "muted", "line", "student", "student-thin", "student-soft", "teacher"].map((name) => {
     probe.style.color = `var(--${name})`;
     return [name, getComputedStyle(probe).color];
   });
@@ -50,18 +50,19 @@ function traces(curve, colours) {
   if (curve === "accuracy") {
     const quiet = { line: line("transparent", 0), hoverinfo: "skip" };
     return [
-      { ...base, ...quiet, key: "heldout_low" },
-      { ...base, ...quiet, key: "heldout_high", fill: "tonexty", fillcolor: colours["student-soft"] },
+      { ...base, ...quiet, key: "heldout_accuracy_low" },
+      { ...base, ...quiet, key: "heldout_accuracy_high", fill: "tonexty", fillcolor: colours["student-soft"] },
       { ...base, name: "teacher", line: line(colours.teacher, 2, "dash"), key: "teacher_accuracy" },
       {
         ...base,
         ...{ name: "student", mode: "lines+markers", line: line(colours.student, 2.5), marker: { size: 7 } },
+        cliponaxis: false,
         key: "heldout_accuracy",
       },
     ];
   }
   return [
-    { ...base, name: "step", line: line(colours["student-soft"], 1.5), key: curve },
+    { ...base, name: "step", line: line(colours["student-thin"], 1.5), key: curve },
     { ...base, name: "mean", line: line(colours.student, 2.5), key: curve, averaged: true },
   ];
 }
@@ -123,7 +124,7 @@ function duration(total) {
   return rounded < 60 ? `${rounded} s` : `${Math.floor(rounded / 60)} min ${String(rounded % 60).padStart(2, "0")} s`;
 }
 
-function showStanding({ state, step, steps, message }) {
+function showStanding({ state, step, steps, message, notes }) {
   const { name, rows } = followed;
   root.removeAttribute("data-empty");
   find(".pill").textContent = state;
@@ -139,6 +140,10 @@ function showStanding({ state, step, steps, message }) {
     : "measuring where the student starts …";
   find(".message").textContent = message;
   find(".message").hidden = !message;
+  find(".notes").hidden = !notes.length;
+  find(".notes").replaceChildren(
+    ...notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })),
+  );
   find(".pace").textContent = trained.length ? paceSentence(trained.at(-1)) : "";
 }
 

@@ -10,7 +10,6 @@ import gradio as gr
 import plotly
 from gradio.components.base import server
 
-from opd.evaluation import wilson
 from opd.runs import open_run
 
 PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
@@ -56,15 +55,7 @@ class RunView(gr.HTML):
                     "step": status.step,
                     "steps": status.steps,
                     "message": status.message,
-                    "rows": [_with_interval(row) for row in rows],
+                    "notes": run.notes(),
+                    "rows": rows,
                 }
         return None
-
-
-def _with_interval(row: dict[str, float]) -> dict[str, float]:
-    """Add the 95 % interval of the held-out accuracy where a row has one."""
-    if "heldout_accuracy" not in row:
-        return row
-    n = int(row["heldout_n"])
-    low, high = wilson(round(row["heldout_accuracy"] * n), n)
-    return {**row, "heldout_low": low, "heldout_high": high}

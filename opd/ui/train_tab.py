@@ -8,6 +8,7 @@ import gradio as gr
 
 from opd import jobs
 from opd.config import DistillConfig, make_config
+from opd.objectives import OBJECTIVES
 from opd.runs import list_runs, new_name, open_run
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
@@ -51,6 +52,9 @@ class TrainTab:
             elem_classes="caption",
         )
         self.settings = {name: _setting(name) for name in MAIN_SETTINGS}
+        self.explanation = gr.Markdown(
+            _explain(DistillConfig().objective), elem_id="objective-explained", elem_classes="caption"
+        )
         with gr.Row(elem_classes="actions"):
             self.start_button = gr.Button("Start", variant="primary", elem_id="start")
             self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop-training")
@@ -67,6 +71,9 @@ class TrainTab:
             [self.review.names, self.name, *self.settings.values()],
             [self.watched, self.run, *self.standing],
             **PLUMBING,
+        )
+        self.settings["objective"].change(
+            _explain, self.settings["objective"], self.explanation, trigger_mode="always_last", **PLUMBING
         )
         self.stop_button.click(self._stop, self.watched, self.stop_button, **PLUMBING)
         self.run.ended(self._standing, [self.watched, self.review.names], self.standing, **PLUMBING)
@@ -117,6 +124,12 @@ class TrainTab:
 def _pair_of(name: str) -> PairNames:
     config = open_run(name).config
     return PairNames(config.student, config.teacher)
+
+
+def _explain(objective: str) -> str:
+    """Say what an objective does, with the loss of one token."""
+    chosen = OBJECTIVES[objective]
+    return f"{chosen.sentence}\n\nLoss of a token: `{chosen.formula}`"
 
 
 def _setting(name: str) -> gr.components.Component:

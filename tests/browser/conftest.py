@@ -99,7 +99,7 @@ def open_page(browser):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)  # a busy machine is slow, not wrong
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", lambda m: m.type == "error" and complaints.append(f"console: {m.text}"))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))

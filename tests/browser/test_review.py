@@ -30,8 +30,9 @@ def test_a_new_page_explains_itself_with_a_graded_answer(page):
 
 
 def test_sampling_paints_tokens_by_their_penalty(page):
+    offered = page.locator("#prompt textarea").input_value()
     page.locator(".chips button").nth(1).click()
-    page.wait_for_function("document.querySelector('#prompt textarea').value.length > 10")
+    page.wait_for_function("old => document.querySelector('#prompt textarea').value !== old", arg=offered)
     prompt = page.locator("#prompt textarea").input_value()
     sample(page, Trajectories=3, Seed=5)
     assert page.locator(".rail label").count() == 3
@@ -192,3 +193,12 @@ def test_on_a_phone_nothing_sticks_out_and_the_card_is_a_sheet(app, open_page):
     assert sheet["y"] + sheet["height"] == pytest.approx(844, abs=1)
     page.locator(".pinned .close").tap()
     page.locator(".card.pinned").wait_for(state="hidden")
+
+
+def test_the_doctor_examines_the_pair_on_the_page(page):
+    page.get_by_text("Models", exact=True).click()
+    page.locator("#examine-pair").click()
+    page.wait_for_selector("#findings li", timeout=60_000)
+    findings = page.locator("#findings").inner_text()
+    assert "Both models mean the same" in findings
+    assert "✗" not in findings

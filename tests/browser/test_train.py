@@ -87,3 +87,15 @@ def test_a_bad_setting_is_named_and_nothing_starts(page, home, settings, sentenc
     assert sentence in message.inner_text()
     assert "Traceback" not in message.inner_text()
     assert {*home.glob("runs/*")} == runs
+
+
+def test_the_chosen_objective_is_explained(page):
+    open_train(page)
+    explained = page.locator("#objective-explained")
+    assert "p_S(v)" in explained.inner_text()
+    page.locator("#setting-objective input").click()
+    page.get_by_role("option", name="sft").click()
+    page.wait_for_function(
+        "document.querySelector('#objective-explained').innerText.includes('teacher wrote')"
+    )
+    assert "log p_S(y)" in explained.inner_text()
