@@ -30,6 +30,7 @@ _HOMES = {
     "load_pair": "opd.models",
     "load_reviews": "opd.trajectory",
     "load_task": "opd.tasks",
+    "report_card": "opd.summary",
     "review": "opd.reviewing",
     "sample": "opd.sampling",
     "save_reviews": "opd.trajectory",

@@ -152,7 +152,10 @@ def test_clip_is_pessimistic():
     assert torch.autograd.grad(policy_gradient(far, up, 0.2).sum(), far.student)[0].abs().max() == 0
 
 
-def test_the_gradient_of_reverse_kl_equals_trl(tmp_path):
+@pytest.mark.parametrize(
+    ("objective", "beta"), [("reverse_kl", 1.0), ("jsd", 0.5), ("jsd", 0.2), ("forward_kl", 0.0)]
+)
+def test_the_gradient_equals_trl(tmp_path, objective, beta):
     """The whole path: the gradient of our step against TRL's DistillationTrainer loss on the same batch."""
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
@@ -162,6 +165,7 @@ def test_the_gradient_of_reverse_kl_equals_trl(tmp_path):
     def models():  # without padded rows, which TRL's loss would count
         return make_model(0, rows=261), make_model(1, rows=261, hidden_size=48)
 
+    settings |= {"objective": objective} | ({"beta": beta} if objective == "jsd" else {})
     run = distill(opd.DistillConfig(**settings), Pair(*models()))
     rollouts = gather(run.config, run.lessons, run.sampler, 1)
     updated = run._gradient(rollouts)
@@ -172,7 +176,7 @@ def test_the_gradient_of_reverse_kl_equals_trl(tmp_path):
     trainer = DistillationTrainer(
         model=student.model.requires_grad_(True),
         teacher_model=teacher.model,
-        args=DistillationConfig(str(tmp_path), beta=1.0, report_to=[], use_cpu=True, bf16=False),
+        args=DistillationConfig(str(tmp_path), beta=beta, report_to=[], use_cpu=True, bf16=False),
         train_dataset=Dataset.from_list([{"prompt": "hi"}] * 8),
         processing_class=run.student.tokenizer,
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from graded import HOSTILE, make_review
 
+from opd.summary import report_card
 from opd.trajectory import VERDICTS
 from opd.view.payload import CHUNK, alternatives_payload, legend, review_payload, visible
-from opd.view.report import report_card
 
 BITTER = [0.0, 5.0, 0.2, -0.3]
 

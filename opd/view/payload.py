@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.summary import report_card
 from opd.trajectory import VERDICTS, Review
-from opd.view.report import report_card
 
 CHUNK = 256
 """Tokens per piece of alternatives."""

@@ -10,10 +10,10 @@ from math import exp
 
 import numpy as np
 
+from opd.summary import DISAGREEMENTS, report_card
 from opd.trajectory import VERDICTS, Review
 from opd.view import asset
 from opd.view.payload import COLOUR_STEPS, VERDICT_GLYPHS, visible
-from opd.view.report import DISAGREEMENTS, report_card
 
 WORST_TOKENS = 8
 """Rows of the table."""

@@ -1,4 +1,4 @@
-"""The report card of one review: the figures above the graded text and below the terminal's."""
+"""What many grades say together: the report card of one trajectory."""
 
 from __future__ import annotations
 
