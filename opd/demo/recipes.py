@@ -42,7 +42,7 @@ class Recipe:
 
 
 RECIPES = {
-    "student": Recipe(hidden=128, intermediate=256, layers=4, steps=1600, careful=0.15, sloppiness=1.2),
+    "student": Recipe(hidden=128, intermediate=256, layers=4, steps=1600, careful=0.1, sloppiness=1.2),
     "teacher": Recipe(
         hidden=192,
         intermediate=384,

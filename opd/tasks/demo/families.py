@@ -120,6 +120,10 @@ TOYS = ("marbles", "beads", "buttons", "balls", "pens", "stickers", "stones", "s
 HOLDERS = (("bag", "bags"), ("basket", "baskets"), ("jar", "jars"), ("drawer", "drawers"), ("box", "boxes"))
 
 
+LOSSES = ("loses", "gives away", "breaks", "sells")
+HARMLESS = ("counts", "washes", "sorts", "admires")
+
+
 def bags(rng: random.Random) -> Problem:
     """Equal containers with two colours, of which one or both are asked for."""
     who, _ = rng.choice(PEOPLE)
@@ -128,7 +132,7 @@ def bags(rng: random.Random) -> Problem:
     colour, other = rng.sample(COLOURS, 2)
     k, a, b, lost = rng.randint(2, 7), rng.randint(2, 7), rng.randint(2, 6), rng.randint(2, 4)
     asks_both = rng.random() < 0.5
-    lost_colour = rng.choice((None, colour, other))
+    event = rng.choice((None, rng.choice(LOSSES), rng.choice(HARMLESS)))
     prompt = rng.choice(
         (
             f"{who} has {k} {holders} with {a} {colour} and {b} {other} {things} in each.",
@@ -138,9 +142,8 @@ def bags(rng: random.Random) -> Problem:
             f"and {b} {other} {things}.",
         )
     )
-    if lost_colour:
-        verb = rng.choice(("loses", "gives away", "breaks"))
-        prompt += f" Then {who} {verb} {lost} {lost_colour} ones."
+    if event:
+        prompt += f" Then {who} {event} {lost} {colour} ones."
     prompt += rng.choice(
         (
             f" How many {things} are there in all?",
@@ -161,7 +164,7 @@ def bags(rng: random.Random) -> Problem:
         f"Both colours count, so each {bag} has {a} + {b} =",
         f"All the {things} count, so each {bag} has {a} + {b} =",
     )
-    matters = asks_both or lost_colour == colour
+    matters = event in LOSSES
 
     def solve(w: Writer) -> None:
         right, wrong = (both, one) if asks_both else (one, both)
@@ -178,15 +181,12 @@ def bags(rng: random.Random) -> Problem:
             return
         total = w.result(k, "×", each)
         w.say(".")
-        if lost_colour:
+        if event:
             gone = (
-                f" The {lost} {lost_colour} ones count, so {total} - {lost} =",
-                f" Losing {lost_colour} ones matters: {total} - {lost} =",
+                f" Then {lost} are gone: {total} - {lost} =",
+                f" Without the {lost} it is {total} - {lost} =",
             )
-            stay = (
-                f" The {lost} {lost_colour} ones do not count.",
-                f" Losing {lost_colour} ones changes nothing.",
-            )
+            stay = (f" Who {event} something still has it.", " No one loses anything by that.")
             right, wrong = (gone, stay) if matters else (stay, gone)
             if (w.fork(right, (wrong, 0.25)) == 0) == matters:
                 total = w.result(total, "-", lost)
@@ -240,24 +240,24 @@ def tricks(rng: random.Random) -> Problem:
     )
     bite = (
         f" But the {place} is {adjective}, so they all {fate} and none is left.",
-        f" Wait, {where} the {place} they all {fate}, so none is left.",
+        f" Wait, they all {fate} there, so none is left.",
     )
     calm = (
         f" The {place} does no harm, so they all stay whole.",
-        f" Nothing happens to them {where} the {place}, so all are whole.",
+        " Nothing happens to them there, so all are whole.",
     )
 
     def solve(w: Writer) -> None:
         w.say(f"In all that makes {a} + {b} =", f"Together there are {a} + {b} =")
         total = w.result(a, "+", b)
         if thirds:
-            if w.fork(([f", and {total} + {c} ="]), ([" in all."], 0.08)) == 0:
+            if w.fork(([f", and {total} + {c} ="]), ([" in all."], 0.15)) == 0:
                 total = w.result(total, "+", c)
                 w.say(f" {things}.")
         else:
             w.say(f" {things}.")
         right, wrong = (bite, calm) if happens else (calm, bite)
-        if (w.fork(right, (wrong, 0.5)) == 0) == bool(happens):
+        if (w.fork(right, (wrong, 0.4)) == 0) == bool(happens):
             total = 0
         if is_late:
             more = (
@@ -459,7 +459,7 @@ def sharing(rng: random.Random) -> Problem:
             "needed": ((f" The rest needs a {box} too:", f" One more {box} takes the rest:"), None),
         }
         other = {"full": "needed", "rest": "full", "needed": "full"}[asked]
-        chosen = other if w.fork(endings[asked][0], (endings[other][0], 0.55)) else asked
+        chosen = other if w.fork(endings[asked][0], (endings[other][0], 0.4)) else asked
         value = endings[chosen][1]
         if value is None:
             value = w.sum(full, "+", 1)
