@@ -16,17 +16,17 @@ DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 
 OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
     "reverse_kl": {},
-    "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "substeps": 1, "clip": None},
+    "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "clip": None},
     "forward_kl": {},
     "jsd": {"beta": 0.5},
     "topk_reverse_kl": {"top_k": 16, "top_k_from": "student"},
     "sft": {"sft_prompts": 0},
     "gkd": {"beta": 0.5, "student_share": 0.5},
-    "rl": {"substeps": 1, "clip": None, "chain": 1},
+    "rl": {"clip": None, "chain": 1},
 }
 """The objectives, and the options that belong to each with their defaults."""
 
-# kl_coefficient, discount, substeps: the post's recipe. beta: the symmetric JSD, TRL's and GKD's default.
+# kl_coefficient, discount: the post's recipe. beta: the symmetric JSD, TRL's and GKD's default.
 # top_k: thunlp/OPD's student top-16. student_share: GKD's lambda. chain: one problem, one reward.
 
 
@@ -86,7 +86,6 @@ class DistillConfig(BaseModel):
     discount: float | None = Field(
         None, ge=0, le=1, description="a token's advantage includes later penalties, discounted by this"
     )
-    substeps: int | None = Field(None, ge=1, description="updates each step's trajectories are spread over")
     clip: float | None = Field(None, gt=0, lt=1, description="PPO clip of the importance ratio")
     beta: float | None = Field(None, description="weight of the teacher in the JSD's mixture, inside (0, 1)")
     top_k: int | None = Field(None, ge=1, description="tokens kept of the vocabulary; the rest is one bucket")
@@ -111,8 +110,9 @@ class DistillConfig(BaseModel):
     token_share: float = Field(
         0.2, gt=0, le=1, description="the share that trains, if not all (0.2: Wang et al. 2025)"
     )
-    steps: int = Field(60, ge=1, description="number of updates")
-    prompts_per_step: int = Field(64, ge=1, description="prompts of one update")
+    steps: int = Field(60, ge=1, description="number of steps: sample, grade, update")
+    prompts_per_step: int = Field(128, ge=1, description="prompts of one step")
+    substeps: int = Field(2, ge=1, description="updates that each step's trajectories are spread over")
     samples_per_prompt: int = Field(1, ge=1, description="trajectories sampled for each prompt")
     max_tokens: int = Field(192, ge=1, description="longest completion, in tokens")
     temperature: float = Field(1.0, gt=0, le=10, description="sampling and scoring temperature")
@@ -200,7 +200,8 @@ class DistillConfig(BaseModel):
     @property
     def grades_first(self) -> bool:
         """Whether the step must know all its grades before the update can begin."""
-        return bool(self.discount) or (self.substeps or 1) > 1 or self.tokens != "all"
+        ratio_moves = self.substeps > 1 and self.objective == "importance_sampling"
+        return bool(self.discount) or ratio_moves or self.tokens != "all"
 
 
 def read_config(path: Path) -> dict[str, Any]:

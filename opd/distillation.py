@@ -117,7 +117,7 @@ class Distillation:
         sampled_at = self._now()
         if config.grades_first:
             rollouts = settle(config, rollouts, self._grade(rollouts))
-        updates = [self._update(part, rate, notes) for part in _parts(rollouts, config.substeps or 1)]
+        updates = [self._update(part, rate, notes) for part in _parts(rollouts, config.substeps)]
         updated_at = self._now()
 
         grades = [g for update in updates for g in update.grades]

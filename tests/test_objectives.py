@@ -214,7 +214,7 @@ def test_the_gradient_equals_trl(tmp_path, objective, beta):
         ({"objective": "rl", "beta": 0.5}, "beta is no option of rl; it belongs to jsd, gkd"),
         ({"objective": "jsd", "beta": 0.0}, "forward_kl"),
         ({"objective": "jsd", "beta": 1.0}, "reverse_kl"),
-        ({"objective": "importance_sampling", "clip": 0.2}, "clip needs substeps > 1"),
+        ({"objective": "rl", "clip": 0.2, "substeps": 1}, "clip needs substeps > 1"),
         ({"objective": "rl", "samples_per_prompt": 1}, "samples_per_prompt must be at least 2"),
         ({"reward_weight": 1.0, "samples_per_prompt": 1}, "samples_per_prompt must be at least 2"),
         ({"objective": "sft", "reward_weight": 1.0}, "does not mix with the baseline sft"),
@@ -351,6 +351,12 @@ def test_unselected_tokens_get_no_gradient(small):
     penalties = np.concatenate([g.penalty for g in updated.grades])
     kl = np.concatenate([g.reverse_kl for g in updated.grades])
     assert updated.loss == pytest.approx(float(kl[penalties.argmax()]), rel=1e-4)
+
+
+def test_substeps_make_several_updates_of_a_step(small):
+    run = quick(small, substeps=4, steps=2)
+    assert "importance_ratio" in list(run)[2].metrics
+    assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
 
 
 def test_substeps_split_the_step_and_the_ratio_moves(small):
