@@ -24,7 +24,8 @@ def folders(tmp_path):
 
 
 def settings(folders, **values):
-    quick = {"steps": 2, "warmup_steps": 1, "prompts_per_step": 8, "max_tokens": 16, "eval_prompts": 4}
+    quick = {"steps": 2, "warmup_steps": 1, "prompts_per_step": 8, "substeps": 1}
+    quick |= {"max_tokens": 16, "eval_prompts": 4}
     models = {"student": folders["student"], "teacher": folders["teacher"], "learning_rate": 1e-2}
     return make_config(quick | models | values)
 
