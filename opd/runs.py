@@ -320,9 +320,17 @@ def open_run(name: str) -> Run:
 
 
 def list_runs() -> list[Run]:
-    """Return all runs, the most recently started first."""
+    """Return the runs whose config this version understands, the most recently started first."""
     configs = runs_dir().glob("*/config.json")
-    return [Run(c.parent) for c in sorted(configs, key=lambda c: c.stat().st_mtime, reverse=True)]
+    runs = [Run(c.parent) for c in sorted(configs, key=lambda c: c.stat().st_mtime, reverse=True)]
+    return [run for run in runs if _is_readable(run)]
+
+
+def _is_readable(run: Run) -> bool:
+    try:
+        return run.config is not None
+    except ValueError:
+        return False
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -197,6 +197,8 @@ def test_runs_are_listed_newest_first(config):
         path = create_run(name, config).path / "config.json"
         os.utime(path, (i, i))
     assert [run.name for run in list_runs()] == ["c", "b", "a"]
+    (runs.runs_dir() / "b" / "config.json").write_text('{"setting_of_another_version": 1}')
+    assert [run.name for run in list_runs()] == ["c", "a"], "one strange run must not hide the others"
 
 
 def kill_and_resume(config, kills):
