@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import make_model
+from tiny import make_model
 
 import opd
 from opd.cli import main
@@ -98,7 +98,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(models, capsys, arguments, se
 
 
 def test_two_vocabularies_are_refused(models, tmp_path, capsys):
-    from conftest import make_tokenizer
+    from tiny import make_tokenizer
 
     make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
     assert main(["grade", "--prompt", "hi", *models]) == 2
@@ -160,7 +160,7 @@ def test_doctor_prints_every_finding_and_fails_on_a_bad_pair(models, tmp_path, c
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("pass  vocabulary: ")
     assert "self" in out
-    from conftest import make_tokenizer
+    from tiny import make_tokenizer
 
     make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
     assert main(["doctor", *models]) == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+from tiny import CHAT_TEMPLATE, make_model, make_tokenizer
 
 import opd
 from opd import doctor

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from tiny import make_model, make_tokenizer
 
 import opd
 from opd.models import Pair, VocabularyMismatch, load_model, load_pair

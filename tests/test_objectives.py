@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from tiny import make_model
 
 import opd
 from opd import divergence

@@ -10,7 +10,7 @@ import types
 
 import pandas
 import pytest
-from conftest import make_model
+from tiny import make_model
 
 import opd
 from opd import jobs, runs

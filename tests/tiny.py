@@ -1,0 +1,49 @@
+"""Small random models, so that tests need no download and no assets."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+from opd.models import LanguageModel
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def make_tokenizer(extra: tuple[str, ...] = (), *, pad: str = "<|pad|>") -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: one token a byte, so multi-byte characters span tokens."""
+    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    for token in ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", *extra):
+        vocabulary[token] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token=pad)
+    fast.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_model(seed: int, *, name: str = "tiny", rows: int = 264, **config: object) -> LanguageModel:
+    """A random Qwen3 with more matrix rows than tokens, sharp enough to have clear preferences."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "eos_token_id": tokenizer.eos_token_id,
+    } | config
+    model = AutoModelForCausalLM.from_config(Qwen3Config(vocab_size=rows, **settings))
+    model.eval().requires_grad_(False)
+    return LanguageModel(name, model, tokenizer)
