@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            # A real browser on a busy machine: a step missed twice is a fault, once it is bad luck.
+            item.add_marker(pytest.mark.flaky(reruns=2))
 
 
 def free_port() -> int:

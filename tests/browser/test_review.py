@@ -12,6 +12,7 @@ def sample(page, **settings) -> None:
             page.get_by_text("Sampling and system prompt").click()
         for label, value in settings.items():
             page.get_by_label(label.replace("_", " "), exact=True).fill(str(value))
+        page.wait_for_timeout(500)  # the page tells the server of an input a moment after it changed
     page.locator("#sample").click()
     page.wait_for_selector("#stop-sampling:not([disabled])")
     page.wait_for_selector("#sample:not([disabled])")
