@@ -247,7 +247,7 @@ def _work(run: Any) -> None:  # noqa: ANN401
                     f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
                     f"{metrics['heldout_n']}, teacher {metrics['teacher_accuracy']:.1%}"
                 )
-            for note in report.notes:
+            for note in (*report.notes, *report.alarms):
                 bar.write(note)
 
         before = signal.signal(signal.SIGINT, lambda *_: run.request_stop())

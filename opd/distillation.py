@@ -11,7 +11,7 @@ import contextlib
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,6 +36,7 @@ BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 TOP_K = 8  # alternatives kept of each token in the loop
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
 PROBES = 64  # held-out prompts whose completions are graded at an evaluation
+PROBES_KEPT = 8  # of them, how many graded completions go into the report
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ class Distillation:
         """
         if self.next_step > self.config.steps:
             raise StopIteration
-        report = self._step(self.next_step) if self.next_step else StepReport(0, self._evaluate())
+        report = self._step(self.next_step) if self.next_step else StepReport(0, {})
+        if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
+            heldout, probes = self._evaluate()
+            report = replace(report, metrics={**report.metrics, **heldout}, probes=probes)
         self.next_step += 1
         return report
 
@@ -123,8 +127,6 @@ class Distillation:
         grades = [g for update in updates for g in update.grades]
         teacher_seconds = sum(update.teacher_seconds for update in updates)
         tokens = sum(len(r.trajectory) for r in rollouts)
-        if alarm := degenerate(rollouts, self.student.eos_ids):
-            notes.append(alarm)
         metrics = {
             "loss": float(np.mean([update.loss for update in updates])),
             **step_metrics(rollouts, grades),
@@ -137,9 +139,12 @@ class Distillation:
             "seconds_update": updated_at - sampled_at - teacher_seconds,
             "memory_peak_bytes": self._memory_peak(),
         }
-        if step % config.eval_every == 0 or step == config.steps:
-            metrics |= self._evaluate()
-        return StepReport(step, metrics, self._reviews(rollouts, grades), notes)
+        samples = [
+            review(r.lesson.pair, r.example.prompt, r.trajectory, g, seed=config.seed, correct=r.right)
+            for r, g in list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
+        ]
+        alarms = degenerate(rollouts, self.student.eos_ids)
+        return StepReport(step, metrics, samples, notes=notes, alarms=alarms)
 
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first."""
@@ -230,12 +235,16 @@ class Distillation:
             )
         return Updated([g for g in grades if g is not None], loss, norm, stop_mass, teacher_seconds)
 
-    def _evaluate(self) -> dict[str, float]:
-        """Measure held-out accuracy and KL of every lesson; those of further ones carry the task's name."""
+    def _evaluate(self) -> tuple[dict[str, float], list[Review]]:
+        """Measure held-out accuracy and KL of every lesson; those of further ones carry the task's name.
+
+        Also returns the first lesson's probes: graded answers to prompts that are the same at every call.
+        """
         config, started = self.config, self._now()
         metrics: dict[str, float] = {}
+        kept: list[Review] = []
         if not config.eval_prompts:
-            return metrics
+            return metrics, kept
         sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens, "seed": config.seed}
         options = {"n": config.eval_prompts, "split": config.eval_split, **sampling}
         for number, lesson in enumerate(self.lessons):
@@ -246,6 +255,10 @@ class Distillation:
                 grades = grade(lesson.pair, probes, temperature=config.temperature, top_k=TOP_K)
             kl = np.concatenate([g.reverse_kl for g in grades])
             metrics[f"heldout_kl{suffix}"] = float(kl.mean(dtype=np.float64))
+            if not number:
+                for e, t, g in list(zip(problems, probes, grades, strict=True))[:PROBES_KEPT]:
+                    correct = lesson.task.verify(e, self.student.text(t.completion_ids))
+                    kept.append(review(lesson.pair, e.prompt, t, g, seed=config.seed, correct=correct))
             if problems[0].answer is None:
                 continue
             if f"{number}" not in self.teacher_accuracies:
@@ -262,13 +275,7 @@ class Distillation:
                 f"heldout_n{suffix}": student.n,
                 f"teacher_accuracy{suffix}": self.teacher_accuracies[f"{number}"],
             }
-        return metrics | {"seconds_evaluate": self._now() - started}
-
-    def _reviews(self, rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> list[Review]:
-        return [
-            review(r.lesson.pair, r.example.prompt, r.trajectory, g, seed=self.config.seed, correct=r.right)
-            for r, g in list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
-        ]
+        return metrics | {"seconds_evaluate": self._now() - started}, kept
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """float32 weights compute in the config's dtype."""

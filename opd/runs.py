@@ -89,22 +89,24 @@ class Run:
         return [latest[step] for step in sorted(latest) if step > since]
 
     def append(self, report: StepReport) -> None:
-        """Write a step's metrics, samples and notes.
+        """Write a step's metrics, graded trajectories, notes and alarms.
 
         Raises:
             OSError: the disk is full; complete lines stay readable.
         """
         _append_line(self.path / "metrics.jsonl", report.row())
         samples = self.path / "samples.jsonl"
-        for review in report.samples:
-            if samples.exists() and samples.stat().st_size > SAMPLES_LIMIT:
-                break
-            _append_line(samples, {"step": report.step, "review": review.to_dict()})
-        for note in report.notes:
-            self.log_event("note", step=report.step, message=note)
+        for kind, reviews in (("probe", report.probes), ("rollout", report.samples)):
+            for review in reviews:
+                if samples.exists() and samples.stat().st_size > SAMPLES_LIMIT:
+                    break
+                _append_line(samples, {"step": report.step, "kind": kind, "review": review.to_dict()})
+        for event, messages in (("note", report.notes), ("alarm", report.alarms)):
+            for message in messages:
+                self.log_event(event, step=report.step, message=message)
 
     def log_event(self, event: str, **details: Any) -> None:  # noqa: ANN401
-        """Add a line to ``events.jsonl``: started, resumed, stopped, finished, failed, note."""
+        """Add a line to ``events.jsonl``: started, resumed, stopped, finished, failed, note, alarm."""
         _append_line(self.path / "events.jsonl", {"event": event, "time": time.time(), **details})
 
     def status(self) -> RunStatus:
@@ -114,22 +116,23 @@ class Run:
         if self._held():
             state = "stopping" if self.stop_requested() else "running"
             return RunStatus(state, step, config.steps)
-        ends = [e for e in _read_lines(self.path / "events.jsonl") if e["event"] != "note"]
-        last = ends[-1] if ends else {"event": "started"}
-        if last["event"] in ("finished", "stopped", "failed"):
+        events = list(_read_lines(self.path / "events.jsonl"))
+        last = next((e for e in reversed(events) if e["event"] not in ("note", "alarm")), None)
+        if last and last["event"] in ("finished", "stopped", "failed"):
             return RunStatus(last["event"], step, config.steps, last.get("message", ""))
         return RunStatus(
             "interrupted", step, config.steps, f"The process ended without a word. {self._tail()}"
         )
 
     def notes(self) -> list[str]:
-        """Return sentences for the user: what the doctor did not pass, and what steps had to say."""
+        """Return sentences for the user: what the doctor did not pass, what steps had to say, alarms."""
         out = []
         for event in _read_lines(self.path / "events.jsonl"):
             if event["event"] == "examined":
                 out += [f["message"] for f in event["findings"] if f["level"] != "pass"]
-            elif event["event"] == "note":
-                out.append(f"Step {event['step']}: {event['message']}")
+            elif event["event"] in ("note", "alarm"):
+                sign = "⚠ " if event["event"] == "alarm" else ""
+                out.append(f"{sign}Step {event['step']}: {event['message']}")
         return out
 
     def _tail(self, lines: int = 5) -> str:

@@ -53,11 +53,11 @@ def step_metrics(rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> dict[
     return metrics
 
 
-def degenerate(rollouts: Sequence[Rollout], eos_ids: Sequence[int]) -> str | None:
-    """Return a sentence if the rollouts have collapsed: all empty, or each one token over and over."""
+def degenerate(rollouts: Sequence[Rollout], eos_ids: Sequence[int]) -> list[str]:
+    """Return an alarm if the rollouts have collapsed: all empty, or each one token over and over."""
     bodies = [t.completion_ids[~np.isin(t.completion_ids, eos_ids)] for t in (r.trajectory for r in rollouts)]
     if all(len(body) == 0 for body in bodies):
-        return "Every completion of the step is empty: the student ends at once."
+        return ["Every completion of the step is empty: the student ends at once."]
     if all(len(body) > 3 and len(np.unique(body)) == 1 for body in bodies):
-        return "Every completion of the step repeats a single token."
-    return None
+        return ["Every completion of the step repeats a single token."]
+    return []

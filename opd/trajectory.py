@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,13 +209,17 @@ class StepReport:
         step: number of updates made.
         metrics: the figures by name, as they stand in ``metrics.jsonl``; absent means not measured.
         samples: a few graded trajectories of the step.
+        probes: at an evaluation, the student's graded answers to the first held-out prompts, always the same.
         notes: sentences for the user (a halved micro-batch, for instance).
+        alarms: sentences on what has gone wrong with the student (collapsed rollouts, for instance).
     """
 
     step: int
     metrics: Mapping[str, float]
     samples: Sequence[Review] = ()
-    notes: Sequence[str] = field(default=())
+    probes: Sequence[Review] = ()
+    notes: Sequence[str] = ()
+    alarms: Sequence[str] = ()
 
     def row(self) -> dict[str, float]:
         """Return the line of ``metrics.jsonl``."""

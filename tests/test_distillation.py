@@ -1,5 +1,8 @@
 """The loop: it lowers the KL, its gradient ignores the split, it goes on exactly where it stopped."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -151,7 +154,9 @@ def test_a_restored_run_equals_the_uninterrupted_one(changes):
 
 def test_evaluation_uses_the_same_draws_every_time():
     run = distill(config(eval_prompts=32), fresh_pair())
-    assert run._evaluate()["heldout_accuracy"] == run._evaluate()["heldout_accuracy"]
+    (once, probes), (again, same_probes) = run._evaluate(), run._evaluate()
+    assert once["heldout_accuracy"] == again["heldout_accuracy"]
+    assert [p.text for p in probes] == [p.text for p in same_probes]
 
 
 def test_learning_rate_warms_up_and_decays_linearly():
@@ -167,3 +172,13 @@ def test_default_learning_rates_fit_the_student():
     assert opd.DistillConfig().learning_rate == 2e-3
     assert opd.DistillConfig(student="Qwen/Qwen3-0.6B").learning_rate == 1e-5
     assert opd.DistillConfig(student="Qwen/Qwen3-0.6B", lora_rank=32).learning_rate == 1e-4
+
+
+def test_every_default_has_its_reason():
+    reasons = Path(__file__).parents[1].joinpath("docs/defaults.md").read_text(encoding="utf-8")
+    settings = {
+        name
+        for row in re.findall(r"^\|([^|]*)\|", reasons, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert settings == set(opd.DistillConfig.model_fields)

@@ -8,6 +8,7 @@ import sys
 import time
 import types
 
+import numpy as np
 import pandas
 import pytest
 from tiny import make_model
@@ -15,8 +16,10 @@ from tiny import make_model
 import opd
 from opd import jobs, runs
 from opd.models import load_model
+from opd.rollouts import Rollout
 from opd.runs import RunBusyError, RunExistsError, create_run, list_runs, open_run
-from opd.trajectory import StepReport
+from opd.step_metrics import degenerate
+from opd.trajectory import StepReport, Trajectory
 
 
 @pytest.fixture
@@ -59,7 +62,12 @@ def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(conf
     assert all({"teacher_accuracy", "heldout_n"} <= rows[i].keys() for i in evaluated)
     assert run.status().state == "finished"
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
-    assert {s["step"] for s in samples} == {1, 2, 3, 4}
+    assert {s["step"] for s in samples if s["kind"] == "rollout"} == {1, 2, 3, 4}
+    probes = [s for s in samples if s["kind"] == "probe"]
+    assert {s["step"] for s in probes} == {0, 2, 4}
+    asked = [[p["review"]["messages"] for p in probes if p["step"] == step] for step in (0, 2, 4)]
+    assert asked[0]
+    assert asked[0] == asked[1] == asked[2]
     assert opd.Review.from_dict(samples[0]["review"]).text
     student = load_model(str(run.model_dir))
     base = load_model(config.student)
@@ -247,7 +255,8 @@ def test_a_run_killed_twenty_times_equals_one_that_was_not(config):
 def test_the_best_and_the_pinned_checkpoint_outlive_newer_ones(config, monkeypatch):
     accuracy = iter([0.1, 0.5, 0.9, 0.3, 0.2, 0.1, 0.1])
     monkeypatch.setattr(
-        "opd.distillation.Distillation._evaluate", lambda self: {"heldout_accuracy": next(accuracy)}
+        "opd.distillation.Distillation._evaluate",
+        lambda self: ({"heldout_accuracy": next(accuracy)}, []),
     )
     changes = {"steps": 6, "eval_every": 1, "save_every": 1, "keep_checkpoints": 1}
     run = create_run("best", config.model_copy(update=changes))
@@ -290,7 +299,24 @@ def test_metrics_go_to_a_tracker_that_is_installed(config, monkeypatch):
         jobs.tracker(run)
 
 
-def test_collapsed_rollouts_are_noted(config):
-    run = create_run("collapsed", config)
-    run.append(StepReport(1, {"loss": 0.0}, notes=["Every completion of the step is empty."]))
-    assert "is empty" in (run.path / "events.jsonl").read_text()
+@pytest.mark.parametrize(
+    ("completions", "alarm"),
+    [
+        ([[9], [9]], "is empty"),
+        ([[4, 4, 4, 4, 4], [5, 5, 5, 5, 9]], "repeats a single token"),
+        ([[4, 4, 4, 4, 4], [4, 5, 4, 5, 9]], None),
+        ([[9], [4, 9]], None),
+    ],
+)
+def test_collapsed_rollouts_raise_an_alarm(config, completions, alarm):
+    trajectories = [
+        Trajectory(np.array([1]), np.array(ids), None, "stop", np.array([1])) for ids in completions
+    ]
+    rollouts = [Rollout(None, None, trajectory, None) for trajectory in trajectories]
+    alarms = degenerate(rollouts, eos_ids=[9])
+    assert len(alarms) == (alarm is not None)
+    if alarm:
+        run = create_run("collapsed", config)
+        run.append(StepReport(1, {"loss": 0.0}, alarms=alarms))
+        assert alarm in run.notes()[0]
+        assert run.notes()[0].startswith("⚠ Step 1")
