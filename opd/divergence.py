@@ -143,17 +143,24 @@ def _tail(kept: Tensor) -> Tensor:
     return torch.log1p(-kept.exp().sum(-1).clamp_max(1 - 2**-24))
 
 
-def token_signals(student: Tensor, teacher: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
-    """Return every signal of :class:`opd.trajectory.Grades` for a chunk of log-probs.
+def token_signals(
+    student: Tensor, teacher: Tensor, ids: Tensor, top_k: int, all_divergences: bool = False
+) -> dict[str, Tensor]:
+    """Return the signals of :class:`opd.trajectory.Grades` for a chunk of log-probs.
 
     Args:
         student: the student's log-probs ``[n, V]``.
         teacher: the teacher's log-probs ``[n, V]``.
         ids: the tokens that were taken, int64 ``[n]``.
         top_k: how many alternatives of each model to keep.
+        all_divergences: forward KL and JSD too. To look at, not to train on: they cost more passes over the
+            vocabulary than all the other signals.
     """
     student, teacher = student.detach(), teacher.detach()
     out = {"reverse_kl": reverse_kl(student, teacher).clamp_min(0)}
+    if all_divergences:
+        out["forward_kl"] = reverse_kl(teacher, student).clamp_min(0)
+        out["jsd"] = jsd(student, teacher, 0.5).clamp_min(0)
     for side, logprobs in (("student", student), ("teacher", teacher)):
         taken = sampled(logprobs, ids)
         top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)

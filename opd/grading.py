@@ -1,44 +1,30 @@
-"""Two scorings of the same tokens become grades. Every threshold of a verdict stands in this file.
-
-Colour follows the penalty in nats, which has no bound; a verdict follows the bounded drop
-
-    D = p_teacher(best) - p_teacher(token)    in [0, 1],
-
-which gates itself when the teacher is unsure (as chess sites judge by win chance, not by centipawns). The
-cut-offs are starting values. A teacher is an opinion: a blunder is what *this* teacher would never write.
-"""
+"""Two scorings of the same tokens become grades."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from opd.divergence import over_chunks, token_signals
 from opd.engines.transformers import batches, distributions
 from opd.models import Pair
-from opd.trajectory import VERDICTS, Grades, TokenScores, Trajectory
-
-BLUNDER, MISTAKE, INACCURACY = 0.60, 0.30, 0.10
-"""A drop D of at least this much is a blunder, a mistake, an inaccuracy."""
-
-FORCED_ENTROPY = 0.05
-"""Below this student entropy (nats), with both models' first choice taken, nothing was chosen."""
-
-BRILLIANT_GAIN, BRILLIANT_STUDENT = 0.30, 0.20
-"""Brilliant: p_teacher - p_student at least the first, p_student below the second."""
-
-FORK_PENALTY, FORK_RADIUS = 1.0, 3
-"""A fork is a penalty of at least this many nats that no token within the radius exceeds."""
+from opd.trajectory import Grades, TokenScores, Trajectory
+from opd.verdicts import find_forks, verdicts
 
 SCORE_TOKENS = 8192
 """Padded tokens scored in one forward."""
 
 
 def grade(
-    pair: Pair, trajectories: Sequence[Trajectory], *, temperature: float | None = None, top_k: int = 20
+    pair: Pair,
+    trajectories: Sequence[Trajectory],
+    *,
+    temperature: float | None = None,
+    top_k: int = 20,
+    all_divergences: bool = True,
 ) -> list[Grades]:
     """Grade every token of every trajectory: score with both models, compare.
 
@@ -51,6 +37,7 @@ def grade(
         trajectories: what to grade; the teacher reads each one's ``teacher_prompt_ids``.
         temperature: to score at; None = the one each trajectory was sampled at (1 for greedy ones).
         top_k: alternatives kept of each model.
+        all_divergences: forward KL and JSD too; the training loop does without.
 
     Returns:
         One :class:`Grades` a trajectory, in their order.
@@ -72,13 +59,13 @@ def grade(
         for group in batches([trajectories[i] for i in chosen], SCORE_TOKENS):
             indices = [chosen[i] for i in group]
             part = [trajectories[i] for i in indices]
-            graded.update(zip(indices, _grade_batch(pair, part, at, top_k), strict=True))
+            graded.update(zip(indices, _grade_batch(pair, part, at, top_k, all_divergences), strict=True))
     return [graded[i] for i in range(len(trajectories))]
 
 
 @torch.inference_mode()
 def _grade_batch(
-    pair: Pair, trajectories: Sequence[Trajectory], temperature: float, top_k: int
+    pair: Pair, trajectories: Sequence[Trajectory], temperature: float, top_k: int, all_divergences: bool
 ) -> list[Grades]:
     ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
     student, teacher = (
@@ -86,7 +73,10 @@ def _grade_batch(
         for model, side in ((pair.student, "student"), (pair.teacher, "teacher"))
     )
     signals = over_chunks(
-        lambda s, t, i: (None, token_signals(s, t, i, top_k)), student, teacher, ids.to(student.hidden.device)
+        lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
+        student,
+        teacher,
+        ids.to(student.hidden.device),
     )
     return to_grades(signals, trajectories, temperature)
 
@@ -110,72 +100,31 @@ def to_grades(
             )
             for side in ("student", "teacher")
         )
-        penalty = columns["penalty"][part].astype(np.float32)
-        forks = find_forks(penalty)
+        divergences = {
+            name: columns[name][part].astype(np.float32)
+            for name in ("penalty", "reverse_kl", "forward_kl", "jsd")
+            if name in columns
+        }
         out.append(
             Grades(
-                penalty=penalty,
-                reverse_kl=columns["reverse_kl"][part].astype(np.float32),
+                **divergences,
                 student=student,
                 teacher=teacher,
                 verdicts=verdicts(student, teacher),
-                forks=forks,
+                forks=np.zeros(len(trajectory), dtype=bool),
                 temperature=temperature,
                 bias=sampling_bias(trajectory, temperature),
             )
         )
-    return out
-
-
-def drop(teacher: TokenScores) -> NDArray[np.float32]:
-    """Return D = p_teacher(best) - p_teacher(token) of each token, float32 ``[T]`` in [0, 1]."""
-    return np.exp(teacher.top_logprobs[:, 0]) - np.exp(teacher.logprobs)
-
-
-def fork_score(grades: Grades) -> NDArray[np.float32]:
-    """Return student entropy x D, float32 ``[T]`` in nats: the student hesitates where the teacher minds."""
-    return grades.student.entropy * drop(grades.teacher)
-
-
-def verdicts(student: TokenScores, teacher: TokenScores) -> NDArray[np.uint8]:
-    """Judge each token by the drop D, uint8 ``[T]`` of indices into :data:`opd.trajectory.VERDICTS`."""
-    taken_teacher, taken_student = np.exp(teacher.logprobs), np.exp(student.logprobs)
-    lost = drop(teacher)
-    best = teacher.ranks == 0
-    forced = best & (student.ranks == 0) & (student.entropy < FORCED_ENTROPY)
-    brilliant = (taken_teacher - taken_student >= BRILLIANT_GAIN) & (taken_student < BRILLIANT_STUDENT)
-    index = {name: i for i, name in enumerate(VERDICTS)}
-    choices = [
-        (forced, "forced"),
-        (lost >= BLUNDER, "blunder"),
-        (lost >= MISTAKE, "mistake"),
-        (lost >= INACCURACY, "inaccuracy"),
-        (brilliant, "brilliant"),
-        (best & (student.ranks > 0), "great"),
-        (best, "best"),
-    ]
-    return np.select(
-        [mask for mask, _ in choices], [index[name] for _, name in choices], index["good"]
-    ).astype(np.uint8)
-
-
-def find_forks(penalty: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Mark the peaks of the penalty, ``[T]`` -> bool ``[T]``: where the student leaves the teacher's road.
-
-    Of equal neighbours the first one is the fork.
-    """
-    forks = penalty >= FORK_PENALTY
-    for i in np.flatnonzero(forks):
-        before = penalty[max(0, i - FORK_RADIUS) : i]
-        after = penalty[i + 1 : i + 1 + FORK_RADIUS]
-        forks[i] = (before < penalty[i]).all() and (after <= penalty[i]).all()
-    return forks
+    return [replace(g, forks=marks) for g, marks in zip(out, find_forks(out), strict=True)]
 
 
 def sampling_bias(trajectory: Trajectory, temperature: float) -> str | None:
     """Say in words why the sampled penalty is biased, or return None where it is not."""
     if trajectory.behaviour_logprobs is None:
-        return "The text was not sampled from the student, so its mean penalty does not estimate the KL."
+        return (
+            "Off-policy: the student did not sample this text, so its mean penalty does not estimate the KL."
+        )
     if trajectory.temperature == 0:
         return "The completion was taken greedily, so its mean penalty does not estimate the KL."
     if trajectory.temperature != temperature:

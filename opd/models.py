@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from opd.paths import assets_dir
 from opd.trajectory import Prompt
 
 transformers_logging.disable_progress_bar()
@@ -34,12 +36,6 @@ HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3
 
 class VocabularyMismatch(ValueError):
     """Two models whose token ids do not mean the same tokens."""
-
-
-def assets_dir() -> Path:
-    """Return the folder of shipped assets: inside the wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parent / "assets"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "assets"
 
 
 @dataclass
@@ -141,13 +137,16 @@ class LanguageModel:
             room: how many completion tokens must still fit into the context.
 
         Raises:
-            ValueError: the prompt is empty, malformed, or too long for the context.
+            ValueError: the prompt is empty, malformed, refused by the template, or too long for the context.
         """
         messages = as_messages(prompt)
         if getattr(self.tokenizer, "chat_template", None):
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            try:
+                ids = self.tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            except TemplateError as error:
+                raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
         else:
             ids = self.tokenizer("\n".join(m["content"] for m in messages))["input_ids"]
         if len(ids) + room > self.context:
@@ -156,6 +155,38 @@ class LanguageModel:
                 f"{self.context} tokens {self.name} can read. Shorten the prompt or ask for fewer tokens."
             )
         return np.array(ids, dtype=np.int64)
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The id that the chat template puts behind an answer; without a template the tokenizer's eos."""
+        if getattr(self.tokenizer, "chat_template", None):
+            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+            ids = self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+            ends = [i for i in ids if i in self.eos_ids]
+            if ends:
+                return ends[-1]
+        return self.tokenizer.eos_token_id
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a text that nobody sampled, int64 ``[T]``, as they stand behind a prompt.
+
+        Special tokens that are spelled out in the text are those tokens, as in a chat template.
+
+        Raises:
+            ValueError: the text cannot be encoded.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"The text holds a character that cannot be encoded, at place {error.start + 1}: half of a "
+                "surrogate pair, or a byte that is no UTF-8. Take it out."
+            ) from error
+        ids = np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown not in self.eos_ids and unknown in ids:
+            raise ValueError(f"The text holds characters that the tokenizer of {self.name} does not know.")
+        return ids
 
     def token_text(self, token_id: int) -> str:
         """Return the text of one token as it reads in the middle of a sentence, leading space kept.
@@ -306,6 +337,10 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
     if device == "offload":
         options["device_map"] = "auto"
     path = _locate(name)
+    if checkpoints := sorted(Path(path).glob("checkpoints/step-*")):
+        raise ValueError(
+            f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
+        )
     adapter = Path(path) / "adapter_config.json"
     if Path(path).is_dir() and not adapter.exists() and not (Path(path) / "config.json").exists():
         raise ValueError(
@@ -361,7 +396,7 @@ def _locate(name: str) -> str:
     if name in DEMO_MODELS:
         return str(assets_dir() / DEMO_MODELS[name])
     if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+        return str(Path(name).expanduser().resolve())  # an adapter names its base: that must hold anywhere
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") != 1 or Path(name).is_file()
     if looks_local:
         raise ValueError(

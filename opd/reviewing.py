@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from opd.engines.transformers import TransformersSampler
 from opd.grading import grade
 from opd.models import Pair, as_messages
+from opd.own_text import chat_trajectories, text_trajectory
 from opd.sampling import check_temperature, requests
 from opd.tasks import Example, Task
-from opd.trajectory import Grades, Prompt, Review, Trajectory
+from opd.trajectory import Grades, Messages, Prompt, Review, Trajectory
 
 SNAPSHOT_TOKENS = 16
 """A growing trajectory is graded anew every so many tokens."""
+
+SAMPLED_TOGETHER = 32
+"""Trajectories of several prompts that are sampled before they are graded and shown."""
 
 
 def review(
@@ -80,20 +85,48 @@ def stream_reviews(
     """
     check_temperature(temperature)
     asked = requests(pair.student, [prompt], n=n, seed=seed, max_tokens=max_tokens)
+    sampler = TransformersSampler(pair.student)
+    growing = sampler.sample(asked, temperature=temperature, snapshot_every=SNAPSHOT_TOKENS)
+    yield from grade_growing(pair, prompt, growing, n=n, seed=seed, task=task, example=example)
+
+
+def grade_growing(
+    pair: Pair,
+    prompt: Prompt,
+    growing: Iterable[Trajectory],
+    *,
+    n: int = 1,
+    seed: int | None = None,
+    temperature: float | None = None,
+    task: Task | None = None,
+    example: Example | None = None,
+) -> Iterator[list[Review]]:
+    """Grade trajectories of one prompt while a sampler writes them.
+
+    Args:
+        pair: the student and the teacher.
+        prompt: a text or a list of messages.
+        growing: states of trajectories, finished or not, as a sampler with ``snapshot_every`` yields them.
+        n: how many trajectories there will be.
+        seed: what they are sampled with.
+        temperature: to grade at; None = the one they are sampled at.
+        task: verifies the answers, with ``example``.
+        example: the problem that the prompt poses.
+
+    Yields:
+        The newest state of all of them, in sample order.
+    """
     newest: dict[int, Review] = {}
     waiting: list[Trajectory] = []
 
     def catch_up() -> list[Review]:
-        for t, g in zip(waiting, grade(pair, waiting), strict=True):
-            correct = None
-            if t.finish_reason and task is not None and example is not None:
-                correct = task.verify(example, pair.student.text(t.completion_ids))
+        for t, g in zip(waiting, grade(pair, waiting, temperature=temperature), strict=True):
+            correct = _verify(pair, t, task, example) if t.finish_reason else None
             newest[t.sample_index] = review(pair, prompt, t, g, seed=seed, correct=correct)
         waiting.clear()
         return [newest[i] for i in sorted(newest)]
 
-    sampler = TransformersSampler(pair.student)
-    for trajectory in sampler.sample(asked, temperature=temperature, snapshot_every=SNAPSHOT_TOKENS):
+    for trajectory in growing:
         if any(t.sample_index == trajectory.sample_index for t in waiting):
             yield catch_up()
         waiting.append(trajectory)
@@ -101,3 +134,106 @@ def stream_reviews(
             yield catch_up()
     if waiting:
         yield catch_up()
+
+
+def review_text(
+    pair: Pair,
+    prompt: Prompt,
+    completion: str,
+    *,
+    complete: bool = True,
+    task: Task | None = None,
+    example: Example | None = None,
+) -> Review:
+    """Grade a text that nobody sampled, at temperature 1; its grades are labelled off-policy.
+
+    Args:
+        pair: the student, as whose writing the text is graded, and the teacher.
+        prompt: what the text answers.
+        completion: the text.
+        complete: it is a whole answer, so the token that ends a turn is graded too.
+        task: verifies the answer, with ``example``.
+        example: the problem that the prompt poses.
+
+    Raises:
+        ValueError: see :func:`opd.own_text.text_trajectory`.
+    """
+    trajectory = text_trajectory(pair, prompt, completion, complete=complete)
+    (grades,) = grade(pair, [trajectory])
+    return review(pair, prompt, trajectory, grades, correct=_verify(pair, trajectory, task, example))
+
+
+def review_chat(pair: Pair, chat: Messages) -> list[Review]:
+    """Grade every assistant turn of a chat in its context, one review a turn, labelled off-policy.
+
+    Each turn is a trajectory of its own: what one costs is not mixed with the next, and turns line up as
+    samples do.
+
+    Raises:
+        ValueError: see :func:`opd.own_text.chat_trajectories`.
+    """
+    turns = chat_trajectories(pair, chat)
+    grades = grade(pair, [trajectory for _, trajectory in turns])
+    return [review(pair, before, t, g) for (before, t), g in zip(turns, grades, strict=True)]
+
+
+def review_prompts(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str | None] | None = None,
+    *,
+    n: int = 1,
+    seed: int = 0,
+    temperature: float = 1.0,
+    max_tokens: int = 256,
+    task: Task | None = None,
+    examples: Sequence[Example | None] | None = None,
+) -> Iterator[list[Review]]:
+    """Grade many prompts: ``n`` samples of each, or the text that it comes with.
+
+    Each yield is all that has been graded so far, in the order of the prompts.
+
+    Args:
+        pair: the student and the teacher.
+        prompts: texts or lists of messages.
+        completions: the text to grade under each prompt; None where the student is to write.
+        n: how many trajectories of each prompt without a text.
+        seed: the same seed gives the same trajectories.
+        temperature: to sample and to grade samples at; texts are graded at 1.
+        max_tokens: bound on each sampled completion.
+        task: verifies the answers, with ``examples``.
+        examples: the problem that each prompt poses, None where it poses none.
+
+    Raises:
+        ValueError: see :func:`opd.sampling.requests` and :func:`opd.own_text.text_trajectory`.
+    """
+    check_temperature(temperature)
+    given = {i: text for i, text in enumerate(completions or ()) if text is not None}
+    asked = []
+    if len(given) < len(prompts):
+        asked = requests(pair.student, prompts, n=n, seed=seed, max_tokens=max_tokens)
+    done: dict[tuple[int, int], Review] = {}
+
+    def add(trajectories: Sequence[Trajectory], seed: int | None) -> list[Review]:
+        for t, g in zip(trajectories, grade(pair, trajectories), strict=True):
+            example = examples[t.prompt_index] if examples else None
+            correct = _verify(pair, t, task, example)
+            made = review(pair, prompts[t.prompt_index], t, g, seed=seed, correct=correct)
+            done[t.prompt_index, t.sample_index] = made
+        return [done[place] for place in sorted(done)]
+
+    if given:
+        texts = {i: text_trajectory(pair, prompts[i], text) for i, text in given.items()}
+        yield add([replace(t, prompt_index=i) for i, t in texts.items()], None)
+    sampler = TransformersSampler(pair.student)
+    asked = [request for request in asked if request.prompt_index not in given]
+    for start in range(0, len(asked), SAMPLED_TOGETHER):
+        part = asked[start : start + SAMPLED_TOGETHER]
+        yield add(list(sampler.sample(part, temperature=temperature)), seed)
+
+
+def _verify(pair: Pair, trajectory: Trajectory, task: Task | None, example: Example | None) -> bool | None:
+    """Say whether a trajectory solves the example; None where there is none."""
+    if task is None or example is None:
+        return None
+    return task.verify(example, pair.student.text(trajectory.completion_ids))

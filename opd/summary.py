@@ -1,26 +1,55 @@
-"""What many grades say together: the report card of one trajectory."""
+"""What many grades say together: a report card of one trajectory; worst tokens, swaps and a map of many.
+
+Over many trajectories only the student's own tokens count (:func:`own_tokens`): what a branch repeats of its
+parent is counted there already. A place ``(review, index)`` is the index of a review in the sequence that was
+given, and of a token in it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from opd.trajectory import VERDICTS, Review
+from opd.verdicts import INACCURACY, drop
 
 DISAGREEMENTS = ("blunder", "mistake", "inaccuracy")
 """The verdicts that count against agreement, worst first."""
 
+CONTEXT = 10
+"""Tokens shown on either side of a token."""
+
+QUADRANT_ENTROPY, QUADRANT_KL = 0.3, 0.1
+"""Where the map of entropy and KL is divided, in nats. Below the first the student was sure (0.3 nats are a
+choice of 91 to 9); below the second the teacher would have chosen much the same."""
+
+QUADRANTS = ("forced", "confident but wrong", "free choice", "fork")
+"""Names of the map's quadrants: a sure student that the teacher agrees with, a sure one that it does not, an
+unsure one with several good ways on, and an unsure one whose choice matters to the teacher.
+:attr:`TokenMap.quadrants` holds indices into it."""
+
 
 @dataclass(frozen=True)
 class ReportCard:
-    """What the grades of one trajectory say together.
+    """What the grades of one trajectory say together. A mean over no tokens is None.
 
     Attributes:
         tokens: number of graded tokens.
-        agreement: share of the tokens with a choice (not "forced") that the teacher finds good or better;
-            None where no token had a choice.
+        agreement: share of the tokens with a choice (not "forced") whose drop D is below that of an
+            inaccuracy; None where no token had a choice.
         mean_penalty: nats per token.
+        total_penalty: nats.
         mean_reverse_kl: nats per token.
+        total_reverse_kl: nats.
+        mean_student_entropy: nats per token.
+        mean_teacher_entropy: nats per token.
+        overlap: mean share of the student's likeliest tokens that are among the teacher's likeliest.
         forks: number of forking tokens.
         counts: tokens by verdict, every verdict named.
     """
@@ -28,7 +57,12 @@ class ReportCard:
     tokens: int
     agreement: float | None
     mean_penalty: float | None
+    total_penalty: float
     mean_reverse_kl: float | None
+    total_reverse_kl: float
+    mean_student_entropy: float | None
+    mean_teacher_entropy: float | None
+    overlap: float | None
     forks: int
     counts: dict[str, int]
 
@@ -40,11 +74,268 @@ def report_card(review: Review) -> ReportCard:
     seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts.tolist())
     chosen = tokens - seen["forced"]
     disagreed = sum(seen[verdict] for verdict in DISAGREEMENTS)
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values.mean(dtype=np.float64)) if tokens else None
+
     return ReportCard(
         tokens=tokens,
         agreement=1 - disagreed / chosen if chosen else None,
-        mean_penalty=float(grades.penalty.mean()) if tokens else None,
-        mean_reverse_kl=float(grades.reverse_kl.mean()) if tokens else None,
+        mean_penalty=mean(grades.penalty),
+        total_penalty=float(grades.penalty.sum(dtype=np.float64)),
+        mean_reverse_kl=mean(grades.reverse_kl),
+        total_reverse_kl=float(grades.reverse_kl.sum(dtype=np.float64)),
+        mean_student_entropy=mean(grades.student_entropy),
+        mean_teacher_entropy=mean(grades.teacher_entropy),
+        overlap=mean(_shared(grades.student.top_ids, grades.teacher.top_ids)),
         forks=int(grades.forks.sum()),
         counts={verdict: seen[verdict] for verdict in VERDICTS},
     )
+
+
+def own_tokens(review: Review) -> slice:
+    """Return which tokens of ``review`` the student chose there, as a slice of the completion.
+
+    Of a main line these are all; of a branch those after the forced token, and none where the teacher
+    went on.
+    """
+    if review.branch is None:
+        return slice(0, None)
+    return slice(review.branch.at + 1, None) if review.branch.by == "student" else slice(0, 0)
+
+
+@dataclass(frozen=True)
+class TokenInContext:
+    """One graded token with the text around it.
+
+    Attributes:
+        review: index of the review.
+        index: index of the token.
+        left: text of the :data:`CONTEXT` tokens before it.
+        token: its text; empty where it is only a part of a character.
+        right: text of the :data:`CONTEXT` tokens after it.
+        penalty: nats.
+        reverse_kl: nats.
+        student_entropy: nats.
+        drop: D = p_teacher(best) - p_teacher(token), in [0, 1].
+        verdict: name of its verdict.
+        preferred: text of the teacher's first choice.
+        preferred_probability: what the teacher gives it.
+    """
+
+    review: int
+    index: int
+    left: str
+    token: str
+    right: str
+    penalty: float
+    reverse_kl: float
+    student_entropy: float
+    drop: float
+    verdict: str
+    preferred: str
+    preferred_probability: float
+
+
+def tokens_in_context(reviews: Sequence[Review], places: Sequence[tuple[int, int]]) -> list[TokenInContext]:
+    """Return the tokens at ``places``, in their order.
+
+    Raises:
+        IndexError: there is no such place.
+    """
+    lost = {number: drop(reviews[number].grades.teacher) for number in {number for number, _ in places}}
+    return [_in_context(reviews[number], number, index, lost[number][index]) for number, index in places]
+
+
+def _in_context(review: Review, number: int, index: int, lost: float) -> TokenInContext:
+    grades, pieces = review.grades, review.pieces
+    return TokenInContext(
+        review=number,
+        index=index,
+        left="".join(pieces[max(0, index - CONTEXT) : index]),
+        token=pieces[index],
+        right="".join(pieces[index + 1 : index + 1 + CONTEXT]),
+        penalty=float(grades.penalty[index]),
+        reverse_kl=float(grades.reverse_kl[index]),
+        student_entropy=float(grades.student_entropy[index]),
+        drop=float(lost),
+        verdict=VERDICTS[grades.verdicts[index]],
+        preferred=review.vocabulary[int(grades.teacher.top_ids[index, 0])],
+        preferred_probability=float(np.exp(grades.teacher.top_logprobs[index, 0])),
+    )
+
+
+def worst_tokens(
+    reviews: Sequence[Review], n: int = 100, *, verdicts: Collection[str] = VERDICTS
+) -> list[TokenInContext]:
+    """Return the student's own tokens with the largest penalties, worst first, at most ``n``.
+
+    A token that the teacher likes as much as the student does (penalty <= 0) is never among them.
+
+    Args:
+        reviews: where to look.
+        n: how many.
+        verdicts: names of those that count.
+    """
+    tokens = _Tokens(reviews, verdicts)
+    penalty = tokens.of(lambda review: review.grades.penalty)
+    worst = np.argsort(-penalty, kind="stable")[:n]
+    worst = worst[penalty[worst] > 0]
+    return tokens_in_context(reviews, tokens.places(worst))
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A token that the student wrote where the teacher would rather have seen a certain other one.
+
+    Attributes:
+        token: text of the student's token.
+        preferred: text of the teacher's first choice.
+        count: how often.
+        mean_drop: mean of D = p_teacher(preferred) - p_teacher(token), in [0, 1].
+        penalty: sum of the positive penalties there, nats.
+        share: that sum as a share of all positive penalties of the trajectories; 0 where there are none.
+        places: where, the largest drop first.
+    """
+
+    token: str
+    preferred: str
+    count: int
+    mean_drop: float
+    penalty: float
+    share: float
+    places: tuple[tuple[int, int], ...]
+
+
+def swaps(
+    reviews: Sequence[Review], *, least_drop: float = INACCURACY, verdicts: Collection[str] = VERDICTS
+) -> list[Swap]:
+    """Count which tokens the teacher would exchange for which, the largest share of the penalty first.
+
+    Counted are the student's own tokens that are not the teacher's first choice and whose drop D is
+    ``least_drop`` or more; as it is by default, they are the disagreements.
+
+    Args:
+        reviews: where to look.
+        least_drop: the least D, in [0, 1].
+        verdicts: names of those that count. The shares stay shares of the whole penalty.
+    """
+    total = sum(float(np.maximum(r.grades.penalty[own_tokens(r)], 0).sum(dtype=np.float64)) for r in reviews)
+    tokens = _Tokens(reviews, verdicts)
+    lost = tokens.of(lambda review: drop(review.grades.teacher))
+    penalty = tokens.of(lambda review: np.maximum(review.grades.penalty, 0)).astype(np.float64)
+    rank = tokens.of(lambda review: review.grades.teacher_rank)
+    minded = np.flatnonzero((lost >= np.float32(least_drop)) & (rank > 0))
+    found: dict[tuple[int, str, int, str], list[int]] = {}
+    for at, (number, index) in zip(minded.tolist(), tokens.places(minded), strict=True):
+        review = reviews[number]
+        token = int(review.trajectory.completion_ids[index])
+        best = int(review.grades.teacher.top_ids[index, 0])
+        # Ids alone would mix up different vocabularies, texts alone the parts of characters.
+        written = review.vocabulary.get(token, review.pieces[index])
+        found.setdefault((token, written, best, review.vocabulary[best]), []).append(at)
+    out = []
+    for (_, written, _, preferred), where in found.items():
+        where.sort(key=lambda at: -lost[at])
+        spent = float(penalty[where].sum())
+        out.append(
+            Swap(
+                token=written,
+                preferred=preferred,
+                count=len(where),
+                mean_drop=float(lost[where].mean(dtype=np.float64)),
+                penalty=spent,
+                share=spent / total if total else 0.0,
+                places=tuple(tokens.places(where)),
+            )
+        )
+    return sorted(out, key=lambda swap: -swap.penalty)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMap:
+    """Where tokens stand between the student's entropy and the reverse KL.
+
+    Attributes:
+        review: int64 ``[N]``, index of each token's review.
+        index: int64 ``[N]``, index of the token in it.
+        student_entropy: float32 ``[N]``, nats.
+        reverse_kl: float32 ``[N]``, nats.
+        verdicts: uint8 ``[N]``, indices into :data:`opd.trajectory.VERDICTS`.
+        quadrants: uint8 ``[N]``, indices into :data:`QUADRANTS`.
+    """
+
+    review: NDArray[np.int64]
+    index: NDArray[np.int64]
+    student_entropy: NDArray[np.float32]
+    reverse_kl: NDArray[np.float32]
+    verdicts: NDArray[np.uint8]
+    quadrants: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Return N, the number of tokens."""
+        return len(self.review)
+
+
+def token_map(reviews: Sequence[Review], *, verdicts: Collection[str] = VERDICTS) -> TokenMap:
+    """Place the student's own tokens with one of these verdicts by entropy and reverse KL.
+
+    A value on a border of :data:`QUADRANT_ENTROPY` or :data:`QUADRANT_KL` counts as above it.
+    """
+    tokens = _Tokens(reviews, verdicts)
+    entropy = tokens.of(lambda review: review.grades.student_entropy)
+    kl = tokens.of(lambda review: review.grades.reverse_kl)
+    unsure, apart = entropy >= np.float32(QUADRANT_ENTROPY), kl >= np.float32(QUADRANT_KL)
+    return TokenMap(
+        review=tokens.review,
+        index=tokens.index,
+        student_entropy=entropy,
+        reverse_kl=kl,
+        verdicts=tokens.of(lambda review: review.grades.verdicts),
+        quadrants=(2 * unsure + apart).astype(np.uint8),
+    )
+
+
+def sparkline(values: NDArray[np.floating], bins: int) -> NDArray[np.floating]:
+    """Shorten a column for a small picture, ``[T]`` -> ``[min(T, bins)]``.
+
+    Of each bin it keeps the value farthest from 0: peaks survive, which a mean would hide.
+    """
+    edges = np.linspace(0, len(values), min(len(values), bins) + 1).astype(int)
+    return np.array(
+        [values[a:b][np.abs(values[a:b]).argmax()] for a, b in pairwise(edges)],
+        dtype=values.dtype,
+    )
+
+
+class _Tokens:
+    """The student's own tokens with one of these verdicts, side by side, review after review.
+
+    ``review`` and ``index``, int64 ``[N]``, are their places.
+    """
+
+    def __init__(self, reviews: Sequence[Review], verdicts: Collection[str]) -> None:
+        wanted = [number for number, name in enumerate(VERDICTS) if name in verdicts]
+        self._reviews = reviews
+        self._chosen = []
+        for review in reviews:
+            own = np.arange(len(review.grades))[own_tokens(review)]
+            self._chosen.append(own[np.isin(review.grades.verdicts[own], wanted)])
+        self.review = np.repeat(np.arange(len(reviews)), [len(chosen) for chosen in self._chosen])
+        self.index = np.concatenate([np.zeros(0, dtype=np.int64), *self._chosen])
+
+    def of(self, column: Callable[[Review], NDArray[Any]]) -> NDArray[Any]:
+        """Return each token's value of a column ``[T]`` that every review has, ``[N]``."""
+        parts = [column(r)[chosen] for r, chosen in zip(self._reviews, self._chosen, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    def places(self, which: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Return the places of some of the tokens."""
+        return list(zip(self.review[which].tolist(), self.index[which].tolist(), strict=True))
+
+
+def _shared(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Share of the student's tokens that the teacher lists too, int ``[T, K]`` x 2 -> ``[T]``."""
+    # One alternative at a time: all pairs of a long text at once would be gigabytes.
+    found = np.stack([(teacher == student[:, k, None]).any(1) for k in range(student.shape[1])], axis=1)
+    return found.mean(1)

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.alarms import Alarm
+from opd.traces import FrozenScores, Push
+
 FinishReason = Literal["stop", "length"]
 Messages = list[dict[str, str]]
 Prompt = str | Messages
 
 VERDICTS = ("forced", "brilliant", "great", "best", "good", "inaccuracy", "mistake", "blunder")
-"""Names of the verdicts; :attr:`Grades.verdicts` holds indices into it. Their cut-offs: opd/grading.py."""
-
-REVIEW_FORMAT = "opd-review"
-REVIEW_VERSION = 1
+"""Names of the verdicts; :attr:`Grades.verdicts` holds indices into it. Their cut-offs: opd/verdicts.py."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,10 @@ class Grades:
         forks: bool ``[T]``, the forking tokens.
         temperature: the one temperature both models were scored at.
         bias: why the sampled penalty is not an unbiased estimate of the reverse KL; None where it is one.
+        forward_kl: float32 ``[T]``, KL(teacher || student) over the whole vocabulary, >= 0; None where it was
+            not computed.
+        jsd: float32 ``[T]``, Jensen-Shannon divergence of the two (beta 0.5), in [0, ln 2]; None where it was
+            not computed.
     """
 
     penalty: NDArray[np.float32]
@@ -101,6 +105,8 @@ class Grades:
     forks: NDArray[np.bool_]
     temperature: float
     bias: str | None = None
+    forward_kl: NDArray[np.float32] | None = None
+    jsd: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Return T, the number of graded tokens."""
@@ -122,6 +128,22 @@ class Grades:
         return self.teacher.ranks
 
 
+@dataclass(frozen=True)
+class BranchPoint:
+    """Where a review leaves another one.
+
+    Attributes:
+        parent: index of the review it leaves, in the list of reviews that both are kept in; a parent comes
+            before its branches.
+        at: index of the first token that was not taken from the parent.
+        by: who wrote what follows, "student" (after the forced token) or "teacher".
+    """
+
+    parent: int
+    at: int
+    by: Literal["student", "teacher"]
+
+
 @dataclass(frozen=True, eq=False)
 class Review:
     """A graded trajectory with everything needed to show it: no model and no tokenizer.
@@ -137,6 +159,10 @@ class Review:
         vocabulary: text of every token id among the alternatives.
         correct: what the verifier says of the answer; None where nobody can say.
         seed: the seed the trajectory was sampled with.
+        branch: where it leaves another review; None for a main line. A branch holds the whole text.
+        evidence: what rollouts from this trajectory have shown, JSON-ready: "forkValue" holds
+            :meth:`opd.branching.ForkValue.to_dict` by token index (as text), "noReturn"
+            :meth:`opd.branching.NoReturn.to_dict`; None where nothing was asked.
     """
 
     student: str
@@ -148,6 +174,8 @@ class Review:
     vocabulary: Mapping[int, str]
     correct: bool | None = None
     seed: int | None = None
+    branch: BranchPoint | None = None
+    evidence: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -162,6 +190,8 @@ class Review:
             "messages": self.messages,
             "seed": self.seed,
             "correct": self.correct,
+            "branch": None if self.branch is None else asdict(self.branch),
+            "evidence": self.evidence,
             "trajectory": _columns(self.trajectory),
             "grades": _columns(self.grades),
             "pieces": list(self.pieces),
@@ -189,6 +219,8 @@ class Review:
                 vocabulary={int(i): str(text) for i, text in data["vocabulary"].items()},
                 correct=data["correct"],
                 seed=data["seed"],
+                branch=None if data.get("branch") is None else BranchPoint(**data["branch"]),
+                evidence=data.get("evidence"),
             )
         except KeyError as missing:
             raise ValueError(f"The review has no field {missing}.") from missing
@@ -198,6 +230,9 @@ class Review:
         for name, column in _token_columns(review):
             if len(column) != tokens:
                 raise ValueError(f"The review has {tokens} tokens but {len(column)} entries in {name!r}.")
+        _check_values(review)
+        _check_branch(review)
+        _check_evidence(review.evidence)
         return review
 
 
@@ -209,52 +244,26 @@ class StepReport:
         step: number of updates made.
         metrics: the figures by name, as they stand in ``metrics.jsonl``; absent means not measured.
         samples: a few graded trajectories of the step.
+        pushes: what the update was meant to do and did to the tokens of ``samples``; empty where that was not
+            measured.
         probes: at an evaluation, the student's graded answers to the first held-out prompts, always the same.
+        frozen: at an evaluation, how the student now scores the probes that it wrote at step 0.
         notes: sentences for the user (a halved micro-batch, for instance).
-        alarms: sentences on what has gone wrong with the student (collapsed rollouts, for instance).
+        alarms: what has gone wrong with the student; a job fills them in from the run's rows.
     """
 
     step: int
     metrics: Mapping[str, float]
     samples: Sequence[Review] = ()
+    pushes: Sequence[Push] = ()
     probes: Sequence[Review] = ()
+    frozen: Sequence[FrozenScores] = ()
     notes: Sequence[str] = ()
-    alarms: Sequence[str] = ()
+    alarms: Sequence[Alarm] = ()
 
     def row(self) -> dict[str, float]:
         """Return the line of ``metrics.jsonl``."""
         return {"step": self.step, **self.metrics}
-
-
-def save_reviews(path: str | Path, reviews: Iterable[Review]) -> None:
-    """Write reviews to one JSON file, whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written (disk full, no permission); nothing is left behind.
-    """
-    path = Path(path)
-    data = {"format": REVIEW_FORMAT, "version": REVIEW_VERSION, "reviews": [r.to_dict() for r in reviews]}
-    write_atomically(path, json.dumps(data, ensure_ascii=False, separators=(",", ":")))
-
-
-def load_reviews(path: str | Path) -> list[Review]:
-    """Read the reviews of a file written by :func:`save_reviews`.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a review file, or of a newer version, or damaged.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a review file: it is not text.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a review file: {error}.") from error
-    if not isinstance(data, dict) or data.get("format") != REVIEW_FORMAT:
-        raise ValueError(f"{path} is not a review file: it does not say format = {REVIEW_FORMAT!r}.")
-    if data.get("version") != REVIEW_VERSION:
-        raise ValueError(f"{path} is a review of version {data.get('version')}; this is {REVIEW_VERSION}.")
-    return [Review.from_dict(review) for review in data["reviews"]]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -275,12 +284,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 _DTYPES: dict[str, type] = {
     **dict.fromkeys(("prompt_ids", "completion_ids", "teacher_prompt_ids"), np.int64),
-    **dict.fromkeys(("behaviour_logprobs", "penalty", "reverse_kl"), np.float32),
+    **dict.fromkeys(("behaviour_logprobs", "penalty", "reverse_kl", "forward_kl", "jsd"), np.float32),
     **dict.fromkeys(("logprobs", "entropy", "top_logprobs"), np.float32),
     **dict.fromkeys(("ranks", "top_ids"), np.int32),
     "verdicts": np.uint8,
     "forks": np.bool_,
 }
+
+
+_ADDED_LATER = ("forward_kl", "jsd")
+"""Fields that files of version 1 need not have."""
 
 
 def _columns(record: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -292,18 +305,37 @@ def _columns(record: Any) -> dict[str, Any]:  # noqa: ANN401
             value = _columns(value)
         elif isinstance(value, np.ndarray):
             if value.dtype == np.float32:
-                flat = [float(f"{x:.6g}") for x in value.ravel().tolist()]
-                value = np.array(flat).reshape(value.shape)
+                value = _six_digits(value)
             value = value.tolist()
+        elif f.name == "temperature":
+            value = float(value)
         out[f.name] = value
     return out
 
 
+def _six_digits(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Round to six significant digits, to the doubles that print that short; infinity is the largest float32.
+
+    An integer times or over a power of ten is correctly rounded while the power is exact: up to 10**22.
+    """
+    exact = np.nan_to_num(values, nan=np.nan).astype(np.float64)
+    size = np.abs(exact)
+    exponent = np.floor(np.log10(size, where=size > 0, out=np.zeros_like(size)))
+    up, down = 10.0 ** np.clip(5 - exponent, 0, 22), 10.0 ** np.clip(exponent - 5, 0, None)
+    rounded = np.rint(exact / down * up) / up * down
+    extreme = np.abs(exponent) > 17
+    rounded[extreme] = [float(f"{x:.6g}") for x in exact[extreme].tolist()]
+    return rounded
+
+
 def _from_columns(kind: type, data: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    values = {f.name: data[f.name] for f in fields(kind)}
+    absent = [name for name in _ADDED_LATER if name not in data]
+    values = {f.name: data[f.name] for f in fields(kind) if f.name not in absent}
     for name, value in values.items():
         if name in _DTYPES and value is not None:
             values[name] = np.array(value, dtype=_DTYPES[name])
+        elif name == "temperature":
+            values[name] = float(value)
     return kind(**values)
 
 
@@ -314,6 +346,95 @@ def _token_columns(review: Review) -> Iterable[tuple[str, Sequence[Any] | NDArra
     grades = review.grades
     for name in ("penalty", "reverse_kl", "verdicts", "forks"):
         yield name, getattr(grades, name)
+    for name in ("forward_kl", "jsd"):
+        if getattr(grades, name) is not None:
+            yield name, getattr(grades, name)
     for side in ("student", "teacher"):
         for f in fields(TokenScores):
             yield f"{side}.{f.name}", getattr(getattr(grades, side), f.name)
+
+
+def _check_values(review: Review) -> None:
+    """Refuse values that could not be shown: a saved file may have been written by anything."""
+
+    def check(good: Any, name: str) -> None:  # noqa: ANN401
+        if not good:
+            raise ValueError(f"The review is malformed: {name} holds a value that it cannot have.")
+
+    trajectory, grades = review.trajectory, review.grades
+    check(review.correct in (True, False, None), "correct")
+    check(review.seed is None or type(review.seed) is int, "seed")
+    check(trajectory.finish_reason in ("stop", "length", None), "finish_reason")
+    check(grades.bias is None or isinstance(grades.bias, str), "bias")
+    for temperature in (trajectory.temperature, grades.temperature):
+        check(0 <= temperature < float("inf"), "temperature")
+    for name, column in _token_columns(review):
+        if name != "pieces":
+            check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(column).all(), name)
+    check((grades.verdicts < len(VERDICTS)).all(), "verdicts")
+    for name, scores in (("student", grades.student), ("teacher", grades.teacher)):
+        check(scores.top_ids.shape == scores.top_logprobs.shape, f"{name}.top_ids")
+        check(scores.top_ids.shape[1] > 0, f"{name}.top_ids")
+        missing = set(scores.top_ids.ravel().tolist()) - review.vocabulary.keys()
+        if missing:
+            raise ValueError(f"The review has no text for the token {min(missing)} in its vocabulary.")
+
+
+def _check_branch(review: Review) -> None:
+    branch = review.branch
+    if branch is None:
+        return
+    whole = all(type(number) is int for number in (branch.parent, branch.at))
+    if not whole or not 0 <= branch.at < len(review.trajectory) or branch.by not in ("student", "teacher"):
+        raise ValueError(f"The review's branch is malformed: {branch}.")
+
+
+_FORK_VALUE = {
+    "options": [
+        {"token": int, "text": str, "by": str, "n": int, "right": (int, None), "kl": (float, None)},
+    ],
+    "verdict": str,
+    "points": (float, None),
+    "low": (float, None),
+    "high": (float, None),
+    "more": (int, None),
+    "sentence": str,
+}
+_NO_RETURN = {
+    "at": (int, None),
+    "points": [{"index": int, "n": int, "right": int, "low": float, "high": float}],
+    "sentence": str,
+}
+
+
+def _check_evidence(evidence: Any) -> None:  # noqa: ANN401
+    """Refuse evidence that could not be shown: a saved file may have been written by anything."""
+    if evidence is None:
+        return
+    _check_shape(evidence, {}, "evidence")
+    values = evidence.get("forkValue", {})
+    _check_shape(values, {}, "evidence.forkValue")
+    for index, value in values.items():
+        _check_shape(value, _FORK_VALUE, f"evidence.forkValue.{index}")
+    if evidence.get("noReturn") is not None:
+        _check_shape(evidence["noReturn"], _NO_RETURN, "evidence.noReturn")
+
+
+def _check_shape(value: Any, shape: Any, where: str) -> None:  # noqa: ANN401
+    """Compare JSON data with a shape: a type, a tuple of alternatives, a list of one shape, or keys."""
+    match shape:
+        case dict():
+            fits = isinstance(value, dict) and shape.keys() <= value.keys()
+            parts = [(value[key], inner, f"{where}.{key}") for key, inner in shape.items()] if fits else []
+        case [inner]:
+            fits = isinstance(value, list)
+            parts = [(one, inner, f"{where}[{i}]") for i, one in enumerate(value)] if fits else []
+        case _:
+            kinds = shape if isinstance(shape, tuple) else (shape,)
+            accepted = {int: (int,), float: (int, float), str: (str,), None: (type(None),)}
+            fits = type(value) in [kind for name in kinds for kind in accepted[name]]
+            parts = []
+    if not fits:
+        raise ValueError(f"The review is malformed at {where}: {json.dumps(value)[:60]}.")
+    for part in parts:
+        _check_shape(*part)

@@ -6,28 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opd.grading import find_forks, verdicts
 from opd.trajectory import Grades, Review, TokenScores, Trajectory
-
-HOSTILE = [
-    "<img src=x onerror=alert(1)>",
-    "<script>alert(1)</script>",
-    "${alert(1)}",
-    "{{value}}",
-    "`${1+1}`",
-    "\x1b[2J\x1b[31m",
-    "\x00\x07\x7f\x9b",
-    "\u202egnp.exe",
-    "\ud83d",
-    "\u200b",
-    "e\u0301" + "\u0323" * 40,
-    "&lt;b&gt;",
-    "\r\n\t",
-    "",
-    "👩‍👩‍👧",
-    "x" * 10_000,
-]
-"""Token texts that would act on a page or a terminal, or break it, were they not shown as text."""
+from opd.verdicts import FORK_FLOORS, FORK_RADIUS, peaks, verdicts
 
 CHOICES = [" yes", " no", " perhaps"]
 
@@ -79,7 +59,7 @@ def make_review(
             student=student,
             teacher=teacher,
             verdicts=verdicts(student, teacher),
-            forks=find_forks(taken),
+            forks=peaks(taken, FORK_RADIUS) & (taken >= FORK_FLOORS["penalty"]),
             temperature=1.0,
             bias=bias,
         ),

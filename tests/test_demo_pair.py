@@ -6,6 +6,7 @@ import json
 import random
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from opd.demo.cards import write_cards
 from opd.demo.documents import documents, pack
 from opd.demo.recipes import RECIPES, ROW_LENGTH, ROWS, Recipe
 from opd.demo.tokenizer import build_tokenizer
-from opd.models import assets_dir, load_pair
+from opd.models import load_pair
+from opd.paths import assets_dir
 from opd.tasks.demo import DemoTask, Draft, first_error, problems
+from opd.trajectory import Grades, TokenScores
+from opd.verdicts import DEFAULT_FORKS, FORK_DEFINITIONS
 
 PAIR = assets_dir() / "pair"
 
@@ -195,6 +199,10 @@ def test_the_report_has_its_keys_intervals_and_a_card(pair, tmp_path: Path):
     assert figures["n_wrong"] == round((1 - figures["student_accuracy"]) * 48)
     assert figures == report.pair_report(pair, n=48, split="tuning"), "the same seed gives the same report"
     assert figures["teacher_accuracy"] > figures["student_accuracy"]
+    for by_marks in figures["forks"].values():
+        assert all(0 <= f["exact"]["value"] <= f["near"]["value"] <= 1 for f in by_marks.values())
+    assert figures["forks"][DEFAULT_FORKS]["3"]["near"]["value"] > 0.8
+    assert report.forks_table(figures).count("\n") == 1 + 3 * (len(FORK_DEFINITIONS) + 1)
     assert np.isclose(sum(f["student"]["n"] for f in figures["families"].values()), 48)
     for name in RECIPES:
         (tmp_path / name).mkdir()
@@ -218,3 +226,35 @@ def test_the_report_of_a_student_that_is_never_wrong_says_so(pair):
     assert figures["first_error_top1"] is None
     assert "nothing to measure" in report.report_table(figures)
     json.dumps(figures, allow_nan=False)
+
+
+@pytest.mark.parametrize("near", [0, 1])
+def test_chance_equals_random_marks(near):
+    """Against 4,000 draws of three marks among nine tokens; the bound is four standard errors."""
+    rng = np.random.default_rng(0)
+    for error in (0, 4):
+        failure = SimpleNamespace(grades=range(9), error=error)
+        hits = [abs(rng.choice(9, 3, replace=False) - error).min() <= near for _ in range(4000)]
+        assert abs(report._chance(failure, 3, near) - np.mean(hits)) < 4 * 0.5 / np.sqrt(4000)
+    assert report._chance(SimpleNamespace(grades=range(2), error=0), 3, near) == 1
+    assert report._chance(SimpleNamespace(grades=range(2), error=None), 3, near) == 0
+
+
+def test_fork_figures_count_the_marks_near_the_first_error():
+    """Two trajectories; the penalty peaks at 2 and 8, entropy is highest at 5."""
+    penalty = np.array([0, 0, 5, 0, 0, 0, 0, 0, 3, 0], np.float32)
+    entropy = np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 0], np.float32)
+    flat = np.full(10, np.log(0.5), np.float32)
+    scored = TokenScores(flat, entropy, np.zeros(10), np.zeros((10, 1)), flat[:, None])
+    grades = Grades(penalty, penalty, scored, scored, np.zeros(10), np.zeros(10), 1.0)
+    failures = [SimpleNamespace(grades=grades, error=error) for error in (8, 4, None)]
+    figures = report.fork_figures(failures, np.random.default_rng(0))
+
+    def found(definition, marks, how):
+        return round(figures[definition][str(marks)][how]["value"] * 3)
+
+    assert [found("penalty", m, "exact") for m in (1, 2)] == [0, 1]
+    assert [found("entropy", m, "exact") for m in (1, 2)] == [0, 0]
+    assert [found("entropy", m, "near") for m in (1, 2)] == [1, 1]
+    assert figures["entropy"]["1"]["near"]["n"] == 3
+    assert figures["chance"]["1"]["exact"]["value"] == pytest.approx((0.1 + 0.1 + 0) / 3)

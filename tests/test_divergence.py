@@ -23,13 +23,18 @@ def brute_log_softmax(logits):
 def test_signals_equal_float64_brute_force():
     s, t = random_logits(0), random_logits(1)
     ids = torch.arange(7)
-    signals = token_signals(torch.log_softmax(s, -1), torch.log_softmax(t, -1), ids, top_k=4)
+    signals = token_signals(
+        torch.log_softmax(s, -1), torch.log_softmax(t, -1), ids, top_k=4, all_divergences=True
+    )
     ls, lt = brute_log_softmax(s), brute_log_softmax(t)
     ps, pt = np.exp(ls), np.exp(lt)
+    lm = np.log((ps + pt) / 2)
     row = np.arange(7)
     expected = {
         "penalty": ls[row, row] - lt[row, row],
         "reverse_kl": (ps * (ls - lt)).sum(-1),
+        "forward_kl": (pt * (lt - ls)).sum(-1),
+        "jsd": 0.5 * (pt * (lt - lm)).sum(-1) + 0.5 * (ps * (ls - lm)).sum(-1),
         "student.entropy": -(ps * ls).sum(-1),
         "teacher.entropy": -(pt * lt).sum(-1),
         "teacher.ranks": (lt > lt[row, row][:, None]).sum(-1),

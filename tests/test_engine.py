@@ -72,6 +72,8 @@ def test_a_model_against_itself_gets_exactly_zero_and_a_shift_does_not(pair):
     for grades in opd.grade(same, trajectories):
         assert not grades.penalty.any()
         assert not grades.reverse_kl.any()
+        assert not grades.forward_kl.any()
+        assert np.abs(grades.jsd).max() < 1e-6
         assert not grades.forks.any()
     shifted = [
         Trajectory(t.prompt_ids, t.completion_ids, t.behaviour_logprobs, "stop", t.prompt_ids[:-1])
@@ -87,6 +89,10 @@ def test_grades_equal_float64_brute_force(pair):
         row, ids = np.arange(len(t)), t.completion_ids
         np.testing.assert_allclose(g.penalty, s[row, ids] - r[row, ids], atol=2e-4)
         np.testing.assert_allclose(g.reverse_kl, (np.exp(s) * (s - r)).sum(-1), atol=2e-4)
+        np.testing.assert_allclose(g.forward_kl, (np.exp(r) * (r - s)).sum(-1), atol=2e-4)
+        m = np.log((np.exp(s) + np.exp(r)) / 2)
+        jsd = (np.exp(s) * (s - m) + np.exp(r) * (r - m)).sum(-1) / 2
+        np.testing.assert_allclose(g.jsd, jsd, atol=2e-4)
         np.testing.assert_allclose(g.student_entropy, -(np.exp(s) * s).sum(-1), atol=2e-4)
         np.testing.assert_allclose(g.teacher_entropy, -(np.exp(r) * r).sum(-1), atol=2e-4)
         np.testing.assert_array_equal(g.teacher_rank, (r > r[row, ids][:, None]).sum(-1))
@@ -108,7 +114,7 @@ def test_bias_is_said_in_words(pair):
     assert opd.grade(pair, hot)[0].bias is None
     assert "1.5 but scored at 1" in opd.grade(pair, hot, temperature=1.0)[0].bias
     assert "greedily" in opd.grade(pair, greedy)[0].bias
-    assert "not sampled" in opd.grade(pair, [pasted])[0].bias
+    assert "did not sample" in opd.grade(pair, [pasted])[0].bias
 
 
 def test_the_sampled_end_is_graded_and_nothing_after_it(pair):

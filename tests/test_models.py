@@ -8,7 +8,7 @@ import torch
 from tiny import make_model, make_tokenizer
 
 import opd
-from opd.models import Pair, VocabularyMismatch, load_model, load_pair
+from opd.models import LanguageModel, Pair, VocabularyMismatch, load_model, load_pair
 
 
 @pytest.fixture
@@ -111,6 +111,24 @@ def test_a_prompt_learning_adapter_is_refused(saved, tmp_path):
     get_peft_model(make_model(0).model, settings).save_pretrained(tmp_path / "soft")
     with pytest.raises(ValueError, match="PROMPT_TUNING adapters are not supported"):
         load_model(str(tmp_path / "soft"))
+
+
+@pytest.mark.parametrize("where", ["target_modules", "modules_to_save"])
+def test_an_adapter_on_the_head_is_scored(where):
+    """Body and head are applied apart; what an adapter does to the head must not be lost between them."""
+    from peft import LoraConfig, get_peft_model
+
+    plain = make_model(0, tie_word_embeddings=False)
+    lora = LoraConfig(
+        **{"target_modules": ["q_proj"], "r": 4, "task_type": "CAUSAL_LM"} | {where: ["lm_head"]}
+    )
+    own = get_peft_model(plain.model, lora).eval()
+    with torch.no_grad():
+        for name, weight in own.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                weight.add_(torch.ones_like(weight) * 0.1 + torch.rand_like(weight))
+        adapted, ids = LanguageModel("adapted", own, plain.tokenizer), torch.arange(12)[None]
+        torch.testing.assert_close(adapted.head(adapted.hidden(ids)), own(ids).logits)
 
 
 def test_different_vocabularies_are_refused_and_padded_ones_are_not():

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import opd
-from opd.grading import find_forks, verdicts
-from opd.trajectory import VERDICTS, TokenScores
+from opd.trajectory import BranchPoint
 
 
 @pytest.fixture
@@ -34,7 +34,64 @@ def test_a_saved_review_is_read_back(reviews, tmp_path):
         assert np.array_equal(a.grades.verdicts, b.grades.verdicts)
         np.testing.assert_allclose(a.grades.penalty, b.grades.penalty, rtol=1e-5)
         np.testing.assert_allclose(a.grades.teacher.top_logprobs, b.grades.teacher.top_logprobs, rtol=1e-5)
-        assert b.grades.penalty.dtype == np.float32
+        np.testing.assert_allclose(a.grades.forward_kl, b.grades.forward_kl, rtol=1e-5)
+        np.testing.assert_allclose(a.grades.jsd, b.grades.jsd, rtol=1e-5)
+        assert b.grades.penalty.dtype == b.grades.jsd.dtype == np.float32
+
+
+OPTION = {"token": 5, "text": " 5", "by": "teacher", "n": 32, "right": 30, "kl": 0.1}
+EVIDENCE = {
+    "forkValue": {
+        "3": {
+            "options": [OPTION | {"by": "student", "right": None, "kl": None}, OPTION],
+            "verdict": "undecided",
+            "points": 4.0,
+            "low": -8.0,
+            "high": 15,
+            "more": 60,
+            "sentence": "Nobody knows.",
+        }
+    },
+    "noReturn": {
+        "at": 7,
+        "points": [{"index": 0, "n": 32, "right": 20, "low": 0.4, "high": 0.8}],
+        "sentence": "Here.",
+    },
+}
+
+
+def test_branches_and_evidence_are_read_back(reviews, tmp_path):
+    point = BranchPoint(parent=0, at=3, by="teacher")
+    opd.save_reviews(
+        tmp_path / "r.json", [replace(reviews[0], evidence=EVIDENCE), replace(reviews[1], branch=point)]
+    )
+    main, branch = opd.load_reviews(tmp_path / "r.json")
+    assert (main.branch, main.evidence) == (None, EVIDENCE)
+    assert (branch.branch, branch.evidence) == (point, None)
+
+
+def test_a_file_from_before_branches_and_divergences_opens(reviews, tmp_path):
+    path = tmp_path / "r.json"
+    opd.save_reviews(path, reviews[:1])
+    data = json.loads(path.read_text())
+    for name in ("branch", "evidence"):
+        del data["reviews"][0][name]
+    for name in ("forward_kl", "jsd"):
+        del data["reviews"][0]["grades"][name]
+    path.write_text(json.dumps(data))
+    (old,) = opd.load_reviews(path)
+    assert (old.branch, old.evidence, old.grades.forward_kl, old.grades.jsd) == (None,) * 4
+    assert np.array_equal(old.grades.verdicts, reviews[0].grades.verdicts)
+
+
+def damage_evidence(*path, value):
+    """Return the evidence with the entry at ``path`` replaced."""
+    out = json.loads(json.dumps(EVIDENCE))
+    inner = out
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return {"evidence": out}
 
 
 def test_a_review_opens_without_torch(reviews, tmp_path):
@@ -58,6 +115,28 @@ def test_a_review_opens_without_torch(reviews, tmp_path):
         (lambda d: d["reviews"][0]["grades"]["penalty"].pop() and d, "'penalty'"),
         (lambda d: d["reviews"][0]["grades"]["penalty"].append("x") or d, "could not convert|penalty"),
         (lambda d: d["reviews"][0].update(messages=3) or d, "malformed"),
+        (lambda d: d["reviews"][0]["grades"]["jsd"].pop() and d, "'jsd'"),
+        (lambda d: d["reviews"][0]["trajectory"].pop("temperature") and d, "no field 'temperature'"),
+        (
+            lambda d: d["reviews"][1].update(branch={"parent": 1, "at": 0, "by": "student"}) or d,
+            "come before",
+        ),
+        (lambda d: d["reviews"][1].update(branch={"parent": 0, "at": 99, "by": "student"}) or d, "branch"),
+        (lambda d: d["reviews"][1].update(branch={"parent": 0, "at": 0, "by": "me"}) or d, "branch"),
+        (lambda d: d["reviews"][1].update(branch={"parent": 0}) or d, "malformed"),
+        (lambda d: d["reviews"][0].update(evidence=[]) or d, "malformed at evidence"),
+        (
+            lambda d: d["reviews"][0].update(damage_evidence("noReturn", "points", 0, "low", value="0")) or d,
+            r"noReturn.points\[0\].low",
+        ),
+        (
+            lambda d: d["reviews"][0].update(damage_evidence("forkValue", "3", "options", value=1)) or d,
+            "forkValue.3.options",
+        ),
+        (
+            lambda d: d["reviews"][0].update(damage_evidence("forkValue", "3", "more", value=True)) or d,
+            "forkValue.3.more",
+        ),
     ],
 )
 def test_a_damaged_review_is_refused(reviews, tmp_path, damage, message):
@@ -87,36 +166,6 @@ def test_a_failed_save_leaves_the_old_file(reviews, tmp_path, monkeypatch):
 
 def _disk_full(*args, **kwargs):
     raise OSError(28, "No space left on device")
-
-
-def scores(taken, best, rank, entropy):
-    n = len(taken)
-    return TokenScores(
-        logprobs=np.log(np.array(taken, np.float32)),
-        entropy=np.array(entropy, np.float32),
-        ranks=np.array(rank, np.int32),
-        top_ids=np.zeros((n, 1), np.int32),
-        top_logprobs=np.log(np.array(best, np.float32))[:, None],
-    )
-
-
-def test_verdicts_follow_the_drop():
-    #                 forced blunder mistake inaccuracy good  best  great brilliant
-    p_teacher = [1.00, 0.01, 0.20, 0.40, 0.45, 0.70, 0.70, 0.80]
-    p_best = [1.00, 0.90, 0.60, 0.55, 0.50, 0.70, 0.70, 0.80]
-    t_rank = [0, 3, 1, 1, 1, 0, 0, 0]
-    p_student = [0.99, 0.90, 0.60, 0.50, 0.50, 0.60, 0.45, 0.10]
-    s_rank = [0, 0, 0, 0, 0, 0, 1, 2]
-    entropy = [0.01, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    teacher = scores(p_teacher, p_best, t_rank, entropy)
-    found = verdicts(scores(p_student, p_student, s_rank, entropy), teacher)
-    names = ["forced", "blunder", "mistake", "inaccuracy", "good", "best", "great", "brilliant"]
-    assert [VERDICTS[v] for v in found] == names
-
-
-def test_forks_are_peaks_of_the_penalty():
-    penalty = np.array([0.2, 1.5, 3.0, 1.2, 0, 0, 0, 0.9, 0, 0, 0, 2.0, 2.0, -5.0], np.float32)
-    assert np.flatnonzero(find_forks(penalty)).tolist() == [2, 11]
 
 
 def test_streamed_reviews_end_as_the_sampled_ones(pair):

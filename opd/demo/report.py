@@ -6,6 +6,7 @@ Wilson for shares, percentile bootstrap over trajectories for means.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from opd.sampling import sample
 from opd.tasks import Split
 from opd.tasks.demo import DemoTask, Problem, first_error
 from opd.trajectory import Grades, Trajectory
+from opd.verdicts import FORK_DEFINITIONS, strongest_forks
 
 MAX_TOKENS = 160
-NEAR = 1  # tokens between the highest penalty and the first error that still count as found
+NEAR = 1  # tokens between a mark and the first error that still count as found
+BUDGETS = (1, 2, 3)  # marks a trajectory
 BOOTSTRAP = 2000  # resamples
 
 LABELS = {
@@ -148,6 +151,49 @@ def _replaced(failure: _Failure, index: int | None) -> NDArray[np.int64] | None:
     return np.append(failure.trajectory.completion_ids[:index], choice)
 
 
+def fork_figures(
+    failures: Sequence[_Failure], rng: np.random.Generator
+) -> dict[str, dict[str, dict[str, Figure]]]:
+    """Measure how often the forks of each definition find the first error of wrong trajectories.
+
+    Every definition marks its strongest 1, 2, 3 tokens of each trajectory, whatever their score.
+
+    Returns:
+        By definition (and "chance", any tokens), number of marks (as text) and "exact" or "near" (within one
+        token): the share of trajectories. One without a first error counts as missed.
+    """
+    out: dict[str, dict[str, dict[str, Figure]]] = {}
+    for definition in FORK_DEFINITIONS:
+        ranked = [strongest_forks(f.grades, definition, max(BUDGETS)) for f in failures]
+        out[definition] = {}
+        for marks in BUDGETS:
+            away = [
+                np.inf if f.error is None else np.abs(found[:marks] - f.error).min()
+                for f, found in zip(failures, ranked, strict=True)
+            ]
+            out[definition][str(marks)] = {
+                "exact": _share([bool(d == 0) for d in away]),
+                "near": _share([bool(d <= NEAR) for d in away]),
+            }
+    out["chance"] = {
+        str(marks): {
+            "exact": _mean([_chance(f, marks, 0) for f in failures], rng),
+            "near": _mean([_chance(f, marks, NEAR) for f in failures], rng),
+        }
+        for marks in BUDGETS
+    }
+    return out
+
+
+def _chance(failure: _Failure, marks: int, near: int) -> float:
+    """Return the probability that one of ``marks`` different tokens at random is near the first error."""
+    tokens = len(failure.grades)
+    if failure.error is None:
+        return 0.0
+    targets = sum(abs(i - failure.error) <= near for i in range(tokens))
+    return 1 - math.comb(tokens - targets, marks) / math.comb(tokens, marks) if marks < tokens else 1.0
+
+
 def pair_report(
     pair: Pair | None = None, *, n: int = 1000, seed: int = 0, split: Split = "test"
 ) -> dict[str, Any]:
@@ -164,7 +210,7 @@ def pair_report(
         ``n_wrong`` (wrong student trajectories, which all figures but the accuracies are over),
         ``n_unlocated`` (of them, without a first error: these count as misses) and ``seed``, ``split``.
         ``details`` has for each figure ``value``, ``interval`` (95 %) and ``n``; ``families`` the accuracies
-        of each family in the same form.
+        of each family in the same form; ``forks`` what :func:`fork_figures` returns.
     """
     pair = pair or load_pair()
     task = DemoTask()
@@ -254,6 +300,7 @@ def pair_report(
         **{name: figure["value"] for name, figure in details.items()},
         "details": details,
         "families": families,
+        "forks": fork_figures(failures, rng),
     }
 
 
@@ -274,4 +321,17 @@ def report_table(report: dict[str, Any]) -> str:
     for family, by in report["families"].items():
         cells = (family, _cell(by["teacher"]), _cell(by["student"]), str(by["teacher"]["n"]))
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def forks_table(report: dict[str, Any]) -> str:
+    """Return how often the forks of each definition find the first error, as Markdown."""
+    lines = [
+        "| forks by | marks | on the first error | within one token of it | n |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for definition, by_marks in report["forks"].items():
+        for marks, figures in by_marks.items():
+            cells = (definition, marks, _cell(figures["exact"]), _cell(figures["near"]))
+            lines.append(f"| {' | '.join(cells)} | {figures['near']['n']} |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from opd.divergence import Distributions
+from opd.divergence import CHUNK_ELEMENTS, Distributions, sampled
 from opd.engines import SampleRequest
 from opd.models import LanguageModel
 from opd.trajectory import Trajectory
@@ -59,11 +59,19 @@ class TransformersSampler:
     ) -> Iterator[Trajectory]:
         model, device = self.model, self.model.device
         rows = [_Row(request) for request in requests]
-        inputs = [_with_prefix(request) for request in requests]
-        width = max(len(ids) for ids in inputs)
-        input_ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, ids in enumerate(inputs):  # padded on the left: every row's next token is the last column
+        # Requests that begin alike are read once; their rows get copies of the cache.
+        inputs: dict[bytes, np.ndarray] = {}
+        begins = [_with_prefix(request) for request in requests]
+        for ids in begins:
+            inputs.setdefault(ids.tobytes(), ids)
+        place = {key: i for i, key in enumerate(inputs)}
+        source = torch.tensor([place[ids.tobytes()] for ids in begins], device=device)
+        width = max(len(ids) for ids in begins)
+        input_ids = torch.zeros((len(inputs), width), dtype=torch.long)
+        mask = torch.zeros((len(inputs), width), dtype=torch.long)
+        for i, ids in enumerate(
+            inputs.values()
+        ):  # padded on the left: every row's next token is the last column
             input_ids[i, width - len(ids) :] = torch.from_numpy(ids)
             mask[i, width - len(ids) :] = 1
         input_ids, mask = input_ids.to(device), mask.to(device)
@@ -72,13 +80,15 @@ class TransformersSampler:
         hidden = model.hidden(
             input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        self._score_prefixes(rows, hidden, temperature)
+        self._score_prefixes(rows, source.tolist(), hidden, temperature)
+        if len(inputs) < len(rows):
+            cache.batch_select_indices(source)
+        mask, positions, hidden = mask[source], positions[source], hidden[source, -1]
         uniforms = _stack_uniforms(requests).to(device)
         counts = torch.tensor([len(row.ids) for row in rows], device=device)
         budget = torch.tensor([len(row.request.uniforms) for row in rows], device=device)
         eos = torch.tensor(model.eos_ids, device=device)
         position = positions[:, -1:]
-        hidden = hidden[:, -1]
         active = list(range(len(rows)))  # the row behind each line of the batch
         ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
         since_snapshot = 0
@@ -135,16 +145,29 @@ class TransformersSampler:
         token = logprobs.argmax(-1) if temperature == 0 else draw(logprobs, uniforms)
         return token, logprobs.gather(1, token[:, None]).squeeze(1)
 
-    def _score_prefixes(self, rows: list[_Row], hidden: Tensor, temperature: float) -> None:
-        """Give forced tokens the log-prob the model assigned them, from the prompt's own forward."""
-        for line, row in enumerate(rows):
+    def _score_prefixes(
+        self, rows: list[_Row], source: Sequence[int], hidden: Tensor, temperature: float
+    ) -> None:
+        """Give forced tokens the log-prob the model assigned them, from the prompt's own forward.
+
+        Row i began as line ``source[i]`` of ``hidden``.
+        """
+        known: dict[tuple[int, int], list[float]] = {}
+        chunk = max(1, CHUNK_ELEMENTS // self.model.vocabulary)
+        for row, line in zip(rows, source, strict=True):
             prefix = row.request.prefix_ids
             if prefix is None or not len(prefix):
                 continue
-            ids = torch.from_numpy(prefix).to(hidden.device)
-            logprobs = self._logprobs(hidden[line, -len(prefix) - 1 : -1], temperature)
             row.ids = prefix.tolist()
-            row.logprobs = logprobs.gather(1, ids[:, None]).squeeze(1).tolist()
+            if (line, len(prefix)) not in known:
+                ids = torch.from_numpy(prefix).to(hidden.device)
+                predicting = hidden[line, -len(prefix) - 1 : -1]
+                known[line, len(prefix)] = [
+                    logprob
+                    for part, taken in zip(predicting.split(chunk), ids.split(chunk), strict=True)
+                    for logprob in sampled(self._logprobs(part, temperature), taken).tolist()
+                ]
+            row.logprobs = list(known[line, len(prefix)])
 
     @staticmethod
     def _finish(row: _Row, reason: Literal["stop", "length"] | None, temperature: float) -> Trajectory:

@@ -179,11 +179,22 @@ def read_file(path: Path, options: TaskOptions) -> RowsTask:
     Raises:
         ValueError: the file is missing, unreadable or has nothing to train on.
     """
+    unit = "row" if path.suffix.lower() == ".parquet" else "line"
+    return RowsTask(str(path), read_rows(path), options, unit=unit)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read every row of a .jsonl, .csv or .parquet file.
+
+    Raises:
+        ValueError: the file is missing, unreadable or of another type.
+    """
     readers = dict(zip(FILE_TYPES, (_jsonl_rows, _csv_rows, _parquet_rows), strict=True))
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path.name} is not a {', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]} file.")
     try:
-        kind = path.suffix.lower()
-        unit = "row" if kind == ".parquet" else "line"
-        return RowsTask(str(path), readers[kind](path), options, unit=unit)
+        return list(reader(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -211,7 +222,7 @@ def read_hub(spec: str, options: TaskOptions) -> RowsTask:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    # Bytes that are no UTF-8 become lone surrogates, which _text refuses in the row where they stand.
+    # Bytes that are no UTF-8 become lone surrogates, which text_of refuses in the row where they stand.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -280,7 +291,7 @@ def _example(row: Row, prompt_column: str, answer_column: str | None, verifier: 
     """
     if isinstance(row.columns, str):
         raise ValueError(row.columns)
-    prompt = _prompt(row.columns.get(prompt_column))
+    prompt = prompt_of(row.columns.get(prompt_column))
     if answer_column is None:
         return Example(prompt)
     answer = _answer(row.columns.get(answer_column))
@@ -289,12 +300,17 @@ def _example(row: Row, prompt_column: str, answer_column: str | None, verifier: 
     return Example(prompt, answer)
 
 
-def _prompt(value: Any) -> Prompt:  # noqa: ANN401
+def prompt_of(value: Any) -> Prompt:  # noqa: ANN401
+    """Return the prompt that a cell holds.
+
+    Raises:
+        ValueError: it holds none; the message is the reason.
+    """
     if isinstance(value, ValueError):
         raise value
     if value is None or value == "" or value == []:
         raise ValueError("it has no prompt")
-    return _messages(value) if isinstance(value, list) else _text(value, "the prompt")
+    return _messages(value) if isinstance(value, list) else text_of(value, "the prompt")
 
 
 def _messages(value: list[Any]) -> Messages:
@@ -306,13 +322,18 @@ def _messages(value: list[Any]) -> Messages:
             raise ValueError(
                 f"a message has the role {message['role']!r}, which is not one of {', '.join(ROLES)}"
             )
-        messages.append({"role": message["role"], "content": _text(message["content"], "a message")})
+        messages.append({"role": message["role"], "content": text_of(message["content"], "a message")})
     if messages[-1]["role"] == "assistant":
         raise ValueError("its last message is the assistant's, so there is nothing left to answer")
     return messages
 
 
-def _text(value: Any, what: str) -> str:  # noqa: ANN401
+def text_of(value: Any, what: str) -> str:  # noqa: ANN401
+    """Return the text that a cell holds; ``what`` names it.
+
+    Raises:
+        ValueError: it holds none; the message is the reason.
+    """
     if not isinstance(value, str):
         raise ValueError(f"{what} is not text but {type(value).__name__}")
     if not value.strip():
@@ -331,4 +352,4 @@ def _answer(value: Any) -> str:  # noqa: ANN401
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
-    return _text(value, "the answer").strip()
+    return text_of(value, "the answer").strip()

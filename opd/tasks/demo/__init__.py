@@ -9,6 +9,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import count, islice
 from typing import Literal
 
@@ -38,6 +39,15 @@ def problems(seed: int | str, split: Literal["train", "tuning", "test"]) -> Iter
         while split_of(problem.prompt) != split:
             problem = families[turn % len(families)](rng)
         yield problem
+
+
+KNOWN_PROBLEMS = 400
+
+
+@cache
+def known_problems() -> dict[str, Problem]:
+    """Return the first held-out problems by prompt: asked one of them, a face can verify the answer."""
+    return {problem.prompt: problem for problem in DemoTask().heldout(KNOWN_PROBLEMS)}
 
 
 class DemoTask:
