@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from opd.presets import PRESETS
+
     parser = argparse.ArgumentParser(
         prog="opd",
         description="On-policy distillation you can look at: a teacher grades every token a student writes.",
@@ -52,24 +56,88 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--port", type=int, help="port to listen on (default 7860, or GRADIO_SERVER_PORT)")
     app.add_argument("--host", help="address to listen on (default 127.0.0.1, or GRADIO_SERVER_NAME)")
 
-    grade = command("grade", _grade, "sample from the student and print the teacher's grade of every token")
-    grade.add_argument("--prompt", required=True, help="the question; - reads it from standard input")
-    grade.add_argument("--system", help="a system prompt")
-    grade.add_argument("-n", type=int, default=1, help="trajectories (default 1)")
+    grade = command("grade", _grade, "print the teacher's grade of every token of sampled or given text")
+    source = grade.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", help="the question; - reads it from standard input")
+    source.add_argument(
+        "--file", type=Path, help="prompts (and completions): .jsonl, .csv, .parquet, or one a line in .txt"
+    )
+    source.add_argument(
+        "--chat",
+        type=Path,
+        metavar="FILE",
+        help="a chat, every assistant turn graded: JSON, or user: … lines",
+    )
+    source.add_argument("--open", metavar="REVIEW", help="a saved review, by its file or its id")
+    grade.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="grade this text as the answer to --prompt, without sampling",
+    )
+    grade.add_argument("--system", help="a system prompt before --prompt")
+    grade.add_argument("-n", type=int, default=1, help="trajectories a prompt (default 1)")
     grade.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
     grade.add_argument("--max-tokens", type=int, default=192, help="longest completion (default 192)")
     grade.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default 0)")
     grade.add_argument("--save", type=Path, metavar="FILE.json", help="write the review to a file")
+    grade.add_argument("--csv", type=Path, metavar="FILE.csv", help="write a table, one row a token")
+    grade.add_argument("--html", type=Path, metavar="FILE.html", help="write a page that works offline")
     grade.add_argument("--no-color", action="store_true", help="plain text")
     _add_models(grade)
+
+    branch = command(
+        "branch", _branch, "go another way at a token of a saved review, or measure what it is worth"
+    )
+    branch.add_argument("review", help="a saved review, by its file or its id")
+    branch.add_argument("--which", type=int, default=1, help="number of the trajectory in it (default 1)")
+    branch.add_argument("--at", type=int, help="number of the token (default: the strongest fork)")
+    way = branch.add_mutually_exclusive_group()
+    way.add_argument("--text", help="force this text (default: the teacher's choice); the student goes on")
+    way.add_argument("--teacher-line", action="store_true", help="let the teacher go on instead")
+    way.add_argument("--value", action="store_true", help="fork value: does the choice decide the answer?")
+    way.add_argument("--no-return", action="store_true", help="where along the text was the answer lost?")
+    branch.add_argument("-k", type=int, default=32, help="rollouts of each option or place (default 32)")
+    branch.add_argument("--max-tokens", type=int, default=192, help="longest completion (default 192)")
+    branch.add_argument(
+        "--save", type=Path, metavar="FILE.json", help="write the review, with what was found"
+    )
+    branch.add_argument("--no-color", action="store_true", help="plain text")
+    _add_models(branch)
+
+    command("reviews", _reviews, "list the ids of saved reviews, the newest first, and of the gallery")
 
     train = command("train", _train, "distil the teacher into the student")
     train.add_argument("--name", help="name of the run (default: a new one)")
     train.add_argument("--resume", metavar="NAME", help="continue a run; its own settings apply")
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
+    train.add_argument("--preset", metavar="NAME", help=f"start from one of {', '.join(PRESETS)}")
+    train.add_argument(
+        "--dry-run", action="store_true", help="sample and grade one batch, and say what it would train"
+    )
     _add_config(train)
 
+    race = command("race", _race, "train the same pair with several methods, one after another")
+    race.add_argument("name", help="name of the race; its runs are called NAME-PRESET")
+    race.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="PRESET",
+        default=["full", "sft", "rl"],
+        help="presets (default %(default)s)",
+    )
+    race.add_argument("--budget-tokens", type=int, help="each method ends after so many completion tokens")
+    race.add_argument("--budget-seconds", type=float, help="each method ends after so long a training")
+    race.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
+    _add_config(race)
+
+    runs = command("runs", _list_runs, "list runs, compare and export them")
+    runs.add_argument("--json", action="store_true", help="print JSON")
+    runs.add_argument("--search", default="", metavar="WORDS", help="only runs with all of these words")
+    _add_run_actions(runs)
+
     doctor = command("doctor", _doctor, "examine a student and a teacher before a run")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
     _add_config(doctor)
 
     evaluate = command("eval", _evaluate, "score a model on held-out problems")
@@ -90,9 +158,41 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("pair-report", _pair_report, "measure the embedded pair: accuracy, first errors, fixes")
     report.add_argument("-n", type=int, default=1000, help="held-out problems (default 1000)")
+    report.add_argument("--split", choices=("test", "tuning"), default="test")
     report.add_argument("--json", action="store_true", help="print JSON")
     _add_models(report)
     return parser
+
+
+def _add_run_actions(runs: argparse.ArgumentParser) -> None:
+    actions = runs.add_subparsers(title="actions", metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:  # noqa: ANN401
+        made = actions.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("name", help="the run")
+        return made
+
+    action("delete", _delete_run, "delete a run").add_argument(
+        "--yes", action="store_true", help="without asking"
+    )
+    action("diff", _diff_runs, "print the settings in which two runs differ").add_argument(
+        "other", help="the other run"
+    )
+    action("csv", _print_csv, "print the metrics as CSV")
+    action("note", _note_run, "write a note about a run").add_argument("text", help="the note")
+    action("pin", _pin_run, "make a run the baseline that others are compared with")
+    for name, run, text in (
+        ("zip", _zip_run, "write the trained student, adapter or weights, as a zip"),
+        ("publish", _publish_run, "upload the trained student to the hub; the token is asked for"),
+    ):
+        made = action(name, run, text)
+        if name == "zip":
+            made.add_argument("file", type=Path, help="the file to write")
+        else:
+            made.add_argument("repo", help="where to, owner/name")
+            made.add_argument("--public", action="store_true", help="a new repository is for everybody")
+        made.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -151,32 +251,129 @@ def _app(options: argparse.Namespace) -> None:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    import opd
+    from opd.saved_reviews import ReviewSet, save_reviews, to_csv
+    from opd.trajectory import write_atomically
     from opd.view.terminal import render
 
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    messages = [{"role": "user", "content": prompt}]
-    if options.system:
-        messages.insert(0, {"role": "system", "content": options.system})
-    pair = _load_pair(options)
-    trajectories = opd.sample(
-        pair,
-        [messages],
-        n=options.n,
-        seed=options.seed,
-        temperature=options.temperature,
-        max_tokens=options.max_tokens,
-    )
-    grades = opd.grade(pair, trajectories)
-    reviews = [
-        opd.review(pair, messages, t, g, seed=options.seed) for t, g in zip(trajectories, grades, strict=True)
-    ]
-    if options.save:
-        opd.save_reviews(options.save, reviews)
+    if (options.text or options.system) and not options.prompt:
+        raise ValueError("--text and --system go with --prompt.")
+    reviews = _open_review(options.open) if options.open else ReviewSet.of(_graded(options))
     color = sys.stdout.isatty() and not options.no_color and "NO_COLOR" not in os.environ
     for review in reviews:
         print(render(review, color=color))
     if options.save:
+        save_reviews(options.save, reviews)
+    if options.csv:
+        write_atomically(options.csv, to_csv(reviews))
+    if options.html:
+        from opd.view.page import render_page
+
+        write_atomically(options.html, render_page(reviews))
+    for path in (options.save, options.csv, options.html):
+        if path:
+            print(f"Saved to {path}.")
+
+
+def _reviews(options: argparse.Namespace) -> None:
+    from opd.saved_reviews import gallery, heading, open_review, stored_reviews
+    from opd.view.payload import visible
+
+    for ident in (*stored_reviews(), *gallery()):
+        print(ident, visible(heading(open_review(ident))))
+
+
+def _open_review(name: str) -> Any:  # noqa: ANN401
+    from opd.saved_reviews import load_reviews, open_review
+
+    return load_reviews(name) if Path(name).is_file() else open_review(name)
+
+
+def _graded(options: argparse.Namespace) -> list[Any]:
+    """Grade what the options name: given text, or what the student samples."""
+    import opd
+    from opd.own_text import read_chat, read_prompts
+    from opd.tasks.demo import known_problems
+
+    if options.chat:
+        chat = read_chat(_read_text(options.chat))
+        return opd.review_chat(_load_pair(options), chat)
+    if options.file:
+        asked = read_prompts(options.file)
+        for row in asked.malformed:
+            print(f"opd: row {row.line} of {options.file} is left out: {row.reason}.", file=sys.stderr)
+        prompts, texts = asked.prompts, asked.completions
+    else:
+        prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+        system = [{"role": "system", "content": options.system}] if options.system else []
+        prompts = [[*system, {"role": "user", "content": prompt}] if system else prompt]
+        texts = [_read_text(options.text) if options.text else None]
+    known = known_problems()
+    *_, reviews = opd.review_prompts(
+        _load_pair(options),
+        prompts,
+        texts,
+        n=options.n,
+        seed=options.seed,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        task=opd.load_task("demo"),
+        examples=[known.get(prompt.strip()) if isinstance(prompt, str) else None for prompt in prompts],
+    )
+    return reviews
+
+
+def _read_text(path: Path) -> str:
+    """Read a text as it is, but for the line break that ends a file."""
+    return path.read_bytes().decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+def _branch(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from opd import branching
+    from opd.saved_reviews import save_reviews
+    from opd.tasks import load_task
+    from opd.tasks.demo import known_problems
+    from opd.verdicts import DEFAULT_FORKS, strongest_forks
+    from opd.view.payload import visible
+    from opd.view.terminal import render
+
+    reviews = _open_review(options.review)
+    if not 1 <= options.which <= len(reviews):
+        raise ValueError(f"There is no trajectory {options.which}: {options.review} holds {len(reviews)}.")
+    main = list(reviews)[options.which - 1]
+    group = next(g for g in reviews.groups if any(r is main for r in g.reviews))
+    place = next(i for i, r in enumerate(group.reviews) if r is main)
+    at = int(strongest_forks(main.grades, DEFAULT_FORKS, 1)[0]) if options.at is None else options.at - 1
+    example = known_problems().get(main.messages[-1]["content"].strip()) if len(main.messages) == 1 else None
+    verified = {"task": load_task("demo"), "example": example, "max_tokens": options.max_tokens}
+    if options.no_return and example is None:
+        raise ValueError("Nobody verifies the answers to this prompt, so right and wrong cannot be told.")
+    pair = _load_pair(options)
+    group_reviews = list(group.reviews)
+    if options.value or options.no_return:
+        if options.value:
+            print(f"{branching.fork_value_cost(main, at, k=options.k)}.")
+            states = branching.fork_value(pair, main, at, k=options.k, **verified)
+        else:
+            print(f"{branching.no_return_cost(main, k=options.k)}.")
+            states = branching.point_of_no_return(pair, main, k=options.k, **verified)
+        *_, found = states
+        print(visible(found.sentence))
+        group_reviews[place] = branching.with_evidence(main, found)
+    else:
+        if options.teacher_line:
+            states = branching.teacher_line(pair, main, at, parent=place, **verified)
+        else:
+            forced = branching.teacher_choices(main, at)[0] if options.text is None else options.text
+            states = branching.branch(pair, main, at, forced, parent=place, **verified)
+        *_, made = states
+        group_reviews.append(made)
+        color = sys.stdout.isatty() and not options.no_color and "NO_COLOR" not in os.environ
+        print(render(made, color=color))
+    if options.save:
+        groups = [replace(g, reviews=group_reviews) if g is group else g for g in reviews.groups]
+        save_reviews(options.save, replace(reviews, groups=groups))
         print(f"Saved to {options.save}.")
 
 
@@ -189,38 +386,158 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from opd.config import make_config
+    from opd.config import make_config, override, read_config
     from opd.doctor import examine
+    from opd.lessons import load_lesson_task, load_teacher
     from opd.models import load_model
-    from opd.tasks import TaskOptions, load_task
 
-    config = make_config(_given(options))
-    task = load_task(config.task, TaskOptions.of(config))
+    saved = read_config(options.config) if options.config else {}
+    config, failed = make_config(override(saved, _given(options))), False
     student = load_model(config.student, device=config.device, dtype=config.dtype)
-    teacher = load_model(
-        config.student if config.teacher == "self" else config.teacher,
-        device=config.teacher_device or config.device,
-        dtype=config.teacher_dtype or config.dtype,
-    )
-    findings = examine((student, teacher), config=config, task=task)
-    for finding in findings:
-        print(finding)
-    return FAILURE if any(finding.level == "fail" for finding in findings) else 0
+    for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
+        task = load_lesson_task(lesson.task, config)
+        teacher = load_teacher(lesson.teacher, student, config)
+        if config.lessons:
+            print(f"{lesson.teacher} for {lesson.task}:")
+        for finding in examine((student, teacher), config=config, task=task):
+            print(finding)
+            failed |= finding.level == "fail"
+    return FAILURE if failed else 0
 
 
 def _train(options: argparse.Namespace) -> None:
-    from opd.config import make_config, read_config
+    from opd.config import make_config, override, read_config
+    from opd.presets import as_command, preset
+    from opd.preview import preview
     from opd.runs import create_run, new_name, open_run
 
     given = _given(options)
     if options.resume:
-        if given or options.config or options.name:
+        if given or options.config or options.name or options.preset or options.dry_run:
             raise ValueError("--resume continues a run with its own settings; it takes no others.")
-        run = open_run(options.resume)
+        _work(open_run(options.resume))
+        return
+    start = dict(preset(options.preset).changes) if options.preset else {}
+    saved = read_config(options.config) if options.config else {}
+    config = make_config(override(override(start, saved), given))
+    if options.dry_run:
+        print(as_command(config))
+        _print_preview(preview(config))
     else:
-        saved = read_config(options.config) if options.config else {}
-        run = create_run(options.name or new_name(), make_config({**saved, **given}))
-    _work(run)
+        _work(create_run(options.name or new_name(), config))
+
+
+def _print_preview(p: Any) -> None:  # noqa: ANN401
+    from opd.view.payload import visible
+
+    def line(text: str) -> str:
+        return visible(text).replace("\n", "")
+
+    right = "" if p.right_share is None else f", {p.right_share:.0%} right"
+    free = "" if p.memory_free is None else f"; {p.memory_free / 2**30:.1f} GiB are free"
+    print(f"A step: {p.completions} completions{right}, {p.clipped_share:.0%} cut off by the length limit.")
+    print(
+        f"Of {p.tokens} tokens {p.trained_tokens} train; their advantages weigh like "
+        f"{p.effective_tokens:.0f} equal ones."
+    )
+    print(f"About {p.seconds_per_step:.1f} s a step, evaluations not counted.")
+    print(f"Memory: about {p.memory.total / 2**30:.1f} GiB ({p.memory}){free}.")
+    for title, tokens in (("Punished", p.punished), ("Rewarded", p.rewarded)):
+        print(f"\n{title} most: advantage, the [token] in its context, the teacher's first choice")
+        for t in tokens:
+            context = f"{line(t.before[-30:])}[{line(t.text)}]{line(t.after[:15])}"
+            print(f"{t.advantage:+8.2f}  {context}  → {line(t.teacher_choice)}")
+
+
+def _race(options: argparse.Namespace) -> None:
+    from opd.config import make_config, read_config
+    from opd.jobs import enter_race
+    from opd.presets import preset
+    from opd.runs import Race
+
+    saved = read_config(options.config) if options.config else {}
+    given = {**saved, **_given(options)}
+    configs = {name: make_config({**preset(name).changes, **given}) for name in options.methods}
+    for run in enter_race(configs, Race(options.name, options.budget_tokens, options.budget_seconds)):
+        _work(run)
+        if run.status().state == "stopped":
+            break
+
+
+def _list_runs(options: argparse.Namespace) -> None:
+    from opd.history import summaries
+    from opd.view.payload import visible
+
+    found = summaries(options.search)
+    if options.json:
+        print(json.dumps([asdict(summary) for summary in found]))
+        return
+    for s in found:
+        best = "-" if s.best_accuracy is None else f"{s.best_accuracy:.1%}"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.started))
+        mark = "* " if s.baseline else "  "
+        line = f"{mark}{s.name}  {s.state}  step {s.step} of {s.steps}  best {best}  {when}  {s.objective}"
+        print(line + (f"  {visible(s.note)}" if s.note else ""))
+
+
+def _delete_run(options: argparse.Namespace) -> None:
+    from opd.history import delete_run
+    from opd.runs import open_run
+
+    run = open_run(options.name)
+    if options.yes or input(f"Delete the run {run.name} and its checkpoints for good? [y/N] ") in (
+        "y",
+        "yes",
+    ):
+        delete_run(run)
+        print(f"The run {run.name} is deleted.")
+
+
+def _diff_runs(options: argparse.Namespace) -> None:
+    from opd.history import config_diff
+    from opd.runs import open_run
+
+    for name, values in config_diff(open_run(options.name), open_run(options.other)).items():
+        print(f"{name}: {values[0]!r} | {values[1]!r}")
+
+
+def _print_csv(options: argparse.Namespace) -> None:
+    from opd.history import metrics_csv
+    from opd.runs import open_run
+
+    print(metrics_csv(open_run(options.name)), end="")
+
+
+def _note_run(options: argparse.Namespace) -> None:
+    from opd.history import write_note
+    from opd.runs import open_run
+
+    write_note(open_run(options.name), options.text)
+
+
+def _pin_run(options: argparse.Namespace) -> None:
+    from opd.history import pin_baseline
+    from opd.runs import open_run
+
+    pin_baseline(open_run(options.name))
+
+
+def _zip_run(options: argparse.Namespace) -> None:
+    from opd.history import export_zip
+    from opd.runs import open_run
+
+    print(f"Saved to {export_zip(open_run(options.name), options.file, options.step)}.")
+
+
+def _publish_run(options: argparse.Namespace) -> None:
+    from getpass import getpass
+
+    from opd.history import publish
+    from opd.runs import open_run
+
+    run = open_run(options.name)
+    token = os.environ.get("HF_TOKEN") or getpass("Token of the hub (not stored): ")
+    print(publish(run, options.repo, token, step=options.step, private=not options.public))
 
 
 def _work(run: Any) -> None:  # noqa: ANN401
@@ -231,7 +548,6 @@ def _work(run: Any) -> None:  # noqa: ANN401
 
     from opd.jobs import work
 
-    run.clear_control()
     seconds = 0.0
     with run.hold(), tqdm(total=run.config.steps, unit="step", dynamic_ncols=True) as bar:
 
@@ -247,18 +563,20 @@ def _work(run: Any) -> None:  # noqa: ANN401
                     f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
                     f"{metrics['heldout_n']}, teacher {metrics['teacher_accuracy']:.1%}"
                 )
-            for note in (*report.notes, *report.alarms):
+            for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
                 bar.write(note)
 
+        run.take_over()
         before = signal.signal(signal.SIGINT, lambda *_: run.request_stop())
         try:
-            work(run, show)
+            work(run, show, on_wait=bar.write)
         finally:
             signal.signal(signal.SIGINT, before)
     status = run.status()
     print(f"Run {run.name} {status.state} at step {status.step} of {status.steps}.")
     print(f"Training took {seconds:.1f} s, loading and evaluation not counted.")
-    print(f"The student is in {run.model_dir}.")
+    if run.model_dir:
+        print(f"The student is in {run.model_dir}.")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -292,7 +610,7 @@ def _make_pair(options: argparse.Namespace) -> None:
 
 
 def _pair_report(options: argparse.Namespace) -> None:
-    from opd.demo.report import pair_report, report_table
+    from opd.demo.report import forks_table, pair_report, report_table
 
-    report = pair_report(_load_pair(options), n=options.n)
-    print(json.dumps(report) if options.json else report_table(report))
+    report = pair_report(_load_pair(options), n=options.n, split=options.split)
+    print(json.dumps(report) if options.json else f"{report_table(report)}\n\n{forks_table(report)}")

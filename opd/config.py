@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,7 +34,7 @@ OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
 class LessonConfig(BaseModel):
     """A further teacher, bound to the prompts it grades."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     teacher: str = Field(description="teacher: a folder, a hub id, demo-teacher, or self")
     task: str = Field(description="the prompts this teacher grades")
@@ -43,7 +44,7 @@ class LessonConfig(BaseModel):
 class DistillConfig(BaseModel):
     """Everything that decides what a run does. The same config and seed give the same run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     student: str = Field("demo-student", description="student: a folder, a hub id, or demo-student")
     teacher: str = Field(
@@ -161,6 +162,8 @@ class DistillConfig(BaseModel):
             if data.get("student", "demo-student") == "demo-student":
                 rate = DEMO_LEARNING_RATE
             data["learning_rate"] = rate
+        if "warmup_steps" not in data and isinstance(steps := data.get("steps"), int) and steps > 0:
+            data["warmup_steps"] = min(cls.model_fields["warmup_steps"].default, steps - 1)
         return data
 
     @model_validator(mode="after")
@@ -181,6 +184,9 @@ class DistillConfig(BaseModel):
             )
         if self.warmup_steps >= self.steps > 1:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+        completions = self.prompts_per_step * self.samples_per_prompt
+        if self.substeps > completions:
+            raise ValueError(f"substeps ({self.substeps}) exceeds the {completions} completions of a step")
         if self.clip is not None and self.substeps == 1:
             raise ValueError("clip needs substeps > 1: in a single update the importance ratio is 1")
         if (self.reward_weight or self.objective == "rl") and self.samples_per_prompt < 2:
@@ -190,6 +196,11 @@ class DistillConfig(BaseModel):
         if self.chain and self.prompts_per_step % self.chain:
             raise ValueError(
                 f"prompts_per_step ({self.prompts_per_step}) must be a multiple of chain ({self.chain})"
+            )
+        if self.sft_prompts and self.sft_prompts % self.prompts_per_step:
+            raise ValueError(
+                f"sft_prompts ({self.sft_prompts}) must be 0 or a multiple of prompts_per_step "
+                f"({self.prompts_per_step})"
             )
         if self.teacher_live and self.teacher != "self":
             raise ValueError("teacher_live needs teacher self")
@@ -208,17 +219,30 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read settings from a ``.toml`` file, or from JSON such as a run's ``config.json``.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not what its name says.
+        ValueError: the file cannot be read, or is not what its name says.
     """
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as settings: {error}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read as settings: {reason}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} cannot be read as settings: it holds no table of names and values.")
     return values
+
+
+def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``saved`` settings with the ``given`` ones in their place.
+
+    A saved config spells out the options of its objective; where another objective is given, they go with it.
+    """
+    objective = given.get("objective", saved.get("objective"))
+    if objective in OBJECTIVE_OPTIONS and objective != saved.get("objective"):
+        foreign = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
+        foreign -= OBJECTIVE_OPTIONS[objective].keys()
+        saved = {name: value for name, value in saved.items() if name not in foreign}
+    return {**saved, **given}
 
 
 def make_config(values: Mapping[str, Any]) -> DistillConfig:
@@ -230,8 +254,15 @@ def make_config(values: Mapping[str, Any]) -> DistillConfig:
     try:
         return DistillConfig(**values)
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ValueError("These settings cannot be used. " + "; ".join(problems) + ".") from None
+        problems = "; ".join(_problem(e) for e in error.errors())
+        raise ValueError(f"These settings cannot be used: {problems}.") from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """Name the setting that is wrong and say how."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(name, DistillConfig.model_fields, n=1)
+        return f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {said}" if name else said

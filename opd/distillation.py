@@ -8,10 +8,11 @@ No replay: a trajectory trains once, by the student that wrote it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from opd.config import DistillConfig
-from opd.divergence import over_chunks, token_signals
+from opd.divergence import Distributions, over_chunks, reverse_kl, sampled, token_signals
 from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
 from opd.grading import grade, to_grades
@@ -27,16 +28,19 @@ from opd.lessons import load_lessons
 from opd.models import LanguageModel, Pair, resolve_dtype
 from opd.objectives import Chunk, token_loss
 from opd.reviewing import review
-from opd.rollouts import Rollout, gather, settle
+from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
-from opd.step_metrics import degenerate, step_metrics
-from opd.trajectory import Grades, Review, StepReport
+from opd.step_metrics import step_metrics
+from opd.traces import FrozenScores, Push
+from opd.trajectory import Grades, Review, StepReport, Trajectory
 
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 TOP_K = 8  # alternatives kept of each token in the loop
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
+PUSHES_FROM = 16  # rollouts of a step from which scoring those again costs at most 3 % (of 128: 0.4 %)
 PROBES = 64  # held-out prompts whose completions are graded at an evaluation
 PROBES_KEPT = 8  # of them, how many graded completions go into the report
+FROZEN_IDS = ("prompt_ids", "completion_ids", "teacher_prompt_ids")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Distillation:
         self.micro_batch_tokens = config.micro_batch_tokens
         self.next_step = 0
         self.teacher_accuracies: dict[str, float] = {}
+        self.frozen: list[Trajectory] = []  # the probes that the student wrote at step 0
+        self._teacher_of_frozen: Distributions | None = None
 
     def __iter__(self) -> Iterator[StepReport]:
         """Return itself: iterating again goes on where it stopped."""
@@ -101,14 +107,17 @@ class Distillation:
         """Make one step and report it.
 
         Raises:
-            RuntimeError: the loss or the gradient is not finite; the weights are those before the step.
+            RuntimeError: the loss or the gradient is not finite; the weights are those before the update.
         """
         if self.next_step > self.config.steps:
             raise StopIteration
         report = self._step(self.next_step) if self.next_step else StepReport(0, {})
         if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
             heldout, probes = self._evaluate()
-            report = replace(report, metrics={**report.metrics, **heldout}, probes=probes)
+            if self.next_step == 0:
+                self.frozen = [probe.trajectory for probe in probes]
+            frozen = self._score_frozen()
+            report = replace(report, metrics={**report.metrics, **heldout}, probes=probes, frozen=frozen)
         self.next_step += 1
         return report
 
@@ -121,15 +130,17 @@ class Distillation:
         sampled_at = self._now()
         if config.grades_first:
             rollouts = settle(config, rollouts, self._grade(rollouts))
-        updates = [self._update(part, rate, notes) for part in _parts(rollouts, config.substeps)]
+        parts = _parts(rollouts, config.substeps)
+        updates = [self._update(part, rate, notes) for part in parts]
         updated_at = self._now()
 
+        rollouts = [r for part in parts for r in part]
         grades = [g for update in updates for g in update.grades]
         teacher_seconds = sum(update.teacher_seconds for update in updates)
         tokens = sum(len(r.trajectory) for r in rollouts)
         metrics = {
             "loss": float(np.mean([update.loss for update in updates])),
-            **step_metrics(rollouts, grades),
+            **step_metrics(rollouts, grades, self.student.eos_ids, fresh=len(parts[0])),
             "stop_mass": float(np.mean([p for update in updates for p in update.stop_mass])),
             "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
             "learning_rate": rate,
@@ -139,12 +150,95 @@ class Distillation:
             "seconds_update": updated_at - sampled_at - teacher_seconds,
             "memory_peak_bytes": self._memory_peak(),
         }
-        samples = [
-            review(r.lesson.pair, r.example.prompt, r.trajectory, g, seed=config.seed, correct=r.right)
-            for r, g in list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
+        kept = list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
+        samples = [self.review_of(rollout, g) for rollout, g in kept]
+        pushes = self._pushes(kept) if len(rollouts) >= PUSHES_FROM else []
+        return StepReport(step, metrics, samples, pushes, notes=notes)
+
+    def review_of(self, rollout: Rollout, grades: Grades) -> Review:
+        """Put text to a graded rollout."""
+        r = rollout
+        return review(
+            r.lesson.pair, r.example.prompt, r.trajectory, grades, seed=self.config.seed, correct=r.right
+        )
+
+    def rehearse(self) -> tuple[list[tuple[Rollout, Grades]], float]:
+        """Do all of the next step but the update, and forget the gradient.
+
+        Returns:
+            The graded rollouts, and how many seconds it took.
+        """
+        started = self._now()
+        with self.precision():
+            rollouts = gather(self.config, self.lessons, self.sampler, max(1, self.next_step))
+        if self.config.grades_first:
+            rollouts = settle(self.config, rollouts, self._grade(rollouts))
+        graded = [
+            pair
+            for part in _parts(rollouts, self.config.substeps)
+            for pair in zip(part, self._gradient(part).grades, strict=True)
         ]
-        alarms = degenerate(rollouts, self.student.eos_ids)
-        return StepReport(step, metrics, samples, notes=notes, alarms=alarms)
+        self.optimizer.zero_grad(set_to_none=True)
+        return graded, self._now() - started
+
+    def _pushes(self, graded: Sequence[tuple[Rollout, Grades]]) -> list[Push]:
+        """Score rollouts anew after the update: what it was meant to do to their tokens, and what it did."""
+        trajectories = [rollout.trajectory for rollout, _ in graded]
+        with torch.inference_mode(), self.precision():
+            now = self._score(trajectories)
+            signals = over_chunks(
+                lambda student, _, ids: (None, {"logprobs": sampled(student, ids)}),
+                now,
+                now,
+                self._ids(trajectories),
+            )
+        parts = _split(signals["logprobs"], trajectories)
+        return [
+            Push(given_advantage(self.config, rollout, g), after - g.student.logprobs)
+            for (rollout, g), after in zip(graded, parts, strict=True)
+        ]
+
+    def _score_frozen(self) -> list[FrozenScores]:
+        """Let the student as it is now score the probes of step 0; the teacher's part is computed once."""
+        if not self.frozen:
+            return []
+        lesson = self.lessons[0]
+        with torch.inference_mode(), self.precision():
+            teacher = self._teacher_of_frozen
+            if teacher is None or lesson.pair.teacher is self.student:
+                teacher = self._score(self.frozen, lesson.pair.teacher)
+            self._teacher_of_frozen = teacher
+            signals = over_chunks(
+                lambda student, teacher, ids: (
+                    None,
+                    {
+                        "penalty": sampled(student, ids) - sampled(teacher, ids),
+                        "reverse_kl": reverse_kl(student, teacher).clamp_min(0),
+                        "logprobs": sampled(student, ids),
+                    },
+                ),
+                self._score(self.frozen),
+                teacher,
+                self._ids(self.frozen),
+            )
+        columns = [_split(signals[f.name], self.frozen) for f in fields(FrozenScores)]
+        return [FrozenScores(*column) for column in zip(*columns, strict=True)]
+
+    def _score(
+        self, trajectories: Sequence[Trajectory], teacher: LanguageModel | None = None
+    ) -> Distributions:
+        """Return the student's, or a teacher of the first lesson's, distributions of a few trajectories."""
+        return distributions(
+            teacher or self.student,
+            trajectories,
+            side="student" if teacher is None else "teacher",
+            temperature=self.config.temperature,
+            vocabulary=self.lessons[0].pair.vocabulary,
+        )
+
+    def _ids(self, trajectories: Sequence[Trajectory]) -> Tensor:
+        ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
+        return ids.to(self.student.device)
 
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first."""
@@ -152,7 +246,13 @@ class Distillation:
         with self.precision():
             for lesson in self.lessons:
                 own = [r.trajectory for r in rollouts if r.lesson is lesson]
-                grades += grade(lesson.pair, own, temperature=self.config.temperature, top_k=TOP_K)
+                grades += grade(
+                    lesson.pair,
+                    own,
+                    temperature=self.config.temperature,
+                    top_k=TOP_K,
+                    all_divergences=False,
+                )
         return grades
 
     def _update(self, rollouts: Sequence[Rollout], rate: float, notes: list[str]) -> Updated:
@@ -181,7 +281,8 @@ class Distillation:
     def _gradient(self, rollouts: Sequence[Rollout]) -> Updated:
         """Accumulate the gradient of the mean loss per token; the grades fall out of the same forward."""
         config = self.config
-        total = sum(r.trained_tokens for r in rollouts)
+        # Of the step's chosen tokens none may fall into this part: then there is nothing to learn from it.
+        total = max(1, sum(r.trained_tokens for r in rollouts))
         settled = any(r.advantages is not None for r in rollouts)
 
         def loss_and_grades(
@@ -309,6 +410,7 @@ class Distillation:
             "next_step": self.next_step,
             "micro_batch_tokens": self.micro_batch_tokens,
             "teacher_accuracies": self.teacher_accuracies,
+            "frozen": [{name: getattr(t, name).tolist() for name in FROZEN_IDS} for t in self.frozen],
             "weights": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": optimizer,
         }
@@ -333,6 +435,13 @@ class Distillation:
         self.next_step = int(state["next_step"])
         self.micro_batch_tokens = int(state["micro_batch_tokens"])
         self.teacher_accuracies = dict(state["teacher_accuracies"])
+        self.frozen = [
+            Trajectory(
+                **{k: np.array(v) for k, v in ids.items()}, behaviour_logprobs=None, finish_reason=None
+            )
+            for ids in state.get("frozen", ())
+        ]
+        self._teacher_of_frozen = None
         return self
 
 
@@ -354,9 +463,13 @@ def _training(model: LanguageModel) -> Iterator[None]:
 
 
 def _parts(rollouts: Sequence[Rollout], count: int) -> list[Sequence[Rollout]]:
-    """Cut the step's rollouts into ``count`` parts of about the same number, none of them empty."""
-    size = -(-len(rollouts) // count)
-    return [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+    """Cut the step's rollouts into ``count`` parts, none of them empty, each with a share of every lesson."""
+    lessons = [list(own) for _, own in itertools.groupby(rollouts, key=lambda r: r.lesson)]
+    parts = (
+        [r for own in lessons for r in own[len(own) * k // count : len(own) * (k + 1) // count]]
+        for k in range(count)
+    )
+    return [part for part in parts if part]
 
 
 def _columns(rollout: Rollout) -> np.ndarray:
@@ -368,3 +481,9 @@ def _columns(rollout: Rollout) -> np.ndarray:
     columns[:, 2] = rollout.reward
     columns[:, 3] = 0 if rollout.advantages is None else rollout.advantages
     return columns
+
+
+def _split(column: Tensor, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+    """Cut a packed column ``[N]`` into one float32 array ``[T]`` a trajectory."""
+    ends = np.cumsum([len(t) for t in trajectories])[:-1]
+    return np.split(column.float().cpu().numpy(), ends)

@@ -381,6 +381,8 @@ def _teacher(p: _Patient) -> Verdict:
     grades = grade(Pair(*p.models), p.probes)
     kl = np.concatenate([g.reverse_kl for g in grades])
     if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
+        if p.config.teacher_hint or p.config.teacher_system:
+            return "pass", "The teacher is the student itself, told what the student is not."
         return "warn", (
             "The teacher says exactly what the student says, so there is nothing to learn. Choose another "
             "teacher, or tell it something the student does not know."
@@ -496,7 +498,8 @@ def skeleton(name: str) -> torch.nn.Module:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from opd.models import DEMO_MODELS, assets_dir
+    from opd.models import DEMO_MODELS
+    from opd.paths import assets_dir
 
     where = assets_dir() / DEMO_MODELS[name] if name in DEMO_MODELS else name
     with torch.device("meta"):

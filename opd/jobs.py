@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from opd.alarms import alarms_at
 from opd.config import DistillConfig
+from opd.devices import Place, stand_in_line, waiting_sentence
 from opd.distillation import Distillation, distill
 from opd.doctor import examine
-from opd.runs import Run, create_run
+from opd.models import resolve_device
+from opd.runs import Race, Run, create_run, merit
 from opd.trajectory import StepReport
 
+POLL_SECONDS = 0.2
+"""How often a run that waits (for a device, or paused) looks whether it may go on."""
 
-def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None) -> None:
+
+def work(
+    run: Run,
+    on_report: Callable[[StepReport], None] = lambda report: None,
+    on_wait: Callable[[str], None] = lambda sentence: None,
+) -> None:
     """Train the run to its end, or until a stop is asked for, from its newest checkpoint if it has one.
 
-    The caller holds the run's lock. Every step is on disk before ``on_report`` hears of it.
+    It stands in line for its devices first, one job a device. The caller holds the run's lock. Every step is
+    on disk before ``on_report`` hears of it; ``on_wait`` hears once what the run waits for.
 
     Raises:
         ValueError: a model or the task cannot be used.
@@ -28,32 +42,91 @@ def work(run: Run, on_report: Callable[[StepReport], None] = lambda report: None
         OSError: the disk is full.
     """
     try:
-        distillation = distill(run.config)
-        state = run.load_checkpoint()
-        if state is not None:
-            distillation.load_state_dict(state)
-        run.log_event("started" if state is None else "resumed", step=distillation.next_step)
-        if state is None:
-            _examine(run, distillation)
-        saved_at = None if state is None else distillation.next_step - 1
-        track = tracker(run)
-        ended = "finished"
-        for report in distillation:
-            run.append(report)
-            track(report)
-            on_report(report)
-            if report.step and (report.step % run.config.save_every == 0 or _is_best(run, report)):
-                run.save_checkpoint(distillation.student, distillation.state_dict())
-                saved_at = report.step
-            if run.stop_requested() and report.step < run.config.steps:
-                ended = "stopped"
-                break
+        with stand_in_line(run.name, devices_of(run.config)) as place:
+            if _wait_for_turn(run, place, on_wait):
+                with tracker(run) as track:
+                    _train(run, lambda report: (track(report), on_report(report)))
+    except Exception as error:
+        run.log_event("failed", message=str(error) or type(error).__name__)
+        raise
+
+
+def devices_of(config: DistillConfig) -> list[str]:
+    """Return the devices that a run needs for itself, such as "cpu" or "cuda:0".
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    found = (resolve_device(name) for name in (config.device, config.teacher_device or config.device))
+    return sorted({f"{d.type}:{d.index or 0}" if d.type == "cuda" else d.type for d in found})
+
+
+def _wait_for_turn(run: Run, place: Place, on_wait: Callable[[str], None]) -> bool:
+    """Wait until the devices are the run's; False: a stop was asked for first."""
+    if ahead := place.ahead():
+        run.log_event("queued", message=waiting_sentence(ahead))
+        on_wait(waiting_sentence(ahead))
+    while place.ahead():
+        if run.asked() in ("stop", "keep_best"):
+            run.log_event("stopped", message="Taken out of the queue before it began.")
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
+    distillation = distill(run.config)
+    state = run.load_checkpoint()
+    if state is not None:
+        distillation.load_state_dict(state)
+    run.log_event("started" if state is None else "resumed", step=distillation.next_step)
+    if state is None:
+        _examine(run, distillation)
+    rows = [row for row in run.rows() if row["step"] < distillation.next_step]
+    saved_at = None if state is None else distillation.next_step - 1
+
+    def save() -> None:
+        nonlocal saved_at
         if saved_at != distillation.next_step - 1:
             run.save_checkpoint(distillation.student, distillation.state_dict())
-        run.log_event(ended, step=distillation.next_step - 1)
-    except Exception as error:
-        run.log_event("failed", message=f"{error}")
-        raise
+            saved_at = distillation.next_step - 1
+
+    race = run.race()
+    asked = message = None
+    for report in distillation:
+        rows.append(report.row())
+        report = replace(report, alarms=alarms_at(rows))
+        run.append(report)
+        on_report(report)
+        if report.step and (report.step % run.config.save_every == 0 or _is_best(rows)):
+            save()
+        asked = run.asked()
+        if asked == "pause" and report.step < run.config.steps:
+            save()
+            asked = _pause(run, report.step)
+        if asked in ("stop", "keep_best"):
+            break
+        if race and race.is_over(rows):
+            message = "It has spent the budget of its race."
+            break
+    step = distillation.next_step - 1
+    best = run.drop_after_best() if asked == "keep_best" else None
+    if best is None:
+        save()
+    else:
+        message = f"Kept the best checkpoint, that of step {best}."
+    ended = "finished" if step == run.config.steps or not asked else "stopped"
+    run.log_event(ended, step=step, message=message or "")
+
+
+def _pause(run: Run, step: int) -> str | None:
+    """Wait, with the models in memory, until something else than a pause is asked for; return it."""
+    run.log_event("paused", step=step)
+    while (asked := run.asked()) == "pause":
+        time.sleep(POLL_SECONDS)
+    if asked is None:
+        run.log_event("resumed", step=step + 1)
+    return asked
 
 
 def _examine(run: Run, distillation: Distillation) -> None:
@@ -72,28 +145,32 @@ def _examine(run: Run, distillation: Distillation) -> None:
             raise ValueError(f"The doctor advises against this run. {failed} (ignore_doctor trains anyway.)")
 
 
-def tracker(run: Run) -> Callable[[StepReport], None]:
-    """Return what sends a report to the tracker that the config names; trackio speaks wandb's language.
+@contextlib.contextmanager
+def tracker(run: Run) -> Iterator[Callable[[StepReport], None]]:
+    """Yield what sends a report to the tracker that the config names; trackio speaks wandb's language.
 
     Raises:
         ValueError: the tracker is not installed.
     """
     name = run.config.report_to
     if name == "none":
-        return lambda report: None
+        yield lambda report: None
+        return
     try:
         module = import_module(name)
     except ImportError as error:
         raise ValueError(f"report_to {name} needs the package {name}: pip install {name}.") from error
     module.init(project="opd-studio", name=run.name, config=run.config.model_dump())
-    return lambda report: module.log(dict(report.metrics), step=report.step)
+    try:
+        yield lambda report: module.log(dict(report.metrics), step=report.step)
+    finally:
+        module.finish()  # the last rows travel now
 
 
-def _is_best(run: Run, report: StepReport) -> bool:
-    """Whether this step's held-out accuracy is higher than at any step before."""
-    key = "heldout_accuracy"
-    earlier = [row[key] for row in run.rows() if key in row and row["step"] < report.step]
-    return key in report.metrics and report.metrics[key] > max(earlier, default=-1.0)
+def _is_best(rows: list[dict[str, float]]) -> bool:
+    """Whether the last row is better than all before it."""
+    now = merit(rows[-1])
+    return now is not None and all(now > earlier for row in rows[:-1] if (earlier := merit(row)) is not None)
 
 
 def start(config: DistillConfig, name: str) -> Run:
@@ -106,7 +183,50 @@ def start(config: DistillConfig, name: str) -> Run:
         OSError: the run's folder cannot be written.
     """
     run = create_run(name, config)
+    _spawn(run)
+    return run
+
+
+def resume(run: Run) -> None:
+    """Go on with a run in a process of its own, from its newest checkpoint.
+
+    Raises:
+        RunBusyError: a process works on it already.
+        ValueError: it is finished.
+    """
+    if run.status().state == "finished":
+        raise ValueError(f"The run {run.name} is finished; there is nothing to resume.")
+    _spawn(run)
+
+
+def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
+    """Create the runs of a race; each is an ordinary run called RACE-METHOD.
+
+    Args:
+        configs: the methods by name, what they are compared on (pair, task, steps) being alike.
+        race: its name and its budget.
+
+    Raises:
+        ValueError: a name is taken or no plain file name.
+        OSError: a run's folder cannot be written.
+    """
+    runs = [create_run(f"{race.name}-{method}", config) for method, config in configs.items()]
+    for run in runs:
+        run.enter(race)
+    return runs
+
+
+def start_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
+    """Start the runs of a race in processes of their own, which take turns; see :func:`enter_race`."""
+    runs = enter_race(configs, race)
+    for run in runs:
+        _spawn(run)
+    return runs
+
+
+def _spawn(run: Run) -> None:
     with run.hold() as descriptor, (run.path / "log.txt").open("ab") as log:
+        run.take_over()
         subprocess.Popen(
             [sys.executable, "-m", "opd.jobs", str(run.path.resolve()), str(descriptor)],
             stdin=subprocess.DEVNULL,
@@ -117,7 +237,6 @@ def start(config: DistillConfig, name: str) -> Run:
             # Idle threads must not spin: the app and the job share the cores.
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
-    return run
 
 
 def main() -> int:

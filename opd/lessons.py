@@ -65,21 +65,27 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
     Raises:
         ValueError: a model or a task cannot be used, or a share of the prompts is less than one prompt.
     """
-    tasks = [_load_task(name, config) for name in (config.task, *(lesson.task for lesson in config.lessons))]
+    names = (config.task, *(lesson.task for lesson in config.lessons))
+    tasks = [load_lesson_task(name, config) for name in names]
     shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
     main = config.prompts_per_step - sum(shares)
     if main < 1 or any(share < 1 for share in shares):
         raise ValueError(f"{config.prompts_per_step} prompts a step are too few for these shares of lessons.")
+    if any(prompts % (config.chain or 1) for prompts in (main, *shares)):
+        raise ValueError(
+            f"A chain spans {config.chain} problems of one lesson, and the lessons' shares make "
+            f"{', '.join(map(str, (main, *shares)))} prompts a step. Choose shares that are multiples of it."
+        )
     student = trainable(pair.student if pair else _load_student(config), config)
-    teacher = pair.teacher if pair else _load_teacher(config.teacher, student, config)
+    teacher = pair.teacher if pair else load_teacher(config.teacher, student, config)
     lessons = [Lesson(tasks[0], Pair(student, teacher), main, config.teacher_system, config.teacher_hint)]
     for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
-        teacher = _load_teacher(lesson.teacher, student, config)
+        teacher = load_teacher(lesson.teacher, student, config)
         lessons.append(Lesson(task, Pair(student, teacher), share))
     return lessons
 
 
-def _load_task(name: str, config: DistillConfig) -> Task:
+def load_lesson_task(name: str, config: DistillConfig) -> Task:
     """Load a task and ask it, before any model is loaded, for what the run will want of it.
 
     Raises:
@@ -105,7 +111,12 @@ def _load_student(config: DistillConfig) -> LanguageModel:
     )
 
 
-def _load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> LanguageModel:
+def load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> LanguageModel:
+    """Load a teacher by its name in the config; "self" is the student, as it starts or (live) as it trains.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
     if name == "self" and config.teacher_live:
         return student
     return load_model(
@@ -116,11 +127,26 @@ def _load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> L
 
 
 def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
-    """Open the student's weights, or put a fresh adapter on it; an adapter it came with is merged first."""
+    """Open the student's weights, or those of an adapter: its own if it came with one, else a fresh one.
+
+    An adapter on merged weights could be saved only together with them: no folder would hold its base.
+
+    Raises:
+        ValueError: the student's own adapter has another rank than the config's.
+    """
     model = student.model
-    if hasattr(model, "merge_and_unload"):
+    adapted = hasattr(model, "peft_config")
+    if adapted and not config.lora_rank:
         model = model.merge_and_unload()
-    if config.lora_rank:
+    if config.lora_rank and adapted:
+        rank = getattr(model.active_peft_config, "r", None)
+        if rank != config.lora_rank:
+            raise ValueError(
+                f"{student.name} comes with an adapter of rank {rank}. Set lora_rank to {rank} to train it "
+                "further, or to 0 to merge it and train all weights."
+            )
+        model.set_adapter(model.active_adapter)  # opens its weights
+    elif config.lora_rank:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(config.seed)  # peft draws the adapter's first weights from torch's generator

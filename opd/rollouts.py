@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from opd.config import DistillConfig
 from opd.engines import Sampler
 from opd.engines.transformers import TransformersSampler
-from opd.grading import fork_score
 from opd.lessons import Lesson
 from opd.objectives import OBJECTIVES
 from opd.sampling import requests, uniforms
 from opd.tasks import Example
 from opd.trajectory import Grades, Trajectory
+from opd.verdicts import fork_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, s
         # With a fixed set of teacher samples, step k repeats an earlier step's prompts and random numbers.
         source_step = step
         if config.sft_prompts:
-            source_step = (step - 1) % max(1, config.sft_prompts // lesson.prompts) + 1
+            source_step = (step - 1) % (config.sft_prompts // config.prompts_per_step) + 1
         examples = lesson.task.batch(lesson.prompts, step=source_step, seed=config.seed)
         asked = requests(
             lesson.pair.student,
@@ -140,6 +140,23 @@ def settle(config: DistillConfig, rollouts: Sequence[Rollout], grades: Sequence[
     return out
 
 
+def given_advantage(config: DistillConfig, rollout: Rollout, grades: Grades) -> NDArray[np.float32]:
+    """Return what each token of a rollout is given, float32 ``[T]``; 0 where it does not train.
+
+    That is its advantage in a policy gradient, and 1 in imitation. The gradient of a divergence over the
+    vocabulary gives a sampled token no number of its own: the negative penalty says which way it is pushed.
+    """
+    if config.objective == "sft":
+        given = np.ones(len(grades), np.float32)
+    elif config.objective == "rl":
+        given = np.full(len(grades), rollout.reward, np.float32)
+    else:
+        scale = config.kl_coefficient if config.objective == "importance_sampling" else 1.0
+        given = -scale * grades.penalty if rollout.advantages is None else rollout.advantages
+        given = given + rollout.reward
+    return (given if rollout.weights is None else given * rollout.weights).astype(np.float32)
+
+
 def discounted(penalty: NDArray[np.float32], discount: float) -> NDArray[np.float32]:
     """Return each token's penalty plus the discounted penalties after it, ``[T]`` -> ``[T]``."""
     out = penalty.astype(np.float64)
@@ -153,12 +170,8 @@ def select_tokens(config: DistillConfig, grades: Sequence[Grades]) -> list[NDArr
     """Mark the step's top share of tokens by student entropy, penalty or fork score; None = all train."""
     if config.tokens == "all":
         return [None] * len(grades)
-    score_of = {
-        "entropy": lambda g: g.student.entropy,
-        "penalty": lambda g: g.penalty,
-        "fork_score": fork_score,
-    }[config.tokens]
-    scores = np.concatenate([score_of(g) for g in grades])
+    definition = "entropy_drop" if config.tokens == "fork_score" else config.tokens
+    scores = np.concatenate([fork_score(g, definition) for g in grades])
     count = max(1, round(config.token_share * len(scores)))
     chosen = np.zeros(len(scores), np.float32)
     chosen[np.argsort(-scores, kind="stable")[:count]] = 1

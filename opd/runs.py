@@ -1,32 +1,49 @@
 """The run directory: everything a run leaves behind, written so that a crash at any byte loses nothing whole.
 
 ``$OPD_HOME/runs/NAME/`` (default ``./runs``) holds ``config.json``, ``metrics.jsonl`` (one line a step, the
-last line of a step counts), ``samples.jsonl`` (graded trajectories), ``events.jsonl``, ``control.json``,
-``checkpoints/step-000050/``, ``log.txt`` of a run in the background, and ``lock``: who holds it lives.
+last line of a step counts), ``samples.jsonl`` (graded trajectories), ``events.jsonl``, ``control.json`` (what
+users ask of the process that works on it), ``checkpoints/step-000050/``, ``log.txt`` of a run in the
+background, and ``lock``: who holds it lives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from opd.config import DistillConfig
-from opd.trajectory import StepReport, write_atomically
+from opd.config import DistillConfig, make_config, read_config
+from opd.devices import is_locked, place_of, try_lock, waiting_sentence
+from opd.paths import home_dir
+from opd.sample_file import Frozen, Kind, Sample, SampleFile, sample_file
+from opd.traces import FrozenScores, Push
+from opd.trajectory import Review, StepReport, write_atomically
 
 SAMPLES_LIMIT = 64 * 2**20
 """Bytes of ``samples.jsonl``; later samples are not kept."""
 
-State = Literal["running", "stopping", "finished", "stopped", "failed", "interrupted"]
+ROLLOUTS_FROM, ROLLOUTS_TO = 1 / 8, 1 / 2
+"""Share of the limit that rollouts may fill: at the first step and, growing evenly, at the last. A long run
+so keeps rollouts of steps from all its length, and the probes of every evaluation find room."""
+
+State = Literal[
+    *("queued", "running", "pausing", "paused", "stopping"),
+    *("finished", "stopped", "failed", "interrupted"),
+]
+Request = Literal["pause", "stop", "keep_best"]
+
+_STATES = ("loading", "queued", "started", "resumed", "paused", "finished", "stopped", "failed")
+_TAIL = 2**15  # bytes read first when the newest line is wanted
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -43,8 +60,9 @@ class RunStatus:
     """Where a run stands.
 
     Attributes:
-        state: "running" and "stopping" while a process holds it; "interrupted" when that process died.
-        step: updates made so far.
+        state: a process holds it while it is "queued" (for a device), "running", "pausing" and "stopping"
+            (asked for, not yet done) or "paused"; "interrupted" when that process died.
+        step: the last step that was written.
         steps: updates asked for.
         message: a sentence for the user; empty if there is nothing to say.
     """
@@ -57,12 +75,52 @@ class RunStatus:
     @property
     def live(self) -> bool:
         """Whether a process is working on it."""
-        return self.state in ("running", "stopping")
+        return self.state in ("queued", "running", "pausing", "paused", "stopping")
+
+
+@dataclass(frozen=True)
+class News:
+    """What a run has written since somebody last looked.
+
+    Attributes:
+        rows: metrics of steps, in the order they were written. A step that came before replaces its earlier
+            row: a resumed run makes the steps after its checkpoint again.
+        events: events in the order they happened.
+        cursor: what to ask with next time.
+        restart: whether all that was known before must be forgotten: the cursor was none of this run.
+    """
+
+    rows: list[dict[str, float]]
+    events: list[dict[str, Any]]
+    cursor: str
+    restart: bool
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race that a run takes part in, and the budget at which it ends; None = without limit.
+
+    Attributes:
+        name: of the race.
+        tokens: completion tokens of all its steps together.
+        seconds: of training: sampling, teacher and updates; evaluations are not counted.
+    """
+
+    name: str
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def is_over(self, rows: Sequence[Mapping[str, float]]) -> bool:
+        """Whether these steps have spent the budget."""
+        tokens = sum(row.get("tokens", 0) for row in rows)
+        phases = ("seconds_sample", "seconds_teacher", "seconds_update")
+        seconds = sum(row.get(phase, 0.0) for row in rows for phase in phases)
+        return tokens >= (self.tokens or float("inf")) or seconds >= (self.seconds or float("inf"))
 
 
 def runs_dir() -> Path:
     """Return the folder of all runs."""
-    return Path(os.environ.get("OPD_HOME", ".")) / "runs"
+    return home_dir() / "runs"
 
 
 @dataclass(frozen=True)
@@ -78,8 +136,24 @@ class Run:
 
     @property
     def config(self) -> DistillConfig:
-        """The config it was started with."""
-        return DistillConfig.model_validate_json((self.path / "config.json").read_text(encoding="utf-8"))
+        """The config it was started with.
+
+        Raises:
+            ValueError: this version cannot read it.
+        """
+        path = self.path / "config.json"
+        return _read_config(path, path.stat().st_mtime_ns)
+
+    def race(self) -> Race | None:
+        """Return the race that it takes part in, if any."""
+        try:
+            return Race(**json.loads((self.path / "race.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def enter(self, race: Race) -> None:
+        """Let it take part in a race; before it starts."""
+        write_atomically(self.path / "race.json", json.dumps(asdict(race)))
 
     # What has been reported
 
@@ -88,58 +162,144 @@ class Run:
         latest = {row["step"]: row for row in _read_lines(self.path / "metrics.jsonl")}
         return [latest[step] for step in sorted(latest) if step > since]
 
+    def read_from(self, cursor: str | None = None) -> News:
+        """Return what was written since the reading that gave ``cursor``; from the beginning if None.
+
+        Only new bytes are read. A line that is still being written waits for the next reading, one torn by a
+        crash is passed over. Safe with any text as cursor.
+        """
+        born = (self.path / "config.json").stat().st_mtime_ns
+        names = ("metrics", "events")
+        ends = [_size(self.path / f"{name}.jsonl") for name in names]
+        known = re.fullmatch(rf"{born}-(\d{{1,15}})-(\d{{1,15}})", cursor or "")
+        starts = [int(known[1]), int(known[2])] if known else [0, 0]
+        restart = not known or any(start > end for start, end in zip(starts, ends, strict=True))
+        if restart:
+            starts = [0, 0]
+        (rows, at_row), (events, at_event) = (
+            _read_since(self.path / f"{name}.jsonl", start) for name, start in zip(names, starts, strict=True)
+        )
+        return News(rows, events, f"{born}-{at_row}-{at_event}", restart)
+
     def append(self, report: StepReport) -> None:
-        """Write a step's metrics, graded trajectories, notes and alarms.
+        """Write a step's metrics, trajectories as far as there is room, notes and alarms.
 
         Raises:
             OSError: the disk is full; complete lines stay readable.
         """
         _append_line(self.path / "metrics.jsonl", report.row())
-        samples = self.path / "samples.jsonl"
-        for kind, reviews in (("probe", report.probes), ("rollout", report.samples)):
-            for review in reviews:
-                if samples.exists() and samples.stat().st_size > SAMPLES_LIMIT:
-                    break
-                _append_line(samples, {"step": report.step, "kind": kind, "review": review.to_dict()})
-        for event, messages in (("note", report.notes), ("alarm", report.alarms)):
-            for message in messages:
-                self.log_event(event, step=report.step, message=message)
+        pushes = report.pushes or [None] * len(report.samples)
+        records: dict[Kind, list[dict[str, Any]]] = {
+            "probe": [{"review": review.to_dict()} for review in report.probes],
+            "frozen": [scores.to_dict() for scores in report.frozen],
+            "rollout": [
+                {"review": review.to_dict(), "push": push and push.to_dict()}
+                for review, push in zip(report.samples, pushes, strict=True)
+            ],
+        }
+        for kind, group in records.items():
+            self._keep(report.step, kind, group)
+        for message in report.notes:
+            self.log_event("note", step=report.step, message=message)
+        for alarm in report.alarms:
+            onset = {"kind": alarm.kind, "step": alarm.step}
+            if not any(onset.items() <= e.items() for e in self.events()):  # a resumed run makes steps again
+                self.log_event("alarm", **asdict(alarm))
+
+    def _keep(self, step: int, kind: Kind, records: list[dict[str, Any]]) -> None:
+        """Write a step's records of one kind, all of them or, where they have no room any more, none."""
+        if not records:
+            return
+        path, room = self.path / "samples.jsonl", SAMPLES_LIMIT
+        if kind == "rollout":
+            room *= ROLLOUTS_FROM + (ROLLOUTS_TO - ROLLOUTS_FROM) * step / self.config.steps
+        if _size(path) <= room:
+            for index, record in enumerate(records):
+                _append_line(path, {"step": step, "kind": kind, "index": index, **record})
+        elif not any(event.get("about") == "samples" for event in self.events()):
+            self.log_event(
+                "note",
+                step=step,
+                about="samples",
+                message=f"There is room for {SAMPLES_LIMIT / 2**20:.0f} MiB of graded trajectories: from "
+                "here on not every step keeps its own.",
+            )
 
     def log_event(self, event: str, **details: Any) -> None:  # noqa: ANN401
-        """Add a line to ``events.jsonl``: started, resumed, stopped, finished, failed, note, alarm."""
+        """Add a line to ``events.jsonl``.
+
+        One of: loading, queued, started, resumed, paused, stopped, finished, failed (where the run stands);
+        task, examined, note, alarm (what there is to say).
+        """
         _append_line(self.path / "events.jsonl", {"event": event, "time": time.time(), **details})
 
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events, in the order they happened; each has "event" and "time" (seconds since 1970)."""
+        return list(_read_lines(self.path / "events.jsonl"))
+
     def status(self) -> RunStatus:
-        """Say where the run stands, from its files and its lock alone."""
-        config, rows = self.config, self.rows()
-        step = int(rows[-1]["step"]) if rows else 0
-        if self._held():
-            state = "stopping" if self.stop_requested() else "running"
-            return RunStatus(state, step, config.steps)
-        events = list(_read_lines(self.path / "events.jsonl"))
-        last = next((e for e in reversed(events) if e["event"] not in ("note", "alarm")), None)
-        if last and last["event"] in ("finished", "stopped", "failed"):
-            return RunStatus(last["event"], step, config.steps, last.get("message", ""))
-        return RunStatus(
-            "interrupted", step, config.steps, f"The process ended without a word. {self._tail()}"
-        )
+        """Say where the run stands, from its lock and the ends of its files."""
+        steps = self.config.steps
+        row = _newest(self.path / "metrics.jsonl")
+        step = int(row["step"]) if row else 0
+        last = _newest(self.path / "events.jsonl", lambda e: e["event"] in _STATES) or {"event": None}
+        if is_locked(self.path / "lock"):
+            state, message = self._live_state(last["event"])
+            return RunStatus(state, step, steps, message)
+        if last["event"] in ("finished", "stopped", "failed"):
+            return RunStatus(last["event"], step, steps, last.get("message", ""))
+        return RunStatus("interrupted", step, steps, f"The process ended without a word. {self.log_tail()}")
+
+    # The trajectories that were kept
+
+    def saved_steps(self, kind: Kind = "rollout") -> list[int]:
+        """Return the steps of which trajectories of a kind were kept, in order."""
+        return self._samples.steps(kind)
+
+    def samples(self, step: int) -> list[Sample]:
+        """Return the rollouts that a step kept; see :meth:`saved_steps`."""
+        return [
+            Sample(
+                step,
+                record["index"],
+                Review.from_dict(record["review"]),
+                Push.from_dict(record["push"]) if record["push"] else None,
+            )
+            for record in self._samples.records("rollout", step)
+        ]
+
+    def probes(self, step: int) -> list[Review]:
+        """Return the student's graded answers to the probe prompts at an evaluation, always in one order."""
+        return [Review.from_dict(record["review"]) for record in self._samples.records("probe", step)]
+
+    def frozen(self, since: int = -1) -> list[Frozen]:
+        """Return how the probes of step 0 were graded at every evaluation after ``since``, by step and index.
+
+        Their text is ``probes(0)``.
+        """
+        return [
+            Frozen(step, record["index"], FrozenScores.from_dict(record))
+            for step in self.saved_steps("frozen")
+            if step > since
+            for record in self._samples.records("frozen", step)
+        ]
+
+    @property
+    def _samples(self) -> SampleFile:
+        return sample_file(self.path / "samples.jsonl")
 
     def notes(self) -> list[str]:
         """Return sentences for the user: what the doctor did not pass, what steps had to say, alarms."""
-        out = []
-        for event in _read_lines(self.path / "events.jsonl"):
-            if event["event"] == "examined":
-                out += [f["message"] for f in event["findings"] if f["level"] != "pass"]
-            elif event["event"] in ("note", "alarm"):
-                sign = "⚠ " if event["event"] == "alarm" else ""
-                out.append(f"{sign}Step {event['step']}: {event['message']}")
-        return out
+        return [sentence for event in self.events() for sentence in sentences(event)]
 
-    def _tail(self, lines: int = 5) -> str:
+    def log_tail(self, lines: int = 5) -> str:
+        """Return the last lines that a run in the background printed; empty if there are none."""
         log = self.path / "log.txt"
         if not log.exists():
             return ""
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        with log.open("rb") as file:
+            file.seek(max(0, _size(log) - _TAIL))
+            return "\n".join(file.read().decode("utf-8", errors="replace").splitlines()[-lines:])
 
     # Who works on it
 
@@ -153,7 +313,7 @@ class Run:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             deadline = time.monotonic() + 1.0  # a reader that asks who holds it does so for an instant
-            while not _try_lock(descriptor, fcntl.LOCK_EX):
+            while not try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
                     raise RunBusyError(f"Another process is working on the run {self.name}.")
                 time.sleep(0.02)
@@ -161,30 +321,42 @@ class Run:
         finally:
             os.close(descriptor)
 
-    def _held(self) -> bool:
+    def _live_state(self, last: str | None) -> tuple[State, str]:
+        """Return what the process that holds the run does, given its last event, and a sentence on it."""
+        asked = self.asked()
+        if asked in ("stop", "keep_best"):
+            return "stopping", ""
+        if last == "queued":
+            sentence = waiting_sentence(place_of(self.name).ahead())
+            return ("queued", sentence) if sentence else ("running", "")
+        if last == "paused":
+            return ("paused", "") if asked == "pause" else ("running", "")
+        return ("pausing", "") if asked == "pause" else ("running", "")
+
+    def ask(self, request: Request | None) -> None:
+        """Ask something of whoever works on the run; it is done after the current step, and is an event.
+
+        Args:
+            request: "pause"; "stop", with a checkpoint; "keep_best": stop and drop the checkpoints after the
+                best one; None takes back what was asked, so a paused run goes on.
+        """
+        write_atomically(self.path / "control.json", json.dumps({"request": request}))
+
+    def asked(self) -> Request | None:
+        """Return what was asked of whoever works on the run."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+            return json.loads((self.path / "control.json").read_text(encoding="utf-8"))["request"]
         except FileNotFoundError:
-            return False
-        try:
-            return not _try_lock(descriptor, fcntl.LOCK_SH)
-        finally:
-            os.close(descriptor)
+            return None
 
     def request_stop(self) -> None:
-        """Ask whoever works on the run to stop after the current step."""
-        write_atomically(self.path / "control.json", json.dumps({"stop": True}))
+        """Ask for a stop, with a checkpoint, after the current step."""
+        self.ask("stop")
 
-    def stop_requested(self) -> bool:
-        """Whether somebody asked for a stop."""
-        try:
-            return bool(json.loads((self.path / "control.json").read_text(encoding="utf-8")).get("stop"))
-        except FileNotFoundError:
-            return False
-
-    def clear_control(self) -> None:
-        """Forget what was asked of an earlier process."""
+    def take_over(self) -> None:
+        """Begin to work on the run, holding its lock: what was asked of an earlier process is forgotten."""
         (self.path / "control.json").unlink(missing_ok=True)
+        self.log_event("loading")
 
     # Checkpoints
 
@@ -195,10 +367,13 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest held-out accuracy among those that can be loaded; the first of equals."""
+        """The step with the highest held-out accuracy among those that can be loaded; the first of equals.
+
+        Where prompts have no answers, the lowest held-out KL decides. None where nothing was measured.
+        """
         kept = {_step_of(path) for path in self.checkpoints}
-        scored = [row for row in self.rows() if "heldout_accuracy" in row and row["step"] in kept]
-        return max(scored, key=lambda row: row["heldout_accuracy"])["step"] if scored else None
+        scored = [row for row in self.rows() if row["step"] in kept and merit(row) is not None]
+        return max(scored, key=merit)["step"] if scored else None
 
     def checkpoint(self, step: int) -> Path:
         """Return the checkpoint of a step.
@@ -219,6 +394,18 @@ class Run:
             ValueError: there is none of that step.
         """
         (self.checkpoint(step) / "pinned").touch()
+
+    def drop_after_best(self) -> int | None:
+        """Remove the checkpoints after the best one, except pinned ones, so that a resumption goes on there.
+
+        Returns:
+            The best step; None, and nothing is removed, where no checkpoint was measured.
+        """
+        best = self.best_step
+        for path in self.checkpoints:
+            if best is not None and _step_of(path) > best and not (path / "pinned").exists():
+                shutil.rmtree(path)
+        return best
 
     def _remove_old_checkpoints(self) -> None:
         best = self.best_step
@@ -267,19 +454,30 @@ class Run:
         return final
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the training state of the newest checkpoint, or None if there is none."""
+        """Return the training state of the newest checkpoint, or None if there is none.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if self.model_dir is None:
             return None
-        state = json.loads((self.model_dir / "training.json").read_text(encoding="utf-8"))
-        for group in ("weights", "optimizer"):
-            state[group] = load_file(self.model_dir / f"training-{group}.safetensors")
+        try:
+            state = json.loads((self.model_dir / "training.json").read_text(encoding="utf-8"))
+            for group in ("weights", "optimizer"):
+                state[group] = load_file(self.model_dir / f"training-{group}.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"The checkpoint {self.model_dir} is damaged ({error}). Delete it, and the run goes on from "
+                "the one before it."
+            ) from error
         return state
 
 
 def create_run(name: str, config: DistillConfig) -> Run:
-    """Make a run's folder and write its config.
+    """Make a run's folder and write its config. A run that failed before its first row gives its name back.
 
     Raises:
         ValueError: the name is no plain file name.
@@ -294,10 +492,17 @@ def create_run(name: str, config: DistillConfig) -> Run:
     try:
         path.mkdir(parents=True)
     except FileExistsError:
-        raise RunExistsError(
-            f"There is a run called {name} already. Choose another name, or continue it with "
-            f"opd train --resume {name}."
-        ) from None
+        if not _came_to_nothing(Run(path)):
+            raise RunExistsError(
+                f"There is a run called {name} already. Choose another name, or continue it with "
+                f"opd train --resume {name}."
+            ) from None
+        shutil.rmtree(path)
+        path.mkdir()
+    except OSError as error:
+        raise OSError(
+            f"The folder {path} cannot be made: {error.strerror}. Set OPD_HOME to a folder you may write to."
+        ) from error
     write_atomically(path / "config.json", config.model_dump_json(indent=2))
     return Run(path)
 
@@ -329,15 +534,42 @@ def list_runs() -> list[Run]:
     return [run for run in runs if _is_readable(run)]
 
 
+def _came_to_nothing(run: Run) -> bool:
+    return _is_readable(run) and run.status().state == "failed" and not run.rows()
+
+
 def _is_readable(run: Run) -> bool:
     try:
         return run.config is not None
-    except ValueError:
+    except (OSError, ValueError):
         return False
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
+
+
+@functools.lru_cache(maxsize=256)
+def _read_config(path: Path, written: int) -> DistillConfig:
+    """Read a config; ``written`` is the file's time, so another run of the same name is read anew."""
+    return make_config(read_config(path))
+
+
+def merit(row: Mapping[str, float]) -> float | None:
+    """Return how good a step is: its held-out accuracy, else minus its held-out KL, None if not measured."""
+    if "heldout_accuracy" in row:
+        return row["heldout_accuracy"]
+    return -row["heldout_kl"] if "heldout_kl" in row else None
+
+
+def sentences(event: Mapping[str, Any]) -> list[str]:
+    """Return what an event says to the user: the doctor's warnings, a note, an alarm; mostly nothing."""
+    match event:
+        case {"event": "examined", "findings": findings}:
+            return [f["message"] for f in findings if f["level"] != "pass"]
+        case {"event": "note" | "alarm" as kind, "step": step, "message": message}:
+            return [f"{'⚠ ' if kind == 'alarm' else ''}Step {step}: {message}"]
+    return []
 
 
 def _append_line(path: Path, data: Mapping[str, Any]) -> None:
@@ -352,16 +584,45 @@ def _append_line(path: Path, data: Mapping[str, Any]) -> None:
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the complete lines of a JSONL file; a line torn by a crash is passed over."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().split(b"\n"):
+    if path.exists():
+        yield from _records(path.read_bytes())
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
         with contextlib.suppress(ValueError):
             yield json.loads(line)
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def _read_since(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the records of the complete lines behind an offset, and the offset behind them."""
+    if _size(path) <= start:
+        return [], start
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    complete = data.rfind(b"\n") + 1
+    return list(_records(data[:complete])), start + complete
+
+
+def _newest(path: Path, wanted: Callable[[Any], bool] = lambda record: True) -> dict[str, Any] | None:
+    """Return the last record that is wanted, reading from the end; None if there is none."""
+    size = _size(path)
+    for length in sorted({min(_TAIL, size), size} - {0}):
+        with path.open("rb") as file:
+            file.seek(max(0, size - length))
+            lines = file.read().split(b"\n")
+        for line in reversed(lines if length == size else lines[1:]):
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if wanted(record):
+                    return record
+    return None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

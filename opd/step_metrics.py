@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opd.rollouts import Rollout
 from opd.trajectory import Grades
 
 
-def step_metrics(rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> dict[str, float]:
+def step_metrics(
+    rollouts: Sequence[Rollout], grades: Sequence[Grades], eos_ids: Sequence[int], *, fresh: int
+) -> dict[str, float]:
     """Return the step's metrics by name; KL, entropies and penalties in nats per token.
 
-    ``sampler_mismatch`` estimates KL(sampler || trainer): 0 up to round-off while both are one model.
+    ``sampler_mismatch`` estimates KL(sampler || trainer) on the first ``fresh`` rollouts, which were scored
+    before the step's first update: 0 up to round-off while both are one model. The importance ratio is that
+    of all rollouts; with substeps it also tells how far the updates moved the student.
     ``topk_overlap`` is the share of the student's likeliest tokens that are among the teacher's,
-    ``shared_mass`` the student's probability on those.
+    ``shared_mass`` the student's probability on those. ``repetition`` is the share of a completion's 4-grams
+    that it has had before, ``degenerate_share`` that of the completions which are empty or one token over and
+    over; ``eos_ids`` are no part of a completion there.
     """
 
     def mean(columns: Sequence[np.ndarray]) -> float:
@@ -36,28 +43,34 @@ def step_metrics(rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> dict[
         "completion_tokens": float(np.mean([len(t) for t in trajectories])),
         "clipped_share": float(np.mean([t.finish_reason == "length" for t in trajectories])),
     }
+    bodies = [t.completion_ids[~np.isin(t.completion_ids, eos_ids)] for t in trajectories]
+    metrics |= {
+        "repetition": float(np.mean([repetition(body) for body in bodies])),
+        "degenerate_share": float(np.mean([_is_degenerate(body) for body in bodies])),
+    }
     log_ratios = [
-        g.student.logprobs - t.behaviour_logprobs
+        g.student.logprobs - t.behaviour_logprobs if t.behaviour_logprobs is not None else np.empty(0)
         for g, t in zip(grades, trajectories, strict=True)
-        if t.behaviour_logprobs is not None
     ]
-    if log_ratios:
-        ratios = np.exp(np.concatenate(log_ratios).astype(np.float64))
-        metrics |= {
-            "importance_ratio": float(ratios.mean()),
-            "importance_ratio_max": float(ratios.max()),
-            "sampler_mismatch": -mean(log_ratios),
-        }
+    ratios = np.exp(np.concatenate(log_ratios).astype(np.float64))
+    if len(ratios):
+        metrics |= {"importance_ratio": float(ratios.mean()), "importance_ratio_max": float(ratios.max())}
+    if any(len(column) for column in log_ratios[:fresh]):
+        metrics["sampler_mismatch"] = -mean(log_ratios[:fresh])
     if all(r.right is not None for r in rollouts):
         metrics["reward"] = float(np.mean([r.right for r in rollouts]))
     return metrics
 
 
-def degenerate(rollouts: Sequence[Rollout], eos_ids: Sequence[int]) -> list[str]:
-    """Return an alarm if the rollouts have collapsed: all empty, or each one token over and over."""
-    bodies = [t.completion_ids[~np.isin(t.completion_ids, eos_ids)] for t in (r.trajectory for r in rollouts)]
-    if all(len(body) == 0 for body in bodies):
-        return ["Every completion of the step is empty: the student ends at once."]
-    if all(len(body) > 3 and len(np.unique(body)) == 1 for body in bodies):
-        return ["Every completion of the step repeats a single token."]
-    return []
+def repetition(ids: NDArray[np.int64]) -> float:
+    """Return the share of the 4-grams of some token ids ``[T]`` that occurred before; 0 if there are none."""
+    if len(ids) < 4:
+        return 0.0
+    grams = np.zeros(len(ids) - 3, np.uint64)
+    for place in range(4):  # a polynomial hash, modulo 2^64
+        grams = grams * np.uint64(1_000_003) + ids[place : len(ids) - 3 + place].astype(np.uint64)
+    return 1 - len(np.unique(grams)) / len(grams)
+
+
+def _is_degenerate(body: NDArray[np.int64]) -> bool:
+    return len(body) == 0 or (len(body) > 3 and len(np.unique(body)) == 1)

@@ -191,3 +191,52 @@ def test_prompts_without_answers_train_and_report_the_kl_alone(models, tmp_path)
     assert "heldout_kl" in rows[-1]
     assert "heldout_accuracy" not in rows[-1]
     assert "reward" not in rows[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe\x00", "cannot be read as settings"),
+        (b"objective = ", "cannot be read as settings"),
+        (b'objectiv = "jsd"', "there is no setting objectiv; did you mean objective?"),
+        (b"max_grad_norm = inf", "max_grad_norm: Input should be a finite number"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used_is_one_sentence(tmp_path, capsys, content, sentence):
+    if content is not None:
+        (tmp_path / "s.toml").write_bytes(content)
+    assert main(["train", "--config", str(tmp_path / "s.toml")]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_config_of_another_version_is_one_sentence(models, capsys):
+    assert main(train_arguments(models, "--name", "old")) == 0
+    (open_run("old").path / "config.json").write_text('{"setting_of_another_version": 1}')
+    capsys.readouterr()
+    assert main(["train", "--resume", "old"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_who_resumes_a_run_that_lives_does_not_undo_its_stop(models, capsys):
+    assert main(train_arguments(models, "--name", "mine")) == 0
+    run = open_run("mine")
+    with run.hold():
+        run.request_stop()
+        assert main(["train", "--resume", "mine"]) == 2
+        assert run.asked() == "stop"
+    assert "Another process" in capsys.readouterr().err
+
+
+def test_the_doctor_examines_every_lesson_of_a_settings_file(models, tmp_path, capsys):
+    lesson = f'[[lessons]]\nteacher = "{models[1]}"\ntask = "demo"\nshare = 0.5\n'
+    (tmp_path / "s.toml").write_text(lesson)
+    assert main(["doctor", "--config", str(tmp_path / "s.toml"), *models, "--max-tokens", "16"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("pass  vocabulary") == 2
+    assert "warn  teacher: The teacher says exactly what the student says" in out
+    told = ["--teacher", "self", "--teacher-hint", "It is {answer}."]
+    assert main(["doctor", *models, "--max-tokens", "16", *told]) == 0
+    assert "pass  teacher: The teacher is the student itself" in capsys.readouterr().out

@@ -66,12 +66,16 @@ def test_the_teacher_is_not_touched_and_reaches_the_loss():
     assert list(distill(config(steps=1, warmup_steps=0), other))[1].metrics["loss"] != first.metrics["loss"]
 
 
-def test_a_student_that_is_its_own_teacher_does_not_move():
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_student_that_is_its_own_teacher_does_not_move(temperature):
+    """At any temperature: sampler, trainer and teacher speak of the same tempered distribution."""
     pair = Pair(make_model(0), make_model(0))
     before = [p.clone() for p in pair.student.model.parameters()]
-    report = list(distill(config(steps=1, warmup_steps=0, objective="importance_sampling"), pair))[1]
+    values = {"steps": 1, "warmup_steps": 0, "objective": "importance_sampling", "temperature": temperature}
+    report = list(distill(config(**values), pair))[1]
     assert report.metrics["penalty"] == 0
     assert report.metrics["reverse_kl"] == 0
+    assert report.metrics["importance_ratio_max"] == pytest.approx(1, abs=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(before, pair.student.model.parameters(), strict=True))
 
 
@@ -182,3 +186,116 @@ def test_every_default_has_its_reason():
         for name in re.findall(r"`(\w+)`", row)
     }
     assert settings == set(opd.DistillConfig.model_fields)
+
+
+LOSSES = {
+    "reverse_kl": 0.0727316,
+    "importance_sampling": 0.101185,
+    "forward_kl": 0.0218671,
+    "jsd": 0.00639836,
+    "topk_reverse_kl": 0.0724606,
+    "sft": 0.0716333,
+    "gkd": 0.00570188,
+    "rl": -0.0217014,
+}
+"""Nats per token; seed 0, 8 prompts, 2 samples each."""
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_the_first_losses_of_the_embedded_pair_are_those_on_record(objective):
+    """A change of these figures is a change of what a run does: of sampling, scoring or the objective."""
+    values = {"steps": 1, "prompts_per_step": 8, "substeps": 1, "samples_per_prompt": 2, "eval_prompts": 0}
+    run = distill(opd.DistillConfig(objective=objective, **values))
+    assert run._gradient(first_rollouts(run)).loss == pytest.approx(LOSSES[objective], rel=1e-3)
+
+
+def test_frozen_probes_are_scored_as_a_fresh_grading_would_at_every_evaluation():
+    pair = fresh_pair()
+    run = distill(config(eval_prompts=8, eval_every=2), pair)
+    written = []
+    for report in run:
+        if not report.probes:
+            assert report.frozen == ()
+            continue
+        if report.step == 0:
+            written = [probe.trajectory for probe in report.probes]
+        fresh = opd.grade(run.lessons[0].pair, written)
+        assert len(report.frozen) == len(written) == 8
+        for scores, grades in zip(report.frozen, fresh, strict=True):
+            np.testing.assert_allclose(scores.penalty, grades.penalty, atol=1e-5)
+            np.testing.assert_allclose(scores.reverse_kl, grades.reverse_kl, atol=1e-5)
+            np.testing.assert_allclose(scores.logprobs, grades.student.logprobs, atol=1e-5)
+
+
+def test_a_restored_run_finds_the_frozen_probes_again():
+    settings = {"eval_prompts": 8, "eval_every": 1, "steps": 3}
+    whole = [report.frozen for report in distill(config(**settings), fresh_pair())]
+    first = distill(config(**settings), fresh_pair())
+    parts = [next(first).frozen, next(first).frozen]
+    second = distill(config(**settings), fresh_pair()).load_state_dict(first.state_dict())
+    parts += [report.frozen for report in second]
+    for a, b in zip(whole, parts, strict=True):
+        assert [x.to_dict() for x in a] == [x.to_dict() for x in b]
+
+
+def test_a_teacher_that_moves_with_the_student_is_scored_anew():
+    settings = {"teacher": "self", "teacher_live": True, "objective": "rl", "samples_per_prompt": 2}
+    pair = fresh_pair()
+    pair.teacher = pair.student
+    run = distill(config(**settings, eval_prompts=4, eval_every=1, steps=2), pair)
+    run.lessons[0].pair.teacher = run.student
+    for report in run:
+        assert all(np.abs(scores.penalty).max() == 0 for scores in report.frozen)
+
+
+def test_kept_rollouts_know_what_they_were_given_and_what_the_update_did():
+    pair = fresh_pair()
+    run = distill(config(objective="importance_sampling", prompts_per_step=16, substeps=1), pair)
+    next(run)
+    report = next(run)
+    assert len(report.pushes) == len(report.samples) == 4
+    after = opd.grade(run.lessons[0].pair, [review.trajectory for review in report.samples])
+    for review, push, now in zip(report.samples, report.pushes, after, strict=True):
+        np.testing.assert_allclose(push.advantage, -review.grades.penalty, atol=1e-6)
+        change = now.student.logprobs - review.grades.student.logprobs
+        np.testing.assert_allclose(push.change, change, atol=1e-5)
+    given, done = (
+        np.concatenate([getattr(push, name) for push in report.pushes]) for name in ("advantage", "change")
+    )
+    assert np.corrcoef(given, done)[0, 1] > 0.1, "tokens move the way they are pushed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"objective": "sft"}, lambda review, weights: np.ones(len(weights))),
+        (
+            {"tokens": "entropy", "token_share": 0.25},
+            lambda review, weights: -review.grades.penalty * weights,
+        ),
+    ],
+    ids=["sft", "entropy"],
+)
+def test_what_a_token_is_given_follows_the_objective(changes, given):
+    run = distill(config(prompts_per_step=16, **changes), fresh_pair())
+    next(run)
+    report = next(run)
+    for review, push in zip(report.samples, report.pushes, strict=True):
+        expected = given(review, push.advantage != 0)
+        np.testing.assert_allclose(push.advantage, expected, atol=1e-6)
+    share = np.mean(np.concatenate([push.advantage for push in report.pushes]) != 0)
+    assert share == 1 if "objective" in changes else 0 < share < 0.6
+
+
+def test_looking_at_what_an_update_did_does_not_change_the_run(monkeypatch):
+    def losses():
+        run = distill(config(prompts_per_step=16, steps=3), fresh_pair())
+        reports = list(run)
+        return [report.metrics.get("loss") for report in reports], [len(r.pushes) for r in reports]
+
+    watched, counts = losses()
+    assert counts == [0, 4, 4, 4]
+    monkeypatch.setattr(distillation, "PUSHES_FROM", 17)
+    unwatched, none = losses()
+    assert watched == unwatched
+    assert none == [0, 0, 0, 0]

@@ -9,11 +9,11 @@ from tiny import make_model
 
 import opd
 from opd import divergence
-from opd.config import OBJECTIVE_OPTIONS, make_config
+from opd.config import OBJECTIVE_OPTIONS, make_config, override
 from opd.distillation import distill
 from opd.models import Pair
 from opd.objectives import OBJECTIVES, Chunk, policy_gradient, token_loss
-from opd.rollouts import discounted, gather, select_tokens
+from opd.rollouts import discounted, gather, select_tokens, settle
 
 V, T = 3, 3
 PREFIXES = [p for n in range(T) for p in itertools.product(range(V), repeat=n)]
@@ -221,12 +221,31 @@ def test_the_gradient_equals_trl(tmp_path, objective, beta):
         ({"objective": "rl", "chain": 3}, "multiple of chain"),
         ({"objective": "k3"}, "Input should be"),
         ({"teacher_live": True}, "teacher_live needs teacher self"),
-        ({"stepz": 3}, "stepz"),
+        ({"stepz": 3}, "there is no setting stepz; did you mean steps"),
+        ({"substeps": 7, "prompts_per_step": 3}, "substeps \\(7\\) exceeds the 6 completions"),
+        ({"objective": "sft", "sft_prompts": 100}, "multiple of prompts_per_step \\(128\\)"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm: Input should be a finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(values, message):
     with pytest.raises(ValueError, match=message):
         config(**values)
+
+
+def test_another_objective_takes_over_a_saved_config():
+    saved = config(objective="importance_sampling", discount=0.5, seed=7).model_dump(mode="json")
+    assert make_config(override(saved, {})).discount == 0.5
+    other = make_config(override(saved, {"objective": "jsd"}))
+    assert (other.beta, other.discount, other.kl_coefficient, other.seed) == (0.5, None, None, 7)
+    saved = config(objective="gkd", beta=0.3).model_dump(mode="json")
+    assert make_config(override(saved, {"objective": "jsd"})).beta == 0.3, "an option of both stays"
+
+
+def test_a_short_run_warms_up_no_longer_than_it_lasts():
+    assert [config(steps=n).warmup_steps for n in (1, 2, 3, 4, 60)] == [0, 1, 2, 3, 3]
+    with pytest.raises(ValueError, match="must be smaller than steps"):
+        config(steps=2, warmup_steps=3)
 
 
 def test_every_objective_is_described_and_has_its_defaults_settled():
@@ -344,8 +363,6 @@ def test_unselected_tokens_get_no_gradient(small):
     """With one token chosen, the loss is that token's KL and nothing else's."""
     run = quick(small, tokens="penalty", token_share=1e-9)
     rollouts = gather(run.config, run.lessons, run.sampler, 1)
-    from opd.rollouts import settle
-
     rollouts = settle(run.config, rollouts, run._grade(rollouts))
     updated = run._gradient(rollouts)
     penalties = np.concatenate([g.penalty for g in updated.grades])
@@ -364,3 +381,38 @@ def test_substeps_split_the_step_and_the_ratio_moves(small):
     report = list(run)[1]
     assert report.metrics["importance_ratio_max"] > 1.01, "later substeps see a student that has moved"
     assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
+
+
+def test_a_part_without_any_chosen_token_changes_nothing(small):
+    """One token of the step is chosen: it lies in one of four parts, the others have nothing to divide by."""
+    run = quick(small, tokens="penalty", token_share=1e-9, substeps=4)
+    report = list(run)[1]
+    assert report.metrics["trained_tokens"] == 1
+    assert np.isfinite(report.metrics["loss"])
+
+
+def test_the_mismatch_is_measured_before_the_student_moves(small):
+    run = quick(small, substeps=4, learning_rate=5e-2)
+    report = list(run)[1]
+    assert report.metrics["importance_ratio_max"] > 1.01
+    assert abs(report.metrics["sampler_mismatch"]) < 1e-5
+
+
+@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o not in ("sft", "rl")])
+def test_the_teacher_reaches_every_loss_that_names_it(small, objective):
+    losses = []
+    for seed in (1, 2):
+        run = quick(Pair(make_model(0), make_model(seed)), objective=objective, substeps=1)
+        run.config = run.config.model_copy(update={"student_share": 1.0})  # the same completions for both
+        losses.append(run._gradient(gather(run.config, run.lessons, run.sampler, 1)).loss)
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_settled_advantages_are_the_discounted_penalties(small):
+    run = quick(small, objective="importance_sampling", discount=0.5, kl_coefficient=2.0)
+    rollouts = gather(run.config, run.lessons, run.sampler, 1)
+    grades = run._grade(rollouts)
+    for rollout, graded in zip(settle(run.config, rollouts, grades), grades, strict=True):
+        p = graded.penalty
+        wanted = [-2 * sum(0.5 ** (k - t) * p[k] for k in range(t, len(p))) for t in range(len(p))]
+        np.testing.assert_allclose(rollout.advantages, wanted, rtol=1e-4, atol=1e-5)

@@ -3,12 +3,12 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 import types
 
-import numpy as np
 import pandas
 import pytest
 from tiny import make_model
@@ -16,10 +16,8 @@ from tiny import make_model
 import opd
 from opd import jobs, runs
 from opd.models import load_model
-from opd.rollouts import Rollout
 from opd.runs import RunBusyError, RunExistsError, create_run, list_runs, open_run
-from opd.step_metrics import degenerate
-from opd.trajectory import StepReport, Trajectory
+from opd.trajectory import StepReport
 
 
 @pytest.fixture
@@ -48,6 +46,11 @@ def measured(run):
     return [{k: v for k, v in r.items() if "second" not in k and "memory" not in k} for r in run.rows()]
 
 
+def frozen(run):
+    """How the frozen probes were scored at each evaluation."""
+    return [(record.step, record.index, record.scores.to_dict()) for record in run.frozen()]
+
+
 def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(config):
     run = create_run("first", config)
     with run.hold():
@@ -68,6 +71,7 @@ def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(conf
     asked = [[p["review"]["messages"] for p in probes if p["step"] == step] for step in (0, 2, 4)]
     assert asked[0]
     assert asked[0] == asked[1] == asked[2]
+    assert {record.step for record in run.frozen()} == {0, 2, 4}
     assert opd.Review.from_dict(samples[0]["review"]).text
     student = load_model(str(run.model_dir))
     base = load_model(config.student)
@@ -77,13 +81,18 @@ def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(conf
     assert [c.name for c in run.checkpoints] == ["step-000002", "step-000004"]
 
 
-def test_an_adapter_checkpoint_loads_in_plain_peft(config):
-    run = create_run("adapter", config.model_copy(update={"lora_rank": 4}))
+def test_an_adapter_checkpoint_loads_in_plain_peft_from_anywhere(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = create_run("adapter", config.model_copy(update={"lora_rank": 4, "student": "student"}))
     with run.hold():
         jobs.work(run)
     from peft import AutoPeftModelForCausalLM
 
-    plain = AutoPeftModelForCausalLM.from_pretrained(run.model_dir)
+    model_dir = run.model_dir.resolve()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = runs.Run(model_dir.parents[1])
+    plain = AutoPeftModelForCausalLM.from_pretrained(model_dir)
     ours = load_model(str(run.model_dir))
     ids = ours.render("hi")[None]
     import torch
@@ -193,11 +202,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config):
     with part.hold():
         jobs.work(part, stop_at_three)
     assert part.status().state == "stopped"
-    part.clear_control()
     with part.hold():
+        part.take_over()
         jobs.work(part)
     assert part.status().state == "finished"
     assert measured(part) == measured(whole)
+    assert frozen(part) == frozen(whole)
 
 
 def test_runs_are_listed_newest_first(config):
@@ -241,6 +251,7 @@ def kill_and_resume(config, kills):
     assert done.returncode == 0, done.stderr
     assert run.status().state == "finished"
     assert measured(run) == measured(whole)
+    assert frozen(run) == frozen(whole)
 
 
 def test_a_run_killed_three_times_equals_one_that_was_not(config):
@@ -286,37 +297,52 @@ def test_metrics_open_with_one_pandas_call(config):
 def test_metrics_go_to_a_tracker_that_is_installed(config, monkeypatch):
     calls = []
     fake = types.SimpleNamespace(
-        init=lambda **k: calls.append(k["name"]), log=lambda metrics, step: calls.append((step, len(metrics)))
+        init=lambda **k: calls.append(k["name"]),
+        log=lambda metrics, step: calls.append((step, len(metrics))),
+        finish=lambda: calls.append("sent"),
     )
     monkeypatch.setitem(sys.modules, "trackio", fake)
     run = create_run("tracked", config.model_copy(update={"report_to": "trackio"}))
     with run.hold():
         jobs.work(run)
     assert calls[0] == "tracked"
-    assert [step for step, _ in calls[1:]] == [0, 1, 2, 3, 4]
+    assert [step for step, _ in calls[1:-1]] == [0, 1, 2, 3, 4]
+    assert calls[-1] == "sent"
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(ValueError, match="pip install trackio"):
-        jobs.tracker(run)
+    with pytest.raises(ValueError, match="pip install trackio"), jobs.tracker(run):
+        pass
 
 
-@pytest.mark.parametrize(
-    ("completions", "alarm"),
-    [
-        ([[9], [9]], "is empty"),
-        ([[4, 4, 4, 4, 4], [5, 5, 5, 5, 9]], "repeats a single token"),
-        ([[4, 4, 4, 4, 4], [4, 5, 4, 5, 9]], None),
-        ([[9], [4, 9]], None),
-    ],
-)
-def test_collapsed_rollouts_raise_an_alarm(config, completions, alarm):
-    trajectories = [
-        Trajectory(np.array([1]), np.array(ids), None, "stop", np.array([1])) for ids in completions
-    ]
-    rollouts = [Rollout(None, None, trajectory, None) for trajectory in trajectories]
-    alarms = degenerate(rollouts, eos_ids=[9])
-    assert len(alarms) == (alarm is not None)
-    if alarm:
-        run = create_run("collapsed", config)
-        run.append(StepReport(1, {"loss": 0.0}, alarms=alarms))
-        assert alarm in run.notes()[0]
-        assert run.notes()[0].startswith("⚠ Step 1")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(config):
+    run = create_run("damaged", config)
+    with run.hold():
+        jobs.work(run)
+    weights = run.model_dir / "training-weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with run.hold(), pytest.raises(ValueError, match=r"step-000004 is damaged .* Delete it"):
+        jobs.work(run)
+    shutil.rmtree(run.model_dir)
+    with run.hold():
+        jobs.work(run)
+    assert run.status().state == "finished"
+
+
+def test_a_run_that_never_began_gives_its_name_back(config, tmp_path):
+    hopeless = create_run("again", config.model_copy(update={"task": "nowhere.jsonl"}))
+    with hopeless.hold(), pytest.raises(ValueError, match=r"nowhere\.jsonl cannot be read"):
+        jobs.work(hopeless)
+    assert hopeless.status().state == "failed"
+    run = create_run("again", config)
+    assert run.config == config
+    assert not (run.path / "events.jsonl").exists()
+    with run.hold():
+        jobs.work(run)
+    with pytest.raises(RunExistsError):
+        create_run("again", config)
+
+
+def test_a_folder_that_cannot_be_made_names_the_way_out(config, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OPD_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot be made: Not a directory\. Set OPD_HOME"):
+        create_run("nowhere", config)

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from tiny import make_model
 
 import opd
 from opd.config import LessonConfig, make_config
-from opd.distillation import distill
+from opd.distillation import _parts, distill
+from opd.jobs import work
 from opd.models import Pair, load_model
 from opd.rollouts import gather
+from opd.runs import create_run
 
 
 @pytest.fixture
@@ -102,3 +105,60 @@ def test_an_offloaded_teacher_grades_the_same(folders):
         opd.grade(Pair(student, plain), done), opd.grade(Pair(student, offloaded), done), strict=True
     ):
         np.testing.assert_allclose(a.penalty, b.penalty, atol=1e-5)
+
+
+def test_a_live_teacher_gets_no_gradient(folders):
+    """Before the first update student and live teacher are the frozen pair: so is the gradient."""
+    gradients = []
+    for live in (False, True):
+        run = distill(settings(folders, teacher="self", teacher_live=live, teacher_hint="It is {answer}."))
+        run._gradient(gather(run.config, run.lessons, run.sampler, 1))
+        gradients.append(torch.cat([p.grad.flatten() for p in run.parameters.values()]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_every_update_of_a_step_hears_every_teacher(folders):
+    further = (LessonConfig(teacher=folders["other"], task="demo", share=0.5),)
+    run = distill(settings(folders, lessons=further))
+    parts = _parts(gather(run.config, run.lessons, run.sampler, 1), 2)
+    for part in parts:
+        assert [sum(r.lesson is lesson for r in part) for lesson in run.lessons] == [2, 2]
+
+
+def test_a_chain_stays_within_its_lesson(folders):
+    further = (LessonConfig(teacher=folders["other"], task="demo", share=0.4),)
+    with pytest.raises(ValueError, match="make 5, 3 prompts a step"):
+        distill(settings(folders, objective="rl", chain=2, samples_per_prompt=2, lessons=further))
+
+
+def test_an_earlier_checkpoint_teaches_a_later_student(folders, tmp_path):
+    run = create_run("first", settings(folders))
+    with run.hold():
+        work(run)
+    earlier, later = str(run.checkpoints[-1]), settings(folders, teacher=str(run.checkpoints[-1]))
+    assert list(distill(later))[1].metrics["reverse_kl"] > 0
+    assert list(distill(settings(folders, student=earlier, teacher=earlier)))[1].metrics["reverse_kl"] == 0
+    with pytest.raises(ValueError, match=r"is a run, not a model.*checkpoints.step-000002"):
+        distill(settings(folders, teacher=str(run.path)))
+
+
+def test_an_adapter_trains_on_as_the_adapter_it_is(folders):
+    """A second run on an adapter's checkpoint: what it saves must be the student that it trained."""
+    first = create_run("first", settings(folders, lora_rank=4))
+    with first.hold():
+        work(first)
+    again = {"student": str(first.model_dir), "lora_rank": 4}
+    trained = distill(settings(folders, **again))
+    last = list(trained)[-1]
+    assert all("lora_" in name for name in trained.parameters)
+    second = create_run("second", settings(folders, **again))
+    with second.hold():
+        work(second)
+    assert second.rows()[-1]["reverse_kl"] == last.metrics["reverse_kl"]
+    ids = torch.tensor(trained.student.render("hi"))[None]
+    saved = AutoPeftModelForCausalLM.from_pretrained(second.model_dir)
+    torch.testing.assert_close(saved(ids).logits, trained.student.model(ids).logits)
+    with pytest.raises(ValueError, match=r"rank 4\. Set lora_rank to 4"):
+        distill(settings(folders, **again | {"lora_rank": 8}))
+    merged = distill(settings(folders, **again | {"lora_rank": 0}))
+    assert not any("lora_" in name for name in merged.parameters)

@@ -1,0 +1,172 @@
+"""What goes wrong in on-policy distillation, seen from the metrics alone: every rule and threshold is here.
+
+A rule looks at the rows up to a step and says a sentence, or nothing. It compares the mean of the last
+:data:`WINDOW` training steps with that of the run's first :data:`WINDOW`: single steps are noise. An alarm
+is raised at the onset, when the rule has been silent for :data:`QUIET` steps; so alarms are a function of
+the rows, and a resumed run raises those it would have raised.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Row = Mapping[str, float]
+Evidence = Literal["rollout", "probe"]
+
+WINDOW = 5
+"""Steps of a mean. Of 128 completions each, so their standard error is a few per cent of the value."""
+
+QUIET = 10
+"""Steps (for held-out metrics: evaluations) a rule must have been silent before it speaks again."""
+
+SHORTER, LONGER = 0.3, 2.5
+"""Mean length against that of the first steps. Students that learn to be brief halve it; one that ends at
+once, or rambles to the limit, leaves these bounds (length inflation is OPD's best known failure)."""
+
+ENTROPY_OF_TEACHER, ENTROPY_OF_START = 0.3, 0.5
+"""The student may become as sure as its teacher: the entropy has collapsed if it is below the first share of
+the teacher's on the same tokens and below the second share of where it began."""
+
+REPEATED = 0.3
+"""Rise of the share of 4-grams that a completion has had before. The embedded pair's solutions repeat below
+1 % of theirs, loops nearly all."""
+
+KL_EVALUATIONS, KL_RISE = 3, 0.1
+"""Held-out KL: so many evaluations in a row higher than the one before, and in total by this share. All use
+the same random numbers, so noise seldom does that."""
+
+OVERLAP_LOST = 0.1
+"""Fall of the share of likeliest tokens that both models have in common: it rises where distillation works
+and falls where it fails (thunlp/OPD)."""
+
+CLIPPED_MORE = 0.25
+"""Rise of the share of completions that the length limit cuts off."""
+
+DEGENERATE = 0.5
+"""Share of a step's completions that are empty or one token over and over; healthy runs have none."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something has gone wrong with the student.
+
+    Attributes:
+        kind: name of the rule, a key of :data:`RULES`.
+        step: when it began.
+        message: a sentence for the user.
+        metric: the curve that shows it.
+        evidence: which saved trajectories of (or nearest before) ``step`` show it: "rollout" or "probe".
+    """
+
+    kind: str
+    step: int
+    message: str
+    metric: str
+    evidence: Evidence
+
+
+def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
+    """Return the alarms that begin at the last of some rows, which are a run's in order of their steps."""
+    out = []
+    for kind, (metric, evidence, rule) in RULES.items():
+        known = [row for row in rows if metric in row and (row["step"] > 0 or evidence == "probe")]
+        if not known or known[-1] is not rows[-1]:
+            continue
+        message = rule(known)
+        before = (known[:-back] for back in range(1, min(QUIET, len(known) - 1) + 1))
+        if message and not any(rule(earlier) for earlier in before):
+            out.append(Alarm(kind, int(rows[-1]["step"]), message, metric, evidence))
+    return out
+
+
+def _start_and_now(rows: Sequence[Row], metric: str) -> tuple[float, float] | None:
+    """Return the mean of the first and of the last :data:`WINDOW` rows; None before they are apart."""
+    if len(rows) < 2 * WINDOW:
+        return None
+    first, last = ([row[metric] for row in part] for part in (rows[:WINDOW], rows[-WINDOW:]))
+    return sum(first) / WINDOW, sum(last) / WINDOW
+
+
+def _length_collapse(rows: Sequence[Row]) -> str | None:
+    match _start_and_now(rows, "completion_tokens"):
+        case (start, now) if now < SHORTER * start:
+            return f"Completions have collapsed from {start:.0f} to {now:.0f} tokens."
+    return None
+
+
+def _length_explosion(rows: Sequence[Row]) -> str | None:
+    match _start_and_now(rows, "completion_tokens"):
+        case (start, now) if now > LONGER * start:
+            return f"Completions have grown from {start:.0f} to {now:.0f} tokens."
+    return None
+
+
+def _entropy_collapse(rows: Sequence[Row]) -> str | None:
+    student, teacher = (_start_and_now(rows, f"{side}_entropy") for side in ("student", "teacher"))
+    if student is None or teacher is None:
+        return None
+    (start, now), (_, reference) = student, teacher
+    if now < ENTROPY_OF_TEACHER * reference and now < ENTROPY_OF_START * start:
+        return (
+            f"The student's entropy has fallen from {start:.2f} to {now:.2f} nats, far below the teacher's "
+            f"{reference:.2f} on the same tokens: it says one thing whatever it is asked."
+        )
+    return None
+
+
+def _repetition(rows: Sequence[Row]) -> str | None:
+    match _start_and_now(rows, "repetition"):
+        case (start, now) if now > start + REPEATED:
+            return f"Completions repeat themselves: {now:.0%} of their 4-grams, {start:.0%} at the start."
+    return None
+
+
+def _kl_rising(rows: Sequence[Row]) -> str | None:
+    last = [row["heldout_kl"] for row in rows[-KL_EVALUATIONS - 1 :]]
+    rising = all(a < b for a, b in itertools.pairwise(last))
+    if len(last) > KL_EVALUATIONS and rising and last[-1] > (1 + KL_RISE) * last[0]:
+        return (
+            f"The held-out KL has risen {KL_EVALUATIONS} evaluations in a row, from {last[0]:.3f} to "
+            f"{last[-1]:.3f} nats a token: the student moves away from its teacher."
+        )
+    return None
+
+
+def _overlap_falling(rows: Sequence[Row]) -> str | None:
+    match _start_and_now(rows, "topk_overlap"):
+        case (start, now) if now < start - OVERLAP_LOST:
+            return f"The models' likeliest tokens have {now:.0%} in common, {start:.0%} at the start."
+    return None
+
+
+def _clipping(rows: Sequence[Row]) -> str | None:
+    match _start_and_now(rows, "clipped_share"):
+        case (start, now) if now > start + CLIPPED_MORE:
+            return (
+                f"The length limit cuts off {now:.0%} of the completions, {start:.0%} at the start. "
+                "Raise max_tokens, or find out why the student does not end."
+            )
+    return None
+
+
+def _degenerate(rows: Sequence[Row]) -> str | None:
+    share = rows[-1]["degenerate_share"]
+    if share >= DEGENERATE:
+        return f"{share:.0%} of the step's completions are empty or one token over and over."
+    return None
+
+
+RULES: dict[str, tuple[str, Evidence, Callable[[Sequence[Row]], str | None]]] = {
+    "length collapse": ("completion_tokens", "rollout", _length_collapse),
+    "length explosion": ("completion_tokens", "rollout", _length_explosion),
+    "entropy collapse": ("student_entropy", "rollout", _entropy_collapse),
+    "repetition": ("repetition", "rollout", _repetition),
+    "held-out KL rising": ("heldout_kl", "probe", _kl_rising),
+    "overlap falling": ("topk_overlap", "rollout", _overlap_falling),
+    "clipping": ("clipped_share", "rollout", _clipping),
+    "degenerate": ("degenerate_share", "rollout", _degenerate),
+}
+"""Every rule by kind, with the metric it watches and the saved trajectories that show it."""

@@ -1,0 +1,144 @@
+"""Named starting points with their reasons, and a config written down as a command or as Python."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opd.config import DistillConfig, make_config
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A starting point.
+
+    Attributes:
+        title: its name for people.
+        reason: why and when one takes it, in a sentence or two.
+        changes: the settings it changes; those that it does not name stay as they are.
+    """
+
+    title: str
+    reason: str
+    changes: Mapping[str, Any]
+
+
+PRESETS: dict[str, Preset] = {
+    "quick-look": Preset(
+        "Quick look",
+        "A third of the steps with half the prompts: whether the KL falls at all shows within them.",
+        {"steps": 20, "prompts_per_step": 64, "eval_every": 5, "eval_prompts": 128},
+    ),
+    "post": Preset(
+        "The post's recipe",
+        "What Thinking Machines' post describes: the sampled penalty as the advantage of each token, no "
+        "discount, one update a step, four samples a prompt, a LoRA adapter.",
+        {
+            "objective": "importance_sampling",
+            "kl_coefficient": 1.0,
+            "discount": 0.0,
+            "prompts_per_step": 32,
+            "samples_per_prompt": 4,
+            "substeps": 1,
+            "lora_rank": 32,
+        },
+    ),
+    "lora": Preset(
+        "LoRA",
+        "An adapter on every linear layer instead of all weights: no gradients and moments of the base "
+        "model, and a file of some megabytes to keep.",
+        {"lora_rank": 32},
+    ),
+    "full": Preset(
+        "All weights",
+        "Every weight trains: the most a student can learn, at four times the memory of its weights.",
+        {"lora_rank": 0},
+    ),
+    "sft": Preset(
+        "SFT baseline",
+        "Imitate what the teacher writes: off-policy, so the student never learns to leave its own mistakes. "
+        "What distillation has to beat.",
+        {"objective": "sft"},
+    ),
+    "rl": Preset(
+        "RL baseline",
+        "Reward for right answers and no teacher: as many completions a step, in groups of eight, but one "
+        "bit of news for each instead of a grade for every token. Needs prompts with answers.",
+        {"objective": "rl", "prompts_per_step": 16, "samples_per_prompt": 8},
+    ),
+    "self": Preset(
+        "Self-distillation",
+        "The student is its own teacher, told the right answer: it learns to think as if it had known. Needs "
+        "prompts with answers.",
+        {"teacher": "self", "teacher_hint": "The right answer is {answer}."},
+    ),
+    "recover": Preset(
+        "Recover a lost skill",
+        "For a student that forgot something in fine-tuning: set the teacher to the model it was made from "
+        "and the task to prompts of the lost skill. An adapter moves least of what was learnt since.",
+        {"lora_rank": 32, "prompts_per_step": 64, "steps": 100},
+    ),
+}
+"""The starting points by name."""
+
+
+def preset(name: str) -> Preset:
+    """Return a starting point.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset called {name!r}. Presets: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def differences(config: DistillConfig) -> dict[str, Any]:
+    """Return the fewest settings that make this config: those that defaults would not settle so."""
+    values = config.model_dump()
+    defaults = DistillConfig().model_dump()
+    kept = {name: value for name, value in values.items() if value is not None and value != defaults[name]}
+    # A default may follow from another setting; and what the plain defaults hold may not follow from these.
+    if make_or_none(kept) != config:
+        kept = {name: value for name, value in values.items() if value is not None}
+    for name in list(kept):
+        fewer = {other: value for other, value in kept.items() if other != name}
+        if make_or_none(fewer) == config:
+            kept = fewer
+    return kept
+
+
+def make_or_none(values: Mapping[str, Any]) -> DistillConfig | None:
+    """Build a config; None if these settings do not fit together."""
+    try:
+        return make_config(values)
+    except ValueError:
+        return None
+
+
+def as_command(config: DistillConfig) -> str:
+    """Return the command line that trains with this config.
+
+    Raises:
+        ValueError: it has lessons, which only a file can hold.
+    """
+    if config.lessons:
+        raise ValueError("Lessons have no flags: save the settings to a file and give it with --config.")
+    words = ["opd", "train"]
+    for name, value in differences(config).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
+def as_python(config: DistillConfig) -> str:
+    """Return the Python program that trains with this config."""
+    settings = "".join(f"    {name}={value!r},\n" for name, value in differences(config).items())
+    call = f"opd.DistillConfig(\n{settings})" if settings else "opd.DistillConfig()"
+    loop = "for report in opd.distill(config):\n    print(report.step, report.metrics)\n"
+    return f"import opd\n\nconfig = {call}\n{loop}"

@@ -1,0 +1,138 @@
+"""Before the start: one step's batch sampled and graded, nothing learnt. What would it punish?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd.config import DistillConfig
+from opd.distillation import Distillation, distill
+from opd.doctor import Memory, estimate_memory, free_memory
+from opd.models import Pair
+from opd.rollouts import given_advantage
+from opd.trajectory import Review
+
+CONTEXT = 60
+"""Characters shown before and after a token."""
+
+
+@dataclass(frozen=True)
+class PushedToken:
+    """A token that the step would make more or less likely.
+
+    Attributes:
+        text: the token.
+        before: what the student wrote just before it.
+        after: what it wrote next.
+        advantage: what it is given; negative: it becomes less likely.
+        teacher_choice: the token that the teacher finds likeliest there.
+        review: the completion it stands in, an index into :attr:`Preview.reviews`.
+        position: its index in the completion.
+    """
+
+    text: str
+    before: str
+    after: str
+    advantage: float
+    teacher_choice: str
+    review: int
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """What the first step of a run would do.
+
+    Attributes:
+        punished: the tokens with the lowest advantages, lowest first.
+        rewarded: the tokens with the highest advantages, highest first.
+        reviews: the completions that these tokens stand in, graded.
+        completions: trajectories of a step.
+        tokens: their tokens.
+        trained_tokens: how many of them train.
+        effective_tokens: tokens that would do as much if all were pushed alike: (sum |a|)^2 / sum a^2.
+        clipped_share: share of the completions that the length limit cuts off, in [0, 1].
+        right_share: share of right answers, in [0, 1]; None where there are none to compare with.
+        seconds_per_step: measured on this batch: sampling, teacher and gradient; no evaluation.
+        memory: what the run needs, estimated from the models' shapes.
+        memory_free: bytes that are free on the student's device; None where nobody can tell.
+    """
+
+    punished: Sequence[PushedToken]
+    rewarded: Sequence[PushedToken]
+    reviews: Sequence[Review]
+    completions: int
+    tokens: int
+    trained_tokens: int
+    effective_tokens: float
+    clipped_share: float
+    right_share: float | None
+    seconds_per_step: float
+    memory: Memory
+    memory_free: int | None
+
+
+def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -> Preview:
+    """Sample and grade the first step's batch and say what its update would push; no update is made.
+
+    Args:
+        config: the run.
+        pair: a loaded pair, if there is one. Its student gets ready to train (an adapter, open weights) but
+            keeps its weights.
+        top: how many tokens to show of each kind.
+
+    Raises:
+        ValueError: a model or the task cannot be used.
+    """
+    run = distill(config, pair)
+    graded, seconds = run.rehearse()
+    given = [given_advantage(config, rollout, grades) for rollout, grades in graded]
+    owner = np.repeat(np.arange(len(given)), [len(g) for g in given])
+    position = np.concatenate([np.arange(len(g)) for g in given])
+    flat = np.concatenate(given)
+    order = np.argsort(flat, kind="stable")
+    chosen = [order[:top][flat[order[:top]] < 0], order[::-1][:top][flat[order[::-1][:top]] > 0]]
+    shown = sorted({int(owner[i]) for part in chosen for i in part})
+    reviews = [run.review_of(*graded[i]) for i in shown]
+    punished, rewarded = (
+        [_token(reviews, shown.index(int(owner[i])), int(position[i]), float(flat[i])) for i in part]
+        for part in chosen
+    )
+    rollouts = [rollout for rollout, _ in graded]
+    right = [r.right for r in rollouts]
+    squares = float((flat.astype(np.float64) ** 2).sum())
+    return Preview(
+        punished=punished,
+        rewarded=rewarded,
+        reviews=reviews,
+        completions=len(rollouts),
+        tokens=len(flat),
+        trained_tokens=sum(r.trained_tokens for r in rollouts),
+        effective_tokens=float(np.abs(flat).sum(dtype=np.float64)) ** 2 / squares if squares else 0.0,
+        clipped_share=float(np.mean([r.trajectory.finish_reason == "length" for r in rollouts])),
+        right_share=None if None in right else float(np.mean(right)),
+        seconds_per_step=seconds,
+        memory=_memory(run, max(len(r.trajectory.prompt_ids) for r in rollouts)),
+        memory_free=free_memory(run.student.device),
+    )
+
+
+def _memory(run: Distillation, prompt_tokens: int) -> Memory:
+    teacher = run.lessons[0].pair.teacher
+    return estimate_memory(run.student.causal_lm, teacher.causal_lm, run.config, prompt_tokens=prompt_tokens)
+
+
+def _token(reviews: Sequence[Review], number: int, position: int, advantage: float) -> PushedToken:
+    review = reviews[number]
+    best = int(review.grades.teacher.top_ids[position, 0])
+    return PushedToken(
+        text=review.pieces[position],
+        before="".join(review.pieces[:position])[-CONTEXT:],
+        after="".join(review.pieces[position + 1 :])[:CONTEXT],
+        advantage=advantage,
+        teacher_choice=review.vocabulary[best],
+        review=number,
+        position=position,
+    )

@@ -1,0 +1,60 @@
+"""What a run keeps of tokens beside its graded trajectories: how frozen texts fare, what updates did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class _Columns:
+    """A dataclass of float32 columns that is written as JSON with four significant digits."""
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return the columns as JSON-ready data."""
+        return {
+            name: [float(f"{x:.4g}") for x in np.nan_to_num(column).tolist()]
+            for name, column in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild the columns.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        return cls(**{name: np.array(data[name], np.float32) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenScores(_Columns):
+    """How a probe trajectory that the untrained student wrote is graded at a later step.
+
+    Attributes:
+        penalty: float32 ``[T]``, log p_student - log p_teacher of each token, nats.
+        reverse_kl: float32 ``[T]``, KL(student || teacher) at each position, nats.
+        logprobs: float32 ``[T]``, the student's log-prob of each token.
+    """
+
+    penalty: NDArray[np.float32]
+    reverse_kl: NDArray[np.float32]
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Push(_Columns):
+    """What a step meant to do to the tokens of a rollout, and what it did.
+
+    Attributes:
+        advantage: float32 ``[T]``, what the token was given: its advantage where the objective has one, else
+            the negative penalty, 1 for imitation; 0 where it did not train.
+        change: float32 ``[T]``, log-prob after the step's updates minus before, nats. The two come from
+            batches of different rows: exact to 1e-5 in float32, to some 1e-2 in bfloat16.
+    """
+
+    advantage: NDArray[np.float32]
+    change: NDArray[np.float32]

@@ -1,0 +1,143 @@
+"""Starting points that run, configs written down, and a look at the first batch before the start."""
+
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny import make_model
+
+import opd
+from opd.cli import _given, _parser, main
+from opd.config import make_config
+from opd.distillation import distill
+from opd.models import Pair
+from opd.presets import PRESETS, as_command, as_python, preset
+from opd.preview import preview
+
+TINY = {
+    "steps": 1,
+    "warmup_steps": 0,
+    "max_tokens": 12,
+    "eval_prompts": 0,
+    "prompts_per_step": 8,
+    "learning_rate": 1e-2,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_config_and_trains(name, pair):
+    chosen = preset(name)
+    assert make_config(chosen.changes)
+    assert chosen.reason.endswith(".")
+    reports = list(distill(make_config({**chosen.changes, **TINY}), pair))
+    assert [report.step for report in reports] == [0, 1]
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(capsys):
+    assert main(["train", "--preset", "magic"]) == 2
+    assert "There is no preset called 'magic'. Presets: quick-look" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        *(dict(p.changes) for p in PRESETS.values()),
+        {"learning_rate": 2e-3, "student": "some/model"},
+        {"student": "a folder/it's", "objective": "gkd", "beta": 0.25, "gradient_checkpointing": True},
+        {"teacher": "self", "teacher_live": True, "token_share": 0.1, "tokens": "entropy"},
+        {"lora_rank": 8, "learning_rate": 1e-4, "student": "some/model", "teacher_dtype": "4bit"},
+        {"steps": 2, "warmup_steps": 1},
+    ],
+)
+def test_a_config_written_down_comes_back(values):
+    config = make_config(values)
+    words = shlex.split(as_command(config))
+    assert words[:2] == ["opd", "train"]
+    assert make_config(_given(_parser().parse_args(words[1:]))) == config
+    names = {}
+    program = as_python(config)
+    exec(program.partition("\nfor ")[0], names)
+    assert names["config"] == config
+    assert len(words) <= 2 + 2 * len(values), "only what differs is written down"
+
+
+def test_lessons_are_written_down_in_python_only():
+    lessons = ({"teacher": "demo-teacher", "task": "demo", "share": 0.5},)
+    config = make_config({"lessons": lessons})
+    with pytest.raises(ValueError, match="--config"):
+        as_command(config)
+    names = {}
+    exec(as_python(config).partition("\nfor ")[0], names)
+    assert names["config"] == config
+
+
+def test_the_program_runs():
+    settings = {**TINY, "steps": 1, "prompts_per_step": 2}
+    program = as_python(make_config(settings))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("1 {'loss'")
+
+
+def fresh_pair():
+    return Pair(make_model(0), make_model(1, hidden_size=48))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"objective": "importance_sampling", "discount": 0.5}, {"tokens": "entropy", "token_share": 0.25}],
+    ids=["reverse_kl", "discounted", "entropy"],
+)
+def test_a_preview_shows_what_the_first_step_pushes_and_changes_nothing(changes):
+    config = make_config({**TINY, **changes})
+    pair = fresh_pair()
+    before = [p.clone() for p in pair.student.model.parameters()]
+    seen = preview(config, pair, top=5)
+    assert all((a == b).all() for a, b in zip(before, pair.student.model.parameters(), strict=True))
+    advantages = [t.advantage for t in seen.punished]
+    assert advantages == sorted(advantages)
+    assert len(advantages) == 5
+    assert max(advantages) < 0 < min(t.advantage for t in seen.rewarded)
+    step = list(distill(config, fresh_pair()))[1].metrics
+    assert (seen.tokens, seen.trained_tokens) == (step["tokens"], step["trained_tokens"])
+    assert seen.completions == 8
+    assert 1 <= seen.effective_tokens <= seen.tokens
+    assert seen.seconds_per_step > 0
+    for token in (*seen.punished, *seen.rewarded):
+        review = seen.reviews[token.review]
+        assert review.pieces[token.position] == token.text
+        if not changes:
+            assert token.advantage == pytest.approx(-review.grades.penalty[token.position])
+    if not changes:
+        lowest = min(float(-review.grades.penalty.max()) for review in seen.reviews)
+        assert advantages[0] == pytest.approx(lowest)
+
+
+def test_a_student_that_equals_its_teacher_has_nothing_to_be_punished_for():
+    seen = preview(make_config(TINY), Pair(make_model(0), make_model(0)))
+    assert seen.punished == seen.rewarded == []
+    assert seen.effective_tokens == 0
+    assert np.isfinite(seen.seconds_per_step)
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(capsys, opd_home):
+    arguments = ["--max-tokens", "24", "--prompts-per-step", "4", "--preset", "lora"]
+    assert main(["train", "--dry-run", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("opd train ")
+    assert "--lora-rank 32" in out
+    for part in ("4 completions", "s a step", "Memory: about", "Punished most", "Rewarded most"):
+        assert part in out
+    assert not (opd_home / "runs").exists()
+
+
+def test_given_settings_win_over_the_preset(monkeypatch):
+    made = []
+    monkeypatch.setattr("opd.cli._work", made.append)
+    assert main(["train", "--preset", "post", "--lora-rank", "4", "--name", "x"]) == 0
+    config = made[0].config
+    assert (config.objective, config.lora_rank) == ("importance_sampling", 4)
+    assert opd.DistillConfig().objective == "reverse_kl"
