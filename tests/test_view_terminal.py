@@ -1,7 +1,8 @@
 import re
 
 import pytest
-from graded import HOSTILE, make_review
+from graded import make_review
+from hostile import HOSTILE
 
 from opd.view.terminal import render
 
@@ -60,3 +61,6 @@ def test_hostile_text_cannot_act_on_the_terminal(color):
     text = ESCAPE.sub("", render(review, color=color)) if color else render(review, color=color)
     assert not set(text) & {*map(chr, range(32)), "\x7f", "\x9b", "\u202e"} - {"\n", "\t"}
     text.encode("utf-8")
+    assert "x" * 300 not in text  # a token of 10,000 characters is cut, and that is said
+    assert "+9800 characters" in text
+    assert "cannot be written as text and show \ufffd: 1." in text

@@ -25,7 +25,7 @@ def build_app() -> gr.Blocks:
                 review = ReviewTab()
             with gr.Tab("Train", id="train"):
                 train = TrainTab(review)
-        app.load(review.welcome, None, review.reviews, **PLUMBING)
+        app.load(review.welcome, None, review.on_show, **PLUMBING)
         app.load(train.attach, None, [train.watched, train.run, *train.standing], **PLUMBING)
         train.review_button.click(
             train.open_in_review,

@@ -1,32 +1,34 @@
-"""The Review tab: a prompt becomes graded trajectories, painted while they grow."""
+"""The Review tab: a prompt, a text, a file or a saved review becomes graded trajectories to look at."""
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 import opd
+from opd.own_text import PROMPT_FILES, read_chat, read_prompts
 from opd.runs import open_run
-from opd.tasks import load_task
-from opd.trajectory import Review
+from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, open_review, store
+from opd.tasks import Example, load_task
+from opd.tasks.demo import known_problems
+from opd.trajectory import Messages, Prompt
+from opd.ui.branches import Branches
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 from opd.ui.pairs import loaded_pair
-from opd.ui.token_review import ReviewGroup, TokenReview
-
-OFFERED_EXAMPLES = 400
-"""Held-out problems of the demo task that the page offers."""
-
-FIRST_FAMILY = "tricks"
-"""Where a new page begins: the family whose problems show best how one word decides."""
+from opd.ui.shown import Shown
+from opd.ui.token_review import ACTIONS, TokenReview
 
 FINDING_SIGNS = {"pass": "✓", "warn": "⚠", "fail": "✗"}
 
 BEFORE, AFTER, BOTH = "before", "after", "both"
+
+MOST_TRAJECTORIES = 1000
+"""What one file of prompts may ask of the app at once."""
 
 
 class PairNames(NamedTuple):
@@ -46,39 +48,102 @@ class ReviewTab:
     def __init__(self) -> None:
         """Lay out the tab in the current Gradio context and connect it."""
         self.task = load_task("demo")
-        self.examples = {e.prompt: e for e in self.task.heldout(OFFERED_EXAMPLES)}
-        self.first = next(e for e in self.examples.values() if e.family == FIRST_FAMILY)
+        self.examples = known_problems()
         self.names = gr.State(PairNames())
         self.trained = gr.State(None)  # name of the run whose student stands beside the untrained one
         self.requested = gr.State(0)  # counts the samplings that other tabs ask for
 
         with gr.Row(elem_classes="setup"):
             with gr.Column(scale=5, min_width=300):
-                self._question()
-                with gr.Row(elem_classes="folded"):
-                    self._sampling_settings()
-                    self._model_settings()
+                with gr.Tabs(elem_id="source"):
+                    with gr.Tab("Ask", id="ask"):
+                        self._question()
+                    with gr.Tab("Paste", id="paste"):
+                        self._own_text()
+                    with gr.Tab("File", id="file"):
+                        self._prompt_file()
+                    with gr.Tab("Open", id="open"):
+                        self._saved()
+                self._sampling_settings()
             with gr.Column(scale=2, min_width=260):
-                self._actions()
-        self.reviews = TokenReview(elem_id="review")
+                self.pair_line = gr.Markdown(str(PairNames()), elem_id="pair-line")
+                self.which = gr.Radio([BEFORE], value=BEFORE, label="Student", visible=False, elem_id="which")
+                self._model_settings()
+        self.shown = Shown(self._find, elem_id="shown")
+        self.branches = Branches()
+        self.reviews = TokenReview(ACTIONS, elem_id="review", linked=True)
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
+        self.on_show = [self.reviews, self.shown]
         self._connect()
 
+    # Layout
+
     def _question(self) -> None:
+        first = next(iter(next(iter(gallery().values()))))
         self.prompt = gr.Textbox(
-            self.first.prompt,
+            first.messages[-1]["content"],
             label="Prompt",
+            show_label=False,
             placeholder="Ask the student something",
             lines=2,
             max_lines=12,
             elem_id="prompt",
         )
-        with gr.Row(elem_classes="chips"):
-            gr.Markdown("Try one of", elem_classes="caption")
-            self.families = [
-                gr.Button(family, size="sm", min_width=0)
-                for family in dict.fromkeys(e.family for e in self.examples.values())
-            ]
+        with gr.Row(elem_classes="foot"):
+            with gr.Row(elem_classes="chips"):
+                gr.Markdown("Try one of", elem_classes="caption")
+                self.families = [
+                    gr.Button(family, size="sm", min_width=0)
+                    for family in dict.fromkeys(e.family for e in self.examples.values())
+                ]
+            with gr.Row(elem_classes="actions"):
+                self.sample_button = gr.Button("Sample", variant="primary", elem_id="sample")
+                self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop-sampling")
+
+    def _own_text(self) -> None:
+        with gr.Row():
+            self.text_prompt = gr.Textbox(
+                "", label="Prompt", placeholder="What the text answers", lines=4, max_lines=12, scale=2,
+                elem_id="text-prompt",
+            )  # fmt: skip
+            self.text = gr.Textbox(
+                "", label="Text or chat", placeholder="The text to grade", lines=4, max_lines=16, scale=3,
+                elem_id="text",
+            )  # fmt: skip
+        with gr.Row(elem_classes="foot"):
+            gr.Markdown(
+                "Nothing is sampled. Without a prompt, paste a whole chat (JSON, or lines that begin with "
+                "user: and assistant:): every turn of the assistant is graded.",
+                elem_classes="caption",
+            )
+            with gr.Row(elem_classes="actions"):
+                self.complete = gr.Checkbox(True, label="it ends here", min_width=110, elem_id="complete")
+                self.grade_button = gr.Button("Grade", variant="primary", elem_id="grade-text")
+
+    def _prompt_file(self) -> None:
+        self.prompt_file = gr.File(
+            label="Prompts", file_types=list(PROMPT_FILES), height=112, elem_id="prompt-file"
+        )
+        with gr.Row(elem_classes="foot"):
+            gr.Markdown(
+                "The column `prompt` of a .jsonl, .csv or .parquet file, or one prompt a line in .txt. "
+                "Where a row has a `completion`, that is graded; otherwise the student answers.",
+                elem_classes="caption",
+            )
+            with gr.Row(elem_classes="actions"):
+                self.file_button = gr.Button("Grade all", variant="primary", elem_id="grade-file")
+                self.stop_file_button = gr.Button("Stop", interactive=False, elem_id="stop-file")
+
+    def _saved(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=3, min_width=280), gr.Row(elem_classes="chips", elem_id="gallery"):
+                self.gallery_buttons = {
+                    ident: gr.Button(shown.title, size="sm", min_width=0)
+                    for ident, shown in gallery().items()
+                }
+            self.review_file = gr.File(
+                label="A saved review", file_types=[".json"], height=112, scale=2, elem_id="review-file"
+            )
 
     def _sampling_settings(self) -> None:
         with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling"):
@@ -88,6 +153,7 @@ class ReviewTab:
                 self.max_tokens = gr.Number(192, label="Longest answer", precision=0, min_width=90)
                 self.seed = gr.Number(0, label="Seed", precision=0, min_width=90)
             self.system = gr.Textbox("", label="System prompt", placeholder="none", max_lines=6)
+        self.settings = [self.n, self.temperature, self.max_tokens, self.seed]
 
     def _model_settings(self) -> None:
         with gr.Accordion("Models", open=False, elem_id="models"):
@@ -104,62 +170,102 @@ class ReviewTab:
                 self.examine_button = gr.Button("Examine it", size="sm", elem_id="examine-pair")
             self.findings = gr.Markdown("", visible=False, elem_id="findings")
 
-    def _actions(self) -> None:
-        self.pair_line = gr.Markdown(str(PairNames()), elem_id="pair-line")
-        self.which = gr.Radio([BEFORE], value=BEFORE, label="Student", visible=False, elem_id="which")
-        with gr.Row(elem_classes="actions"):
-            self.sample_button = gr.Button("Sample", variant="primary", elem_id="sample")
-            self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop-sampling")
+    # Events
 
     def _connect(self) -> None:
         for button in self.families:
             button.click(self._another_example, [button, self.prompt], self.prompt, **PLUMBING)
-        self.load_button.click(
-            self._load,
-            [self.student, self.teacher],
-            self.in_use,
-            concurrency_id="models",
-            api_visibility="private",
-        )
-        self.examine_button.click(
-            self._examine,
-            [self.student, self.teacher],
-            self.findings,
-            concurrency_id="models",
-            api_visibility="private",
-        )
-        buttons = [self.sample_button, self.stop_button]
-        sampling = gr.on(
+        models = {"concurrency_id": "models", "api_visibility": "private"}
+        pair_names = [self.student, self.teacher]
+        self.load_button.click(self._load, pair_names, self.in_use, **models)
+        self.examine_button.click(self._examine, pair_names, self.findings, **models)
+        session = [self.names, self.trained, self.which]
+        self._stream(
             [self.sample_button.click, self.prompt.submit, self.requested.change],
-            lambda: _sampling(True),
-            None,
-            buttons,
-            **PLUMBING,
-        ).then(
             self._sample,
-            [
-                *(self.names, self.trained, self.which, self.prompt, self.system),
-                *(self.n, self.temperature, self.max_tokens, self.seed),
-            ],
-            self.reviews,
+            [*session, self.prompt, self.system, *self.settings],
+            (self.sample_button, self.stop_button),
+        )
+        self._stream(
+            [self.file_button.click],
+            self._grade_file,
+            [*session, self.prompt_file, *self.settings],
+            (self.file_button, self.stop_file_button),
+        )
+        self.grade_button.click(
+            self._grade_text,
+            [*session, self.text_prompt, self.system, self.text, self.complete],
+            self.on_show,
             concurrency_id="models",
             **PLUMBING,
         )
-        idle = [lambda: _sampling(False), None, buttons]
-        for ended in (sampling.success, sampling.failure):
+        for ident, button in self.gallery_buttons.items():
+            button.click(lambda ident=ident: self._open(ident), None, self.on_show, **PLUMBING)
+        self.review_file.upload(self._open_file, self.review_file, self.on_show, **PLUMBING)
+        self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
+        self.branches.connect(self.reviews, self.shown, [self.names, self.trained, self.max_tokens])
+
+    def _stream(
+        self,
+        triggers: list[Any],
+        work: Callable[..., Iterator[list[str]]],
+        inputs: list[Any],
+        buttons: tuple[gr.Button, gr.Button],
+    ) -> None:
+        """Let ``triggers`` start ``work``, which shows more and more until it is done or stopped."""
+        working = gr.on(triggers, lambda: _busy(True), None, buttons, **PLUMBING).then(
+            work, inputs, self.on_show, concurrency_id="models", **PLUMBING
+        )
+        idle = [lambda: _busy(False), None, buttons]
+        for ended in (working.success, working.failure):
             ended(*idle, **PLUMBING)
-        self.stop_button.click(*idle, cancels=sampling, **PLUMBING)
+        buttons[1].click(*idle, cancels=working, **PLUMBING)
 
-    def welcome(self) -> str:
-        """Return what a new page shows: the first example, sampled once for everybody."""
+    # What is shown
+
+    def welcome(self, request: gr.Request) -> list[str]:
+        """Return the updates of ``on_show`` for a new page: the review it asks for, or the gallery's first.
+
+        No model is loaded for either.
+        """
+        ident = request.query_params.get("review")
+        if ident:
+            try:
+                return self._open(ident)
+            except gr.Error as unknown:
+                gr.Warning(unknown.message)
+        first = next(iter(gallery()))
+        return self._show(first, gallery()[first])
+
+    def _show(self, key: str, reviews: ReviewSet, *, linked: bool = False) -> list[str]:
+        """Return the updates of ``on_show`` for ``reviews``; the same ``key`` continues what is shown."""
+        return [self.reviews.show(key, reviews.groups), self.shown.show(key, reviews, linked=linked)]
+
+    def _find(self, key: str) -> ReviewSet:
+        """Return the set shown under ``key``; that of a saved one is its id."""
+        try:
+            return open_review(key)
+        except ValueError:
+            return ReviewSet(self.reviews.reviews_of(key))
+
+    def _open(self, ident: str) -> list[str]:
         with spoken_errors():
-            return self.reviews.show("welcome", [ReviewGroup("before training", self._first_reviews)])
+            return self._show(ident, open_review(ident), linked=True)
 
-    @cached_property
-    def _first_reviews(self) -> list[Review]:
-        pair = loaded_pair(*PairNames())
-        *_, reviews = opd.stream_reviews(pair, self.first.prompt, task=self.task, example=self.first)
-        return reviews
+    def _open_file(self, path: str) -> list[str]:
+        with spoken_errors():
+            reviews = load_reviews(path)
+            return self._show(secrets.token_urlsafe(9), reviews)
+
+    def _keep(self, shown: str) -> str:
+        """Store what is shown; its link is in the address from now on."""
+        with spoken_errors():
+            key = json.loads(shown)["key"]
+            reviews = self._find(key)
+            store(reviews)
+            return self.shown.show(key, reviews, linked=True)
+
+    # The pair
 
     def use(self, names: PairNames, *, trained: str | None = None, which: str = BEFORE) -> list[Any]:
         """Return the updates of ``in_use`` that make ``names`` the pair of this session."""
@@ -192,6 +298,8 @@ class ReviewTab:
         ]
         return gr.update(value="\n".join(lines), visible=True)
 
+    # Grading
+
     def _sample(
         self,
         names: PairNames,
@@ -199,39 +307,117 @@ class ReviewTab:
         which: str,
         prompt: str,
         system: str,
-        n: int | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        seed: int | None,
-    ) -> Iterator[str]:
-        """Paint the trajectories of one prompt, of the student before training, after it, or of both."""
+        *settings: float | None,
+    ) -> Iterator[list[str]]:
+        """Show the trajectories of one prompt, of the student before training, after it, or of both."""
         with spoken_errors():
-            settings = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-            empty = [name.replace("_", " ") for name, value in settings.items() if value is None]
-            if empty:
-                raise ValueError(f"Please fill in: {', '.join(empty)}.")
-            messages = [{"role": "user", "content": prompt}]
-            if system.strip():
-                messages.insert(0, {"role": "system", "content": system})
-            example = self.examples.get(prompt.strip()) if not system.strip() else None
+            options = _sampling_options(*settings)
+            messages = _messages(prompt, system)
+            example = self._example_of(messages)
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []
             for label, student in _students(names, trained, which).items():
                 reviews = []
                 pair = loaded_pair(student, names.teacher)
-                stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **settings)
+                stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **options)
                 for reviews in stream:
-                    yield self.reviews.show(key, [*finished, ReviewGroup(label, reviews)])
+                    yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
                 finished.append(ReviewGroup(label, reviews))
 
+    def _grade_text(
+        self,
+        names: PairNames,
+        trained: str | None,
+        which: str,
+        prompt: str,
+        system: str,
+        text: str,
+        complete: bool,
+    ) -> list[str]:
+        """Show the grades of a pasted text, or of every turn of a pasted chat, as the students' writing."""
+        with spoken_errors():
+            chat = read_chat(text) if not prompt.strip() and text.strip() else None
+            groups = []
+            for label, student in _students(names, trained, which).items():
+                pair = loaded_pair(student, names.teacher)
+                if chat:
+                    reviews = opd.review_chat(pair, chat)
+                else:
+                    messages = _messages(prompt, system)
+                    example = self._example_of(messages)
+                    reviews = [
+                        opd.review_text(
+                            pair, messages, text, complete=complete, task=self.task, example=example
+                        )
+                    ]
+                groups.append(ReviewGroup(label, reviews))
+            return self._show(secrets.token_urlsafe(9), ReviewSet(groups))
 
-def _sampling(busy: bool) -> list[Any]:
-    """Return the updates of the buttons Sample and Stop."""
+    def _grade_file(
+        self, names: PairNames, trained: str | None, which: str, path: str | None, *settings: float | None
+    ) -> Iterator[list[str]]:
+        """Show the trajectories of every prompt of a file, as they are sampled or given."""
+        with spoken_errors():
+            options = _sampling_options(*settings)
+            if path is None:
+                raise ValueError("Choose a file of prompts first.")
+            asked = read_prompts(path)
+            students = _students(names, trained, which)
+            total = len(students) * sum(options["n"] if text is None else 1 for text in asked.completions)
+            if total > MOST_TRAJECTORIES:
+                raise ValueError(
+                    f"That would be {total} trajectories; the page shows {MOST_TRAJECTORIES} at most. Take "
+                    "fewer prompts, or fewer trajectories of each."
+                )
+            if asked.malformed:
+                row = asked.malformed[0]
+                gr.Warning(f"{len(asked.malformed)} rows are left out. Row {row.line}: {row.reason}.")
+            examples = [self._example_of(prompt) for prompt in asked.prompts]
+            key = secrets.token_urlsafe(9)
+            finished: list[ReviewGroup] = []
+            for label, student in students.items():
+                reviews = []
+                pair = loaded_pair(student, names.teacher)
+                for reviews in opd.review_prompts(
+                    pair, asked.prompts, asked.completions, task=self.task, examples=examples, **options
+                ):
+                    yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
+                finished.append(ReviewGroup(label, reviews))
+
+    def _example_of(self, prompt: Prompt) -> Example | None:
+        """Return the known problem that a prompt is; with a system prompt it is another one."""
+        if not isinstance(prompt, str):
+            prompt = prompt[0]["content"] if len(prompt) == 1 else ""
+        return self.examples.get(prompt.strip())
+
+
+def _busy(busy: bool) -> list[Any]:
+    """Return the updates of a button that starts and of its Stop."""
     return [gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
+def _messages(prompt: str, system: str) -> Messages:
+    messages = [{"role": "user", "content": prompt}]
+    return [{"role": "system", "content": system}, *messages] if system.strip() else messages
+
+
+def _sampling_options(
+    n: int | None, temperature: float | None, max_tokens: int | None, seed: int | None
+) -> dict[str, Any]:
+    """Return the sampling settings by name.
+
+    Raises:
+        ValueError: one was left empty.
+    """
+    options = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    empty = [name.replace("_", " ") for name, value in options.items() if value is None]
+    if empty:
+        raise ValueError(f"Please fill in: {', '.join(empty)}.")
+    return options
+
+
 def _students(names: PairNames, trained: str | None, which: str) -> dict[str, str]:
-    """Return the students to sample from by the heading they stand under."""
+    """Return the students to grade by the heading they stand under."""
     students = {}
     if trained is None or which in (BEFORE, BOTH):
         students["before training"] = names.student

@@ -6,27 +6,29 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components.base import server
 
+from opd.saved_reviews import ReviewGroup
 from opd.trajectory import Review
-from opd.view import asset
-from opd.view.payload import alternatives_payload, legend, review_payload
+from opd.view import asset, script
+from opd.view.payload import (
+    COLUMNS,
+    alternatives_payload,
+    columns_payload,
+    legend,
+    set_payload,
+)
 
 KEPT_SETS = 64
 """Sets of reviews whose alternatives stay at hand; an older one still shows, without its alternatives."""
 
 
-@dataclass(frozen=True)
-class ReviewGroup:
-    """The trajectories of one student under one heading."""
-
-    label: str
-    reviews: Sequence[Review]
+ACTIONS = ("branch", "typed", "teacher_line", "fork_value", "no_return")
+"""What the pinned token's card can ask for."""
 
 
 class TokenReview(gr.HTML):
@@ -34,32 +36,68 @@ class TokenReview(gr.HTML):
 
     The value is a JSON string made by :meth:`show`. It never enters the template, which Gradio would
     evaluate; the component's script reads it and makes text nodes.
+
+    Events, to be connected as methods (``component.branch(fn)``): those of :data:`ACTIONS`. Their
+    ``gr.EventData`` holds in ``_data`` the address ``key, group, sample`` and what the user chose:
+    ``index`` and ``token`` (branch), ``index`` and ``text`` (typed), ``index`` (teacher_line, fork_value).
     """
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make an empty component; ``kwargs`` are those of :class:`gradio.HTML`."""
+    def __init__(self, actions: Sequence[str] = (), *, linked: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
+        """Make an empty component.
+
+        Args:
+            actions: those of :data:`ACTIONS` that the caller listens to; the others have no button.
+            linked: the address's fragment follows what is looked at, and brings a new page there.
+            kwargs: those of :class:`gradio.HTML`.
+        """
         self._sets: OrderedDict[str, Sequence[ReviewGroup]] = OrderedDict()
         self._lock = threading.Lock()
+        here = Path(__file__).with_suffix(".js")
         super().__init__(
             html_template=asset("review.html"),
             css_template=asset("review.css"),
-            js_on_load=asset("review.js")
-            + "\n"
-            + Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+            js_on_load="\n".join([script(), asset("fragment.js"), here.read_text(encoding="utf-8")]),
             apply_default_css=False,
             legend=legend(),
+            actions=list(actions),
+            linked=linked,
             **kwargs,
         )
 
-    def show(self, key: str, groups: Sequence[ReviewGroup]) -> str:
-        """Return the value that shows ``groups``; the same ``key`` continues what is shown already."""
+    def show(
+        self,
+        key: str,
+        groups: Sequence[ReviewGroup],
+        *,
+        continues: str | None = None,
+        opens: int | None = None,
+    ) -> str:
+        """Return the value that shows ``groups``; the same ``key`` continues what is shown already.
+
+        Args:
+            key: of the set.
+            groups: the set.
+            continues: key of a set that this one adds to; the page stays where it is.
+            opens: the trajectory that the page goes to, once.
+        """
         with self._lock:
             self._sets[key] = groups
             self._sets.move_to_end(key)
             while len(self._sets) > KEPT_SETS:
                 self._sets.popitem(last=False)
-        shown = [{"label": g.label, "reviews": [review_payload(r) for r in g.reviews]} for g in groups]
-        return json.dumps({"key": key, "groups": shown}, ensure_ascii=False, separators=(",", ":"))
+        value = set_payload(key, groups) | {"continues": continues, "opens": opens}
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def reviews_of(self, key: str) -> Sequence[ReviewGroup]:
+        """Return the groups last shown under ``key``.
+
+        Raises:
+            ValueError: they are no longer at hand.
+        """
+        with self._lock:
+            if key not in self._sets:
+                raise ValueError("These trajectories are no longer at hand: please sample or open them anew.")
+            return self._sets[key]
 
     def postprocess(self, value: str | None) -> str | None:
         """Pass the value on: it is data, where Gradio would look for markup."""
@@ -69,9 +107,23 @@ class TokenReview(gr.HTML):
     def alternatives_at(self, address: Any) -> dict[str, Any] | None:  # noqa: ANN401
         """Serve ``[key, group, sample, chunk]`` to the page; None if there is no such thing."""
         match address:
-            case [str(key), int(group), int(sample), int(chunk)] if min(group, sample, chunk) >= 0:
+            case [*place, int(chunk)] if chunk >= 0 and (review := self._review_at(place)):
+                return alternatives_payload(review, chunk)
+        return None
+
+    @server
+    def column_of(self, address: Any) -> dict[str, str] | None:  # noqa: ANN401
+        """Serve ``[key, group, sample, name]`` to the page; None if there is no such thing."""
+        match address:
+            case [*place, str(name)] if name in COLUMNS and (review := self._review_at(place)):
+                return columns_payload(review, name)
+        return None
+
+    def _review_at(self, place: list[Any]) -> Review | None:
+        match place:
+            case [str(key), int(group), int(sample)] if min(group, sample) >= 0:
                 try:
-                    return alternatives_payload(self._sets[key][group].reviews[sample], chunk)
-                except (KeyError, IndexError):
+                    return self.reviews_of(key)[group].reviews[sample]
+                except (ValueError, IndexError):
                     return None
         return None

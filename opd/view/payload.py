@@ -1,20 +1,31 @@
 """What the token review component needs of a review: columns of numbers and text made safe to show.
 
-A review travels to the page as one small JSON object: a list of token texts and base64 columns of typed
-arrays. The alternatives of both models are the bulk of a review and are looked at one token at a time, so
-they travel separately, :data:`CHUNK` tokens at a time, when somebody looks.
+The first paint of a trajectory takes under 12 bytes a token: its text as one string with the length of each
+token, the penalty in half precision, the drop D in 255 steps, and a byte of flags. All other signals come one
+exact column at a time when somebody chooses them (:func:`columns_payload`), the alternatives of both models
+with the exact figures of their tokens :data:`CHUNK` tokens at a time when somebody looks
+(:func:`alternatives_payload`).
+
+A byte of flags holds the verdict (bits 0 to 2, an index into :data:`opd.trajectory.VERDICTS`), whether the
+token is special (bit 3: it ends the text, or is part of a character) and, from bit 4 up, whether it is a fork
+by each of :data:`opd.verdicts.FORK_DEFINITIONS`, in their order.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from dataclasses import asdict
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opd import verdicts as cutoffs
+from opd.saved_reviews import ReviewGroup
 from opd.summary import report_card
 from opd.trajectory import VERDICTS, Review
 
@@ -24,8 +35,21 @@ CHUNK = 256
 COLOUR_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Where each step of a colour ramp begins, in nats. Fixed, so that any two pictures can be compared."""
 
+RANK_STEPS = (1, 2, 4, 10, 100, 1000)
+"""Where each step begins for a rank, counted from 0."""
+
 VERDICT_GLYPHS = {"brilliant": "!!", "great": "!", "inaccuracy": "?!", "mistake": "?", "blunder": "??"}
 """The signs of chess annotation for the verdicts that deserve one."""
+
+MOST_MARKS = 5
+"""Combining marks on one character that are shown; a flood of them would cover the lines around it."""
+
+LONGEST_TOKEN = 200
+"""Characters of one token shown in a text; the rest comes on request."""
+
+_SPECIAL = 1 << 3
+_FIRST_FORK = 4
+_LONG = 255  # in the column of lengths: look into "long"
 
 # Characters that would act on the page or the terminal, or that nobody would see: C0, DEL and C1 controls,
 # soft hyphen, direction marks and overrides, line separators, invisible operators, byte-order mark, tags,
@@ -40,9 +64,12 @@ def visible(text: str) -> str:
     """Return ``text`` with everything invisible made visible; a line break keeps breaking the line.
 
     ASCII controls become their pictures (``␀``), a newline ``↵`` and the break, a tab ``⇥``, other unseen
-    characters their code point (``⟨U+202E⟩``); what UTF-8 cannot carry becomes U+FFFD.
+    characters their code point (``⟨U+202E⟩``); what UTF-8 cannot carry becomes U+FFFD. Of a flood of
+    combining marks the first :data:`MOST_MARKS` stay and the rest are counted (``⟨+36 marks⟩``).
     """
-    return _UNSEEN.sub(lambda match: _picture(match[0]), text)
+    if text.isascii() and text.isprintable():
+        return text
+    return _bounded_marks(_UNSEEN.sub(lambda match: _picture(match[0]), text))
 
 
 def _picture(character: str) -> str:
@@ -56,72 +83,196 @@ def _picture(character: str) -> str:
     return "\ufffd" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
 
 
+def _bounded_marks(text: str) -> str:
+    out: list[str] = []
+    marks = 0
+    for character in (*text, ""):  # the empty one ends a flood at the end of the text
+        if character and unicodedata.category(character) in ("Mn", "Me"):
+            marks += 1
+            if marks > MOST_MARKS:
+                continue
+        else:
+            if marks > MOST_MARKS:
+                out.append(f"⟨+{marks - MOST_MARKS} marks⟩")
+            marks = 0
+        out.append(character)
+    return "".join(out)
+
+
+def shown_pieces(pieces: Sequence[str]) -> list[str]:
+    """Return the text to show for each token of a text: :func:`visible`, and never empty.
+
+    A token that is only part of a character has no text of its own and becomes ``◌``; so does the ground
+    under combining marks that would pile up over many tokens.
+    """
+    shown = []
+    marks = 0  # mark-only tokens in a row
+    for piece in pieces:
+        text = visible(piece) or "◌"
+        only_marks = not text.isascii() and all(unicodedata.category(c) in ("Mn", "Me") for c in text)
+        marks = marks + 1 if only_marks else 0
+        shown.append("◌" + text if marks > MOST_MARKS else text)
+    return shown
+
+
 def legend() -> dict[str, Any]:
     """Return what the colours and verdicts mean, in numbers: the same for every review."""
-    from opd import grading  # needs torch, which showing a saved review does not
-
-    def points(share: float) -> str:
-        return f"{100 * share:.0f} points"
-
-    rules = {
-        "forced": "there was no real choice; left out of the agreement",
-        "brilliant": f"rare for the student, {points(grading.BRILLIANT_GAIN)} likelier to the teacher",
-        "great": "the teacher's first choice, but not the student's",
-        "inaccuracy": f"the teacher's first choice was {points(grading.INACCURACY)} likelier",
-        "mistake": f"{points(grading.MISTAKE)} likelier",
-        "blunder": f"{points(grading.BLUNDER)} likelier",
-    }
     return {
         "steps": COLOUR_STEPS,
+        "rankSteps": RANK_STEPS,
         "chunk": CHUNK,
-        "verdicts": [
-            {"name": name, "glyph": VERDICT_GLYPHS.get(name, ""), "rule": rules.get(name, "")}
-            for name in VERDICTS
-        ],
-        "fork": f"a peak of the penalty, {grading.FORK_PENALTY:g} nats or more",
+        "longestToken": LONGEST_TOKEN,
+        "verdicts": [{"name": name, "glyph": VERDICT_GLYPHS.get(name, "")} for name in VERDICTS],
+        "thresholds": {
+            "blunder": cutoffs.BLUNDER,
+            "mistake": cutoffs.MISTAKE,
+            "inaccuracy": cutoffs.INACCURACY,
+            "brilliantGain": cutoffs.BRILLIANT_GAIN,
+            "brilliantStudent": cutoffs.BRILLIANT_STUDENT,
+            "forcedEntropy": cutoffs.FORCED_ENTROPY,
+        },
+        "forks": [{"name": name, "rule": rule} for name, rule in cutoffs.FORK_DEFINITIONS.items()],
+        "defaultForks": cutoffs.DEFAULT_FORKS,
     }
 
 
-def review_payload(review: Review) -> dict[str, Any]:
-    """Return everything the page needs to draw ``review`` but the alternatives."""
-    grades, trajectory = review.grades, review.trajectory
+# Reviews are immutable, and a set that grows shows its finished ones again and again.
+_encoded: WeakKeyDictionary[Review, dict[str, Any]] = WeakKeyDictionary()
+
+
+def set_payload(key: str, groups: Sequence[ReviewGroup]) -> dict[str, Any]:
+    """Return what the component's ``show`` takes: ``{key, groups: [{label, reviews}]}``.
+
+    Forks are found in all trajectories of the set together.
+    """
+    reviews = [review for group in groups for review in group.reviews]
+    marks = [cutoffs.find_forks([r.grades for r in reviews], name) for name in cutoffs.FORK_DEFINITIONS]
+    payloads = iter(review_payload(review, [found[i] for found in marks]) for i, review in enumerate(reviews))
+    shown = [{"label": visible(g.label), "reviews": [next(payloads) for _ in g.reviews]} for g in groups]
+    return {"key": key, "groups": shown}
+
+
+def review_payload(review: Review, forks: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+    """Return what the page needs to draw ``review`` for the first time.
+
+    Args:
+        review: what to draw.
+        forks: the marks, bool ``[T]``, of each of :data:`opd.verdicts.FORK_DEFINITIONS`.
+    """
+    if review not in _encoded:
+        _encoded[review] = _unmarked_payload(review)
+    flags = review.grades.verdicts | np.where(_special(review), _SPECIAL, 0).astype(np.uint8)
+    for bit, marked in enumerate(forks, _FIRST_FORK):
+        flags = flags | (marked.astype(np.uint8) << bit)
+    return _encoded[review] | {"flags": _base64(flags, "<u1")}
+
+
+def _unmarked_payload(review: Review) -> dict[str, Any]:
+    """Everything of :func:`review_payload` that does not depend on the other reviews of its set."""
+    grades = review.grades
+    tokens = shown_pieces(review.pieces)
+    lengths = [len(t) if t.isascii() else len(t.encode("utf-16-le")) // 2 for t in tokens]
     return {
         "student": visible(review.student),
         "teacher": visible(review.teacher),
         "messages": [{key: visible(text) for key, text in message.items()} for message in review.messages],
-        "finish_reason": trajectory.finish_reason,
+        "finish_reason": review.trajectory.finish_reason,
         "temperature": grades.temperature,
         "bias": grades.bias,
         "correct": review.correct,
+        "off_policy": review.trajectory.behaviour_logprobs is None,
+        "branch": None if review.branch is None else asdict(review.branch),
+        "evidence": _visible_within(review.evidence),
         "report": asdict(report_card(review)),
-        # A token that is only part of a character has no text of its own, and still must be seen.
-        "tokens": [visible(piece) or "◌" for piece in review.pieces],
-        "penalty": _column(grades.penalty, "<f4"),
-        "reverse_kl": _column(grades.reverse_kl, "<f4"),
-        "student_entropy": _column(grades.student_entropy, "<f4"),
-        "teacher_entropy": _column(grades.teacher_entropy, "<f4"),
-        "student_logprobs": _column(grades.student.logprobs, "<f4"),
-        "teacher_logprobs": _column(grades.teacher.logprobs, "<f4"),
-        "teacher_rank": _column(grades.teacher_rank, "<i4"),
-        "verdicts": _column(grades.verdicts, "<u1"),
-        "forks": _column(grades.forks, "<u1"),
+        "replaced": sum("\ufffd" in token for token in tokens),
+        "absent": [name for name, column in COLUMNS.items() if column.of(review) is None],
+        "text": "".join(tokens),
+        "lengths": _base64(np.minimum(lengths, _LONG), "<u1"),
+        "long": {str(i): length for i, length in enumerate(lengths) if length >= _LONG},
+        "penalty": _base64(np.clip(grades.penalty, -6e4, 6e4), "<f2"),
+        "drop": _base64(np.rint(np.clip(cutoffs.drop(grades.teacher), 0, 1) * 255), "<u1"),
     }
 
 
+def _special(review: Review) -> NDArray[np.bool_]:
+    special = np.array([not piece for piece in review.pieces], dtype=bool)
+    if len(special) and review.trajectory.finish_reason == "stop":
+        special[-1] = True
+    return special
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number per token, as the page asks for it.
+
+    Attributes:
+        dtype: little-endian numpy dtype.
+        of: takes it from a review, ``[T]``; None where the review does not have it.
+    """
+
+    dtype: str
+    of: Callable[[Review], NDArray[Any] | None]
+
+
+COLUMNS = {
+    "penalty": Column("<f4", lambda r: r.grades.penalty),
+    "reverse_kl": Column("<f4", lambda r: r.grades.reverse_kl),
+    "forward_kl": Column("<f4", lambda r: r.grades.forward_kl),
+    "jsd": Column("<f4", lambda r: r.grades.jsd),
+    "student_entropy": Column("<f4", lambda r: r.grades.student_entropy),
+    "teacher_entropy": Column("<f4", lambda r: r.grades.teacher_entropy),
+    "student_rank": Column("<i4", lambda r: r.grades.student.ranks),
+    "teacher_rank": Column("<i4", lambda r: r.grades.teacher_rank),
+    # As probabilities, computed here: the page must judge on the very numbers that Python judges on.
+    "student_share": Column("<f4", lambda r: np.exp(r.grades.student.logprobs)),
+    "teacher_share": Column("<f4", lambda r: np.exp(r.grades.teacher.logprobs)),
+    "drop": Column("<f4", lambda r: cutoffs.drop(r.grades.teacher)),
+}
+"""The columns that can be asked for by name."""
+
+
+def columns_payload(review: Review, name: str) -> dict[str, str] | None:
+    """Return one of :data:`COLUMNS`, exact: ``{dtype, data}``; None if the review does not have it.
+
+    Raises:
+        KeyError: there is no column of that name.
+    """
+    column = COLUMNS[name]
+    values = column.of(review)
+    return None if values is None else {"dtype": column.dtype, "data": _base64(values, column.dtype)}
+
+
 def alternatives_payload(review: Review, chunk: int) -> dict[str, Any]:
-    """Return both models' likeliest tokens for the tokens of one chunk, columns of ``[tokens, K]``."""
+    """Return both models' likeliest tokens, ``[tokens, K]``, and all :data:`COLUMNS` of one chunk."""
     part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-    columns: dict[str, Any] = {"tokens": len(review.grades.penalty[part])}
+    out: dict[str, Any] = {"tokens": len(review.grades.penalty[part])}
     shown: set[int] = set()
     for name, scores in (("student", review.grades.student), ("teacher", review.grades.teacher)):
         shown.update(scores.top_ids[part].ravel().tolist())
-        columns[f"{name}_ids"] = _column(scores.top_ids[part], "<i4")
-        columns[f"{name}_logprobs"] = _column(scores.top_logprobs[part], "<f4")
-    columns["ids"] = _column(review.trajectory.completion_ids[part], "<i4")
-    columns["vocabulary"] = {str(token): visible(review.vocabulary[token]) for token in sorted(shown)}
-    return columns
+        out[f"{name}_ids"] = _base64(scores.top_ids[part], "<i4")
+        out[f"{name}_logprobs"] = _base64(scores.top_logprobs[part], "<f4")
+    out["ids"] = _base64(review.trajectory.completion_ids[part], "<i4")
+    out["vocabulary"] = {str(token): visible(review.vocabulary[token]) for token in sorted(shown)}
+    out["columns"] = {
+        name: {"dtype": column.dtype, "data": _base64(values[part], column.dtype)}
+        for name, column in COLUMNS.items()
+        if (values := column.of(review)) is not None
+    }
+    return out
 
 
-def _column(values: NDArray[Any], dtype: str) -> str:
+def _visible_within(data: Any) -> Any:  # noqa: ANN401
+    """Make every text within JSON-ready data visible."""
+    match data:
+        case str():
+            return visible(data)
+        case dict():
+            return {key: _visible_within(value) for key, value in data.items()}
+        case list() | tuple():
+            return [_visible_within(value) for value in data]
+    return data
+
+
+def _base64(values: NDArray[Any], dtype: str) -> str:
     """Return an array as base64 of little-endian ``dtype``, row by row."""
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")

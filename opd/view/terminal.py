@@ -13,7 +13,7 @@ import numpy as np
 from opd.summary import DISAGREEMENTS, report_card
 from opd.trajectory import VERDICTS, Review
 from opd.view import asset
-from opd.view.payload import COLOUR_STEPS, VERDICT_GLYPHS, visible
+from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, shown_pieces, visible
 
 WORST_TOKENS = 8
 """Rows of the table."""
@@ -44,16 +44,18 @@ def _heading(review: Review, color: bool) -> str:
 def _graded_text(review: Review, color: bool) -> str:
     grades = review.grades
     return "".join(
-        _token(piece, float(penalty), VERDICTS[verdict], bool(fork), color)
-        for piece, penalty, verdict, fork in zip(
-            review.pieces, grades.penalty, grades.verdicts, grades.forks, strict=True
+        _token(shown, float(penalty), VERDICTS[verdict], bool(fork), color)
+        for shown, penalty, verdict, fork in zip(
+            shown_pieces(review.pieces), grades.penalty, grades.verdicts, grades.forks, strict=True
         )
     )
 
 
-def _token(piece: str, penalty: float, verdict: str, fork: bool, color: bool) -> str:
+def _token(shown: str, penalty: float, verdict: str, fork: bool, color: bool) -> str:
     """One token with its colour, its sign and, without colours, a diamond where it is a fork."""
-    text, line_break, rest = visible(piece).partition("\n")
+    if len(shown) > LONGEST_TOKEN:
+        shown = f"{shown[:LONGEST_TOKEN]}…⟨+{len(shown) - LONGEST_TOKEN} characters⟩"
+    text, line_break, rest = shown.partition("\n")
     sign = VERDICT_GLYPHS.get(verdict, "")
     if not color:
         return text + sign + ("◆" if fork else "") + line_break + rest
@@ -78,6 +80,8 @@ def _report(review: Review) -> str:
     lines = [" · ".join(words)]
     if review.grades.bias:
         lines.append(review.grades.bias)
+    if replaced := sum("\ufffd" in visible(piece) for piece in review.pieces):
+        lines.append(f"Tokens that cannot be written as text and show \ufffd: {replaced}.")
     return "\n".join(lines)
 
 

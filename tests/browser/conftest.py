@@ -105,7 +105,7 @@ def open_page(browser):
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", lambda m: m.type == "error" and complaints.append(f"console: {m.text}"))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        ours = (url.split("?")[0], "data:", "blob:", "about:")
+        ours = (url.split("#")[0].split("?")[0], "data:", "blob:", "about:")
         page.on("request", lambda r: r.url.startswith(ours) or complaints.append(f"outside: {r.url}"))
         page.goto(url)
         return page

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 import pytest
-from graded import HOSTILE, make_review
+from graded import make_review
+from hostile import HOSTILE
 
-from opd.ui.token_review import ReviewGroup, TokenReview
-from opd.view.payload import visible
+from opd.saved_reviews import ReviewGroup
+from opd.ui.token_review import ACTIONS, TokenReview
 
 LONG = 3000
 SETS = {
@@ -35,7 +38,8 @@ def component(browser):
     """The address of a page with the component and a text box that chooses what it shows."""
     with gr.Blocks(analytics_enabled=False) as page:
         choice = gr.Textbox(label="set")
-        review = TokenReview()
+        review = TokenReview(["branch"], linked=True)
+        heard = gr.Textbox(label="heard", elem_id="heard")
 
         def show(name: str) -> str:
             if name == "grown":
@@ -43,7 +47,11 @@ def component(browser):
                 return review.show("growing", [ReviewGroup("", [grown])])
             return review.show(name, SETS[name])
 
+        def hear(event: gr.EventData) -> str:
+            return json.dumps(["branch", event._data])
+
         choice.submit(show, choice, review)
+        review.branch(hear, None, heard)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
     yield url.rstrip("/")
     page.close()
@@ -69,12 +77,23 @@ def test_hostile_text_is_inert_and_readable(show):
         assert page.locator(f".panes {tag}").count() == 0
     tokens = page.locator(".pane .token")
     assert tokens.count() == len(HOSTILE)
-    for i, piece in enumerate(HOSTILE):
-        assert tokens.nth(i).evaluate("token => token.textContent") == (visible(piece) or "◌")
     tokens.nth(0).click()
     page.locator(".pinned .candidate").nth(2).wait_for()
     assert "onerror" in page.locator(".pinned .token").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+
+
+def test_the_address_follows_and_brings_back(show, component, open_page):
+    page = show("pair")
+    page.locator(".signals label", has_text="reverse KL").click()
+    page.locator(".pane").nth(1).locator(".token").nth(2).click()
+    page.wait_for_function("location.hash === '#t=3&s=reverse_kl&g=2'")
+    again = open_page(component + "/#t=2&s=reverse_kl&g=2")
+    again.get_by_label("set").fill("pair")
+    again.get_by_label("set").press("Enter")
+    again.get_by_text("token 2 of 3").wait_for()
+    assert again.locator(".signals label:has(:checked)").inner_text() == "reverse KL"
+    assert again.locator(".pane").nth(1).locator(".token.cursor").count() == 1
 
 
 def test_before_and_after_stand_together(show):
@@ -116,8 +135,51 @@ def test_alternatives_of_a_long_text_come_when_looked_at(show):
     page.wait_for_function("parseInt(document.querySelector('.pinned .position').textContent.slice(6)) < 50")
 
 
+def test_other_signals_are_fetched_when_chosen(show):
+    page = show("pair")
+    page.locator(".signals label", has_text="reverse KL").click()
+    page.wait_for_function(
+        "document.querySelectorAll('.pane .token')[1].className.includes('dislike-4')"
+    )  # 1.5 nats
+
+
+def test_python_hears_of_what_the_card_asks(show):
+    page = show("pair")
+    page.locator(".pane").first.locator(".token").nth(1).click()
+    page.get_by_label("Let the student go on from here with ·yes").click()
+    page.wait_for_function("document.querySelector('#heard textarea').value.includes('branch')")
+    heard = json.loads(page.locator("#heard textarea").input_value())
+    assert heard == ["branch", {"key": "pair", "group": 0, "sample": 0, "index": 1, "token": 3}]
+    assert page.get_by_role("button", name="Fork value").count() == 0  # nobody listens
+
+
 @pytest.mark.parametrize(
-    "address", [["x", 0, 0, 0], ["pair", 9, 0, 0], ["pair", -1, 0, 0], "pair", None, [[]]]
+    "address",
+    [
+        ["x", 0, 0, 0],
+        ["pair", 9, 0, 0],
+        ["pair", -1, 0, 0],
+        ["pair", 0, 0, "nope"],
+        ["pair", 0, 0, []],
+        "pair",
+        None,
+        [[]],
+    ],
 )
 def test_asking_for_what_is_not_there_gives_nothing(address):
-    assert TokenReview().alternatives_at(address) is None
+    review = TokenReview()
+    review.show("pair", SETS["pair"])
+    assert review.alternatives_at(address) is None
+    assert review.column_of(address) is None
+
+
+def test_what_is_no_longer_at_hand_is_said():
+    with pytest.raises(ValueError, match="no longer at hand"):
+        TokenReview().reviews_of("gone")
+
+
+def test_every_action_is_an_event():
+    with gr.Blocks():
+        review = TokenReview(ACTIONS)
+        for action in ACTIONS:
+            getattr(review, action)(lambda: None)

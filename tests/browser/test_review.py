@@ -1,8 +1,12 @@
-"""The Review tab: sample, look, point, walk."""
+"""The Review tab: sample, paste, open, look, point, walk, take away."""
 
+import json
 import re
 
+import pandas
 import pytest
+
+from opd.saved_reviews import gallery, load_reviews
 
 
 def sample(page, **settings) -> None:
@@ -122,8 +126,9 @@ def test_every_signal_has_its_formula_and_repaints(page):
 
     painted = [classes()]
     formulas = [page.locator(".formula").inner_text()]
-    for signal in ("reverse KL", "student entropy"):
+    for signal, column in (("reverse KL", "reverse_kl"), ("student entropy", "student_entropy")):
         page.locator(".signals label", has_text=signal).click()
+        page.wait_for_selector(f".pane[data-signal={column}]")  # it is fetched when it is chosen
         painted.append(classes())
         formulas.append(page.locator(".formula").inner_text())
     assert len({*map(tuple, painted)}) == 3
@@ -203,3 +208,167 @@ def test_the_doctor_examines_the_pair_on_the_page(page):
     findings = page.locator("#findings").inner_text()
     assert "Both models mean the same" in findings
     assert "✗" not in findings
+
+
+def shown_title(page) -> str:
+    return page.locator("#shown h2").inner_text()
+
+
+def review_of(page) -> str | None:
+    return page.evaluate("new URLSearchParams(location.search).get('review')")
+
+
+def paste(page, prompt: str, text: str) -> None:
+    page.get_by_role("tab", name="Paste").click()
+    page.locator("#text-prompt textarea").fill(prompt)
+    page.locator("#text textarea").fill(text)
+    page.wait_for_timeout(500)  # the page tells the server of an input a moment after it changed
+    page.locator("#grade-text").click()
+
+
+def test_a_pasted_text_is_graded_and_labelled(page):
+    paste(page, "What is 3 + 4?", "The sum is 3 + 4 = 7. The answer is 7.")
+    page.locator(".pane .note", has_text="Off-policy").wait_for()
+    assert page.locator(".pane .text").inner_text().startswith("The sum is 3 + 4 = 7.")
+    assert page.locator(".opd-review .prompt").inner_text() == "What is 3 + 4?"
+    assert not page.locator("#shown h2").is_visible()
+
+
+def test_a_pasted_chat_is_graded_turn_by_turn(page):
+    paste(page, "", "user: What is 3 + 4?\nassistant: 7.\nuser: And 8?\nassistant: It is 15.")
+    page.wait_for_function("document.querySelectorAll('.rail label').length === 2")
+    page.locator(".rail label").nth(1).click()
+    page.locator(".pane .text", has_text="It is 15.").wait_for()
+    assert page.locator(".opd-review .prompt").inner_text() == "And 8?"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "sentence"),
+    [
+        ("What?", "", "text is empty"),
+        ("", "Just words.", "begin with a role"),
+        ("", "[{]", "not valid JSON"),
+        ("What?", "word " * 3000, "tokens long"),
+    ],
+)
+def test_a_text_that_cannot_be_graded_is_one_sentence(page, prompt, text, sentence):
+    before = page.locator(".pane .text").inner_text()
+    paste(page, prompt, text)
+    assert sentence in toast(page)
+    assert page.locator(".pane .text").inner_text() == before
+
+
+def test_a_file_of_prompts_is_answered(page, tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": "What is 3 + 4?"}, {"prompt": "What is 5 + 4?", "completion": "9."}, {"prompt": 3}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    page.get_by_role("tab", name="File").click()
+    page.locator("#prompt-file input[type=file]").set_input_files(path)
+    page.locator("#prompt-file", has_text="p.jsonl").wait_for()
+    page.locator("#grade-file").click()
+    page.wait_for_function("document.querySelectorAll('.rail label').length === 5")
+    assert "Row 3" in toast(page)
+    page.locator(".rail label").last.click()
+    page.locator(".pane .text", has_text="9.").wait_for()
+    page.wait_for_selector("#grade-file:not([disabled])")
+
+
+def test_the_gallery_opens_and_its_address_opens_it_again(page, app, open_page):
+    ident, reviews = list(gallery().items())[3]
+    page.get_by_role("tab", name="Open").click()
+    page.get_by_role("button", name=reviews.title).click()
+    page.locator("#shown h2", has_text=reviews.title).wait_for()
+    assert page.locator("#shown .words p").inner_text() == reviews.note
+    assert review_of(page) == ident
+    again = open_page(page.url)
+    again.locator("#shown h2", has_text=reviews.title).wait_for()
+
+
+def test_a_link_restores_review_token_and_signal(page, app, open_page):
+    page.locator(".signals label", has_text="reverse KL").click()
+    page.locator(".rail label").nth(2).click()
+    page.locator(".pane .token").nth(7).click()
+    page.locator(".card.pinned").wait_for()
+    page.locator("#shown .keep").click()
+    page.locator("#shown .link").wait_for()
+    page.wait_for_function("location.hash.includes('t=8')")
+    assert re.fullmatch(r"[0-9a-f]{16}", review_of(page))
+    again = open_page(page.url)
+    again.get_by_text("token 8 of").wait_for()
+    assert (
+        again.locator(".signals input:checked").evaluate("i => i.closest('label').innerText") == "reverse KL"
+    )
+    assert again.locator(".pane .text").inner_text() == page.locator(".pane .text").inner_text()
+    assert shown_title(again) == shown_title(page)
+
+
+@pytest.mark.parametrize("fragment", ["#t=99999&s=nonsense&i=77&g=9", "#t=-1&i=x", "#%%%", "#t=1e3"])
+def test_a_strange_fragment_does_no_harm(app, open_page, fragment):
+    page = open_page(f"{app}/{fragment}")
+    page.wait_for_selector(".opd-review .token")
+    assert page.locator(".signals input:checked").count() == 1
+
+
+@pytest.mark.parametrize("ident", ["0" * 16, "..%2F..%2Fx", "<b>"])
+def test_an_unknown_review_says_so_and_the_page_works(app, open_page, ident):
+    page = open_page(f"{app}/?review={ident}")
+    assert "There is no review" in toast(page)
+    page.wait_for_selector(".opd-review .token")
+
+
+def test_sampling_leaves_the_link_behind(page):
+    page.locator("#shown .keep").click()
+    page.wait_for_function("location.search.includes('review=')")
+    sample(page, Trajectories=1)
+    assert review_of(page) is None
+
+
+def test_downloads_are_what_is_shown(page, tmp_path):
+    title = shown_title(page)
+    paths = {}
+    for kind in ("json", "csv", "html"):
+        with page.expect_download() as download:
+            page.locator(f"#shown [data-kind={kind}]").click()
+        paths[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(paths[kind])
+    reviews = load_reviews(paths["json"])
+    assert reviews.title == title
+    assert paths["json"].stem == f"review-{reviews.id}"
+    assert len(pandas.read_csv(paths["csv"])) == sum(len(r.trajectory) for r in reviews)
+    assert title in paths["html"].read_text(encoding="utf-8")
+
+
+def open_file(page, path) -> None:
+    page.get_by_role("tab", name="Open").click()
+    page.locator("#review-file input[type=file]").set_input_files(path)
+
+
+def test_a_saved_file_opens(page, tmp_path):
+    reviews = list(gallery().values())[4]
+    path = tmp_path / "mine.json"
+    path.write_text(reviews.to_json(), encoding="utf-8")
+    open_file(page, path)
+    page.locator("#shown h2", has_text=reviews.title).wait_for()
+    assert page.locator(".pane-title").all_inner_texts() == [group.label for group in reviews.groups]
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"format": "opd-review", "version": 9}'])
+def test_a_file_that_is_no_review_is_refused(page, tmp_path, content):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    title = shown_title(page)
+    open_file(page, path)
+    assert "mine.json" in toast(page)
+    assert shown_title(page) == title
+
+
+def test_hostile_titles_and_reviews_stay_text(page, tmp_path):
+    reviews = list(gallery().values())[-1]
+    data = json.loads(reviews.to_json())
+    data["title"] = data["note"] = "<img src=x onerror=alert(1)> ${alert(2)} {{value}}"
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(data))
+    open_file(page, path)
+    page.locator("#shown h2", has_text="onerror").wait_for()
+    page.locator(".pane .text", has_text="<script>").wait_for()
+    assert page.locator("#shown img, .panes img, .panes script").count() == 0

@@ -1,0 +1,264 @@
+"""Other ways a trajectory could have gone: what a token's card asks for, and the bar that says the cost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from opd import branching
+from opd.models import Pair
+from opd.runs import open_run
+from opd.saved_reviews import ReviewGroup, ReviewSet
+from opd.tasks import load_task
+from opd.tasks.demo import known_problems
+from opd.trajectory import Review
+from opd.ui.errors import spoken_errors
+from opd.ui.events import PLUMBING
+from opd.ui.pairs import loaded_pair
+from opd.ui.shown import Shown
+from opd.ui.token_review import TokenReview
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an event of the component is about: a review of a set, a token of it, and what to force there."""
+
+    key: str
+    group: int
+    sample: int
+    index: int = 0
+    forced: int | str | None = None
+
+    @classmethod
+    def of(cls, event: gr.EventData) -> Place:
+        """Read an event's data, which anybody can send.
+
+        Raises:
+            ValueError: it is no such data.
+        """
+        match event._data:
+            case {"key": str(key), "group": int(group), "sample": int(sample), **rest}:
+                match rest:
+                    case {"index": int(index), "token": int(forced)} | {
+                        "index": int(index),
+                        "text": str(forced),
+                    }:
+                        return cls(key, group, sample, index, forced)
+                    case {"index": int(index)}:
+                        return cls(key, group, sample, index)
+                    case {}:
+                        return cls(key, group, sample)
+        raise ValueError("The page asked for something that is not there. Please load it anew.")
+
+
+class Branches:
+    """The bar and the events behind it.
+
+    A fork value and a point of no return take many rollouts: the bar first says how many and waits for Run.
+    """
+
+    def __init__(self) -> None:
+        """Lay out the bar in the current Gradio context; :meth:`connect` brings it to life."""
+        self.task = load_task("demo")
+        self.asked = gr.State(None)  # what Run starts: (name of the measurement, Place)
+        self.own = gr.State(None)  # key of the set that this session added to last
+        with gr.Row(visible=False, elem_id="branching", elem_classes="foot") as self.bar:
+            self.line = gr.Markdown("", elem_id="branching-line")
+            with gr.Row(elem_classes="actions"):
+                self.run_button = gr.Button("Run", variant="primary", elem_id="run-branching")
+                self.stop_button = gr.Button("Stop", elem_id="stop-branching")
+
+    def connect(self, reviews: TokenReview, shown: Shown, session: list[Any]) -> None:
+        """Connect the component's events.
+
+        Args:
+            reviews: the component.
+            shown: what names the set that it shows.
+            session: the components that hold the session's pair names, its trained run, the longest answer.
+        """
+        self.reviews, self.shown = reviews, shown
+        bar = [self.bar, self.line, self.run_button]
+        models = {"concurrency_id": "models", **PLUMBING}
+        outputs = [reviews, shown, self.own, *bar]
+        working = [
+            event(work, [*session, self.own], outputs, **models)
+            for event, work in (
+                (reviews.branch, self._branch),
+                (reviews.typed, self._branch),
+                (reviews.teacher_line, self._teacher_line),
+            )
+        ]
+        for event, cost in (
+            (reviews.fork_value, self._value_cost),
+            (reviews.no_return, self._no_return_cost),
+        ):
+            event(cost, None, [self.asked, *bar], **PLUMBING)
+        working.append(
+            self.run_button.click(self._measure, [self.asked, *session, self.own], outputs, **models)
+        )
+        for work in working:
+            work.failure(_hidden, None, bar, **PLUMBING)
+        self.stop_button.click(_hidden, None, bar, cancels=working, **PLUMBING)
+
+    # What the card asks for
+
+    def _branch(
+        self,
+        names: tuple[str, str],
+        trained: str | None,
+        max_tokens: int | None,
+        own: str | None,
+        event: gr.EventData,
+    ) -> Iterator[list[Any]]:
+        """Force a token or a text; the student goes on."""
+        with spoken_errors():
+            place = Place.of(event)
+            review = self._review(place)
+            states = branching.branch(
+                _pair(review, names, trained),
+                review,
+                place.index,
+                place.forced,
+                parent=place.sample,
+                **self._verified(review, max_tokens),
+            )
+            yield from self._grow(place, own, states, "The student goes on")
+
+    def _teacher_line(
+        self,
+        names: tuple[str, str],
+        trained: str | None,
+        max_tokens: int | None,
+        own: str | None,
+        event: gr.EventData,
+    ) -> Iterator[list[Any]]:
+        """Let the teacher go on from before a token."""
+        with spoken_errors():
+            place = Place.of(event)
+            review = self._review(place)
+            states = branching.teacher_line(
+                _pair(review, names, trained),
+                review,
+                place.index,
+                parent=place.sample,
+                **self._verified(review, max_tokens),
+            )
+            yield from self._grow(place, own, states, "The teacher goes on")
+
+    def _grow(
+        self, place: Place, own: str | None, states: Iterator[Review], words: str
+    ) -> Iterator[list[Any]]:
+        """Hang a growing branch under its trajectory and open it."""
+        groups = self.reviews.reviews_of(place.key)
+        key = own if place.key == own else secrets.token_urlsafe(9)
+        number = len(groups[place.group].reviews)
+        for state in states:
+            grown = _with_review(groups, place.group, number, state)
+            shown = self._show(key, grown, continues=place.key, opens=number)
+            yield [*shown, key, *_bar(f"{words} from token {place.index + 1}.", run=False)]
+        yield [*shown, key, *_hidden()]
+
+    def _value_cost(self, event: gr.EventData) -> list[Any]:
+        with spoken_errors():
+            place = Place.of(event)
+            cost = branching.fork_value_cost(self._review(place), place.index)
+            return [("fork_value", place), *_bar(f"Fork value of token {place.index + 1}: {cost}.", run=True)]
+
+    def _no_return_cost(self, event: gr.EventData) -> list[Any]:
+        with spoken_errors():
+            place = Place.of(event)
+            review = self._review(place)
+            if self._example(review) is None:
+                raise ValueError(
+                    "Nobody verifies the answers to this prompt, so right and wrong cannot be told."
+                )
+            return [
+                ("no_return", place),
+                *_bar(f"Point of no return: {branching.no_return_cost(review)}.", run=True),
+            ]
+
+    def _measure(
+        self,
+        asked: tuple[str, Place] | None,
+        names: tuple[str, str],
+        trained: str | None,
+        max_tokens: int | None,
+        own: str | None,
+    ) -> Iterator[list[Any]]:
+        """Run what the bar has told the cost of; findings appear as they firm up."""
+        with spoken_errors():
+            if asked is None:
+                raise ValueError("There is nothing to run: choose a token first.")
+            kind, place = asked
+            review = self._review(place)
+            groups = self.reviews.reviews_of(place.key)
+            pair, options = _pair(review, names, trained), self._verified(review, max_tokens)
+            key = own if place.key == own else secrets.token_urlsafe(9)
+            if kind == "fork_value":
+                states = branching.fork_value(pair, review, place.index, **options)
+            else:
+                states = branching.point_of_no_return(pair, review, **options)
+            yield [*[gr.skip()] * 2, key, *_bar("Counting rollouts.", run=False)]
+            for state in states:
+                found = branching.with_evidence(review, state)
+                changed = _with_review(groups, place.group, place.sample, found)
+                shown = self._show(key, changed, continues=place.key)
+                yield [*shown, key, *_bar("Counting rollouts.", run=False)]
+            yield [*shown, key, *_hidden()]
+
+    def _show(self, key: str, groups: Sequence[ReviewGroup], **how: Any) -> list[str]:  # noqa: ANN401
+        return [self.reviews.show(key, groups, **how), self.shown.show(key, ReviewSet(groups))]
+
+    def _review(self, place: Place) -> Review:
+        groups = self.reviews.reviews_of(place.key)
+        if not 0 <= place.group < len(groups) or not 0 <= place.sample < len(groups[place.group].reviews):
+            raise ValueError("This trajectory is no longer there. Please load the page anew.")
+        return groups[place.group].reviews[place.sample]
+
+    def _example(self, review: Review) -> Any:  # noqa: ANN401
+        """Return the known problem that the review answers; with a system prompt it is another one."""
+        alone = len(review.messages) == 1
+        return known_problems().get(review.messages[0]["content"].strip()) if alone else None
+
+    def _verified(self, review: Review, max_tokens: int | None) -> dict[str, Any]:
+        """Return who verifies, and a bound that the text itself does not exceed."""
+        room = max(max_tokens or 0, len(review.trajectory) + 1)
+        return {"task": self.task, "example": self._example(review), "max_tokens": room}
+
+
+def _pair(review: Review, names: tuple[str, str], trained: str | None) -> Pair:
+    """Return the pair that a review was made with, if it is one of the session's.
+
+    A review may come from a file: that must not make the app load what the file names.
+
+    Raises:
+        ValueError: it is not.
+    """
+    student, teacher = names
+    students = [student] if trained is None else [student, str(open_run(trained).model_dir)]
+    if review.student not in students or review.teacher != teacher:
+        raise ValueError(
+            f"This review was made with {review.student} and {review.teacher}. Load that pair under Models "
+            "to go on from here."
+        )
+    return loaded_pair(review.student, review.teacher)
+
+
+def _with_review(groups: Sequence[ReviewGroup], group: int, number: int, review: Review) -> list[ReviewGroup]:
+    """Return the groups with one review put in the place of another, or behind the last."""
+    reviews = [*groups[group].reviews]
+    reviews[number : number + 1] = [review]
+    return [replace(g, reviews=reviews) if i == group else g for i, g in enumerate(groups)]
+
+
+def _bar(words: str, *, run: bool) -> list[Any]:
+    """Return the updates of the bar: what it says, and whether it waits for Run."""
+    return [gr.update(visible=True), words, gr.update(visible=run)]
+
+
+def _hidden() -> list[Any]:
+    return [gr.update(visible=False), "", gr.update(visible=False)]

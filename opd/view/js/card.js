@@ -1,0 +1,130 @@
+/* The card of one token: verdict, sentence, both models' candidates, figures, and what can be done from here. */
+
+const FIGURES = [
+  ["penalty", "penalty", (value) => `${signed(value)} nats`],
+  ["reverse_kl", "reverse KL", (value) => `${number(value)} nats`],
+  ["forward_kl", "forward KL", (value) => `${number(value)} nats`],
+  ["jsd", "JSD", (value) => `${number(value)} nats`],
+  ["drop", "drop D", (value) => `${number(100 * value, 1)} points`],
+  ["student_entropy", "entropy of the student", (value) => `${number(value)} nats`],
+  ["teacher_entropy", "entropy of the teacher", (value) => `${number(value)} nats`],
+  ["teacher_rank", "the teacher's rank", (value) => `${value}`],
+];
+const LONG_LABEL = 60;
+
+/** Fill a card with the token `index` of a pane. `details` is null where they are not at hand. */
+function fillCard(card, template, pane, index, details) {
+  card.replaceChildren(template.content.cloneNode(true));
+  const find = (selector) => card.querySelector(selector);
+  const { review, view, units } = pane;
+  const verdict = view.legend.verdicts[review.verdicts[index]];
+  const text = review.token(index);
+
+  find(".token").textContent = label(text, LONG_LABEL);
+  if (text.length > LONG_LABEL) find(".card-head").after(wholeText(text));
+  find(".position").textContent = `token ${index + 1} of ${review.count}`;
+  const judgement = find(".judgement");
+  judgement.append(make("span", `verdict is-${verdict.name}`, `${verdict.name} ${verdict.glyph}`.trim()));
+  const fork = pane.forks.indexOf(index);
+  if (fork >= 0) judgement.append(make("span", "verdict is-fork", `fork ${fork + 1} ◆`));
+  if (index < (review.branch?.at ?? 0)) judgement.append(make("span", "verdict", "as before"));
+
+  find(".sentence").append(...(details ? sentence(details) : ["What the models wanted here is not at hand."]));
+  if (details) find(".candidates").append(...details.candidates.map((candidate) => candidateRow(candidate)));
+  else find(".candidates").remove();
+  const figures = FIGURES.filter(([name]) => details?.figures[name] !== undefined);
+  replaceTerms(find(".figures"), [
+    ...figures.map(([name, term, write]) => [term, write(details.figures[name])]),
+    ...unitFigure(pane, units.of[index]),
+  ]);
+}
+
+/** The value of the word, sentence or step around a token, where these are shown. */
+function unitFigure({ units, unitValues, view }, unit) {
+  if (view.granularity === "token" || Number.isNaN(unitValues[unit])) return [];
+  const { label: name, unit: measure } = SIGNALS[view.signal];
+  const tokens = counted(units.first[unit + 1] - units.first[unit], "token");
+  return [[`${name} of the ${view.granularity} (${tokens})`, `${number(unitValues[unit])} ${measure}`]];
+}
+
+/** A token too long for its line: all of it on request. */
+function wholeText(text) {
+  const whole = make("details", "whole", make("summary", "", `all ${text.length.toLocaleString("en")} characters`));
+  whole.addEventListener("toggle", () => whole.append(make("pre", "", text)), { once: true });
+  return whole;
+}
+
+/** What happened here, in words. */
+function sentence({ figures, candidates }) {
+  const words = [
+    `The student gave this token ${percent(figures.student_share)}, the teacher ${percent(figures.teacher_share)}`,
+  ];
+  const favourite = teacherFavourite(candidates);
+  if (figures.teacher_rank === 0) words.push(": its first choice too.");
+  else if (!favourite.sampled) {
+    const wish = make("code", "", label(favourite.text));
+    words.push(". The teacher would rather say ", wish, ` (${percent(favourite.teacher)}).`);
+  } else words.push(`, as its choice number ${figures.teacher_rank + 1}.`);
+  return words;
+}
+
+/** The probability that the model `name` gives, as a figure and a bar. */
+function shareBar(name, share) {
+  const bar = make("i");
+  bar.style.width = `${100 * (share ?? 0)}%`;
+  // Beyond a model's list of likeliest tokens its probability is not known, only that it is small.
+  const figure = make("span", share === undefined ? "figure unknown" : "figure", share === undefined ? "–" : percent(share));
+  if (share === undefined) figure.title = `not among the ${name}'s likeliest tokens`;
+  return make("span", `share ${name}`, figure, make("span", "track", bar));
+}
+
+function candidateRow({ id, text, student, teacher, sampled }) {
+  const name = make("code", "", label(text));
+  const row = make("div", sampled ? "candidate sampled" : "candidate", shareBar("student", student), name, shareBar("teacher", teacher));
+  row.dataset.token = id;
+  return row;
+}
+
+/** Add to the pinned card what can be done from here: only what somebody listens to. `target()` says where. */
+function addActions(card, actions, target) {
+  const box = card.querySelector(".actions");
+  const others = card.querySelectorAll(".candidate[data-token]:not(.sampled)");
+  if (actions.branch && others.length) {
+    for (const row of others) {
+      const name = row.querySelector("code");
+      const text = name.textContent;
+      const button = makeButton("go-on", "", () => actions.branch({ ...target(), token: Number(row.dataset.token) }));
+      button.title = button.ariaLabel = `Let the student go on from here with ${text}`;
+      name.replaceWith(button);
+      button.append(name);
+    }
+    box.append(make("p", "hint", "Press a candidate to let the student go on from here with it."));
+  }
+  if (actions.typed) {
+    const input = make("input");
+    Object.assign(input, { type: "text", placeholder: "Go on with your own text", ariaLabel: "Text to go on with" });
+    const form = make("form", "typed", input, make("button", "", "Go on"));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (input.value) actions.typed({ ...target(), text: input.value });
+    });
+    box.append(form);
+  }
+  const whole = () => {
+    const { index, ...text } = target();
+    return text;
+  };
+  const buttons = [
+    ["teacherLine", "Teacher’s line", "How the teacher itself would go on from before this token", target],
+    ["forkValue", "Fork value", "Does this choice decide the answer? Both go on many times and are counted", target],
+    ["noReturn", "Point of no return", "Where along the whole text a right answer gets out of reach", whole],
+  ]
+    .filter(([name]) => actions[name])
+    .map(([name, text, title, about]) => {
+      const button = makeButton("act", text, () => actions[name](about()));
+      button.title = title;
+      return button;
+    });
+  if (buttons.length) box.append(make("div", "buttons", ...buttons));
+  box.hidden = !box.childElementCount;
+}

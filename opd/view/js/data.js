@@ -1,0 +1,180 @@
+/* Payloads (opd.view.payload) become typed arrays, and what is not there yet is fetched. */
+
+const FLAG_VERDICT = 7;
+const FLAG_SPECIAL = 8;
+const FIRST_FORK_BIT = 4;
+const LONG_TOKEN = 255; // in the column of lengths: look into "long"
+const MAX_CANDIDATES = 7;
+
+const DECODERS = {
+  "<f4": (bytes) => new Float32Array(bytes.buffer),
+  "<i4": (bytes) => new Int32Array(bytes.buffer),
+  "<u1": (bytes) => bytes,
+  "<f2": (bytes) => Float32Array.from(new Uint16Array(bytes.buffer), halfToFloat),
+};
+
+function decodeColumn(base64, dtype) {
+  return DECODERS[dtype](Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)));
+}
+
+function halfToFloat(bits) {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : (fraction / 1024) * 2 ** -14);
+}
+
+/** One graded trajectory. */
+class GradedText {
+  constructor(payload) {
+    const { text, lengths, long, flags, penalty, drop, ...rest } = payload;
+    Object.assign(this, rest);
+    this.text = text;
+    this.flags = decodeColumn(flags, "<u1");
+    this.count = this.flags.length;
+    this.starts = new Uint32Array(this.count + 1);
+    decodeColumn(lengths, "<u1").forEach((length, i) => {
+      this.starts[i + 1] = this.starts[i] + (length === LONG_TOKEN ? long[i] : length);
+    });
+    // In half precision until the exact column is asked for; enough for colours.
+    this.penalty = decodeColumn(penalty, "<f2");
+    this.drop = Float32Array.from(decodeColumn(drop, "<u1"), (step) => step / 255);
+    this.verdicts = this.flags.map((flag) => flag & FLAG_VERDICT);
+  }
+
+  token(index) {
+    return this.text.slice(this.starts[index], this.starts[index + 1]);
+  }
+
+  /** What was asked last. */
+  get question() {
+    return this.messages.findLast((message) => message.role === "user")?.content ?? "";
+  }
+
+  isSpecial(index) {
+    return (this.flags[index] & FLAG_SPECIAL) !== 0;
+  }
+
+  /** The places of the forks by the definition with this number. */
+  forks(definition) {
+    const bit = 1 << (FIRST_FORK_BIT + definition);
+    const places = [];
+    this.flags.forEach((flag, index) => flag & bit && places.push(index));
+    return places;
+  }
+
+  /** How many tokens of an older state of this text stand here unchanged; 0 if it is another text. */
+  continues(older) {
+    const same =
+      older.count <= this.count &&
+      this.text.startsWith(older.text) &&
+      older.starts.every((start, index) => start === this.starts[index]);
+    return same ? older.count : 0;
+  }
+}
+
+function decodeAlternatives(payload) {
+  const side = (name) => ({
+    ids: decodeColumn(payload[`${name}_ids`], "<i4"),
+    logprobs: decodeColumn(payload[`${name}_logprobs`], "<f4"),
+  });
+  const columns = Object.entries(payload.columns).map(([name, { dtype, data }]) => [name, decodeColumn(data, dtype)]);
+  return {
+    ...payload,
+    ids: decodeColumn(payload.ids, "<i4"),
+    columns: Object.fromEntries(columns),
+    student: side("student"),
+    teacher: side("teacher"),
+  };
+}
+
+/**
+ * Everything exact about one token: { figures, listed, candidates }. A figure is missing where the review lacks
+ * it. `listed` are both models' likeliest tokens and the sampled one, likeliest first, each { id, text, spelling,
+ * student, teacher, sampled }; a share is missing where the token is not among that model's likeliest. The text
+ * is as it stands here, the spelling as anywhere. `candidates` are those of them that a card shows.
+ */
+function detailsAt(text, alternatives, offset) {
+  const columns = Object.entries(alternatives.columns);
+  const figures = Object.fromEntries(columns.map(([name, values]) => [name, values[offset]]));
+  const rows = new Map();
+  const row = (id) => {
+    if (!rows.has(id)) {
+      const spelling = alternatives.vocabulary[id] ?? text;
+      rows.set(id, { id, text: spelling, spelling });
+    }
+    return rows.get(id);
+  };
+  for (const name of ["student", "teacher"]) {
+    const { ids, logprobs } = alternatives[name];
+    const width = ids.length / alternatives.tokens;
+    for (let k = offset * width; k < (offset + 1) * width; k++) row(ids[k])[name] = Math.exp(logprobs[k]);
+  }
+  const sampled = row(alternatives.ids[offset]);
+  const { student_share: student, teacher_share: teacher } = figures;
+  Object.assign(sampled, { text, student, teacher, sampled: true });
+
+  const listed = [...rows.values()].sort((a, b) => likeliest(b) - likeliest(a));
+  const shown = new Set([sampled, teacherFavourite(listed)]); // however flat both models are
+  for (const candidate of listed) {
+    if (shown.size < MAX_CANDIDATES && likeliest(candidate) >= RARE) shown.add(candidate);
+  }
+  return { figures, listed, candidates: listed.filter((candidate) => shown.has(candidate)) };
+}
+
+const likeliest = ({ student, teacher }) => Math.max(student ?? 0, teacher ?? 0);
+
+const teacherFavourite = (candidates) =>
+  candidates.reduce((best, candidate) => ((candidate.teacher ?? 0) > (best.teacher ?? 0) ? candidate : best));
+
+/** What has been fetched of one set: columns of signals, chunks of alternatives. */
+class Fetched {
+  constructor(source, chunk) {
+    this.source = source;
+    this.chunk = chunk;
+    this.promises = new Map();
+  }
+
+  reset(key) {
+    this.key = key;
+    this.promises.clear();
+  }
+
+  /** Fetch once, and again when a growing trajectory has outgrown what came (`tokens` are needed of it). */
+  async get(address, tokens, fetch) {
+    // Without a pause where nothing is on its way yet: of two who ask at once, one fetches.
+    const known = this.promises.has(address) ? await this.promises.get(address) : null;
+    if (known && known.tokens >= tokens) return known;
+    const key = this.key;
+    const promise = fetch().catch(() => null);
+    this.promises.set(address, promise);
+    const fetched = await promise;
+    if (!fetched && this.promises.get(address) === promise) this.promises.delete(address);
+    return key === this.key ? fetched : null;
+  }
+
+  /** A column as long as the text; NaN where the server does not have it yet, null where there is none. */
+  async column(group, sample, name, text) {
+    const fetched = await this.get(["column", group, sample, name].join(), text.count, async () => {
+      const payload = await this.source.columns(this.key, group, sample, name);
+      const values = payload && decodeColumn(payload.data, payload.dtype);
+      return values && { values, tokens: values.length };
+    });
+    if (!fetched) return null;
+    if (fetched.values.length === text.count) return fetched.values;
+    const values = new Float32Array(text.count).fill(NaN);
+    values.set(fetched.values.subarray(0, text.count));
+    return values;
+  }
+
+  async details(group, sample, index, text) {
+    const chunk = Math.floor(index / this.chunk);
+    const offset = index % this.chunk;
+    const alternatives = await this.get(["chunk", group, sample, chunk].join(), offset + 1, async () => {
+      const payload = await this.source.alternatives(this.key, group, sample, chunk);
+      return payload && decodeAlternatives(payload);
+    });
+    return alternatives && offset < alternatives.tokens ? detailsAt(text.token(index), alternatives, offset) : null;
+  }
+}

@@ -1,0 +1,80 @@
+/* What a token can be coloured by. */
+
+const SIGNALS = {
+  penalty: {
+    label: "penalty",
+    formula:
+      "log p(student) − log p(teacher) of the sampled token. " +
+      "Red: the teacher likes it less than the student does. Blue: more.",
+    ramp: (value) => (value < 0 ? "like" : "dislike"),
+    signed: true,
+  },
+  reverse_kl: {
+    label: "reverse KL",
+    formula:
+      "Σ p(student) · log [p(student) / p(teacher)] over the vocabulary: " +
+      "how surprised the teacher would be by what the student might say here.",
+  },
+  forward_kl: {
+    label: "forward KL",
+    formula:
+      "Σ p(teacher) · log [p(teacher) / p(student)] over the vocabulary: " +
+      "how surprised the student would be by what the teacher might say here.",
+  },
+  jsd: {
+    label: "JSD",
+    formula:
+      "½ KL(student ‖ m) + ½ KL(teacher ‖ m) with m the mean of both: " +
+      "how far apart the two models are, at most ln 2 = 0.69 nats.",
+  },
+  student_entropy: {
+    label: "student entropy",
+    formula: "−Σ p(student) · log p(student): how open the choice was for the student.",
+    ramp: () => "open",
+    combine: "mean",
+  },
+  teacher_entropy: {
+    label: "teacher entropy",
+    formula: "−Σ p(teacher) · log p(teacher): how open the choice was for the teacher.",
+    ramp: () => "open",
+    combine: "mean",
+  },
+  teacher_rank: {
+    label: "rank",
+    formula: "How many tokens the teacher finds likelier than the one that was sampled; 0 is its first choice.",
+    unit: "tokens",
+    combine: "max",
+  },
+};
+for (const signal of Object.values(SIGNALS)) {
+  signal.ramp ??= () => "dislike";
+  signal.unit ??= "nats";
+  signal.combine ??= "sum";
+}
+
+const ABSENT = "This review does not hold it: it was graded without.";
+
+/** The value below which this share of the magnitudes lies; 0 where there are none. */
+function quantile(arrays, share) {
+  const magnitudes = arrays.flatMap((values) => Array.from(values, Math.abs)).filter((value) => value >= 0);
+  magnitudes.sort((a, b) => a - b);
+  return magnitudes[Math.min(magnitudes.length - 1, Math.floor(share * magnitudes.length))] ?? 0;
+}
+
+/**
+ * Where the steps of the ramp begin. Fixed, so that any two pictures can be compared; or fitted to what is
+ * shown, the last step at its 99th percentile (the maximum would let one token bleach all others).
+ */
+function domainOf(signal, legend, fittedTo) {
+  const fixed = signal === "teacher_rank" ? legend.rankSteps : legend.steps;
+  const top = fittedTo ? quantile(fittedTo, 0.99) : 0;
+  if (!top) return fixed;
+  return fixed.map((step) => Number(((step / fixed[fixed.length - 1]) * top).toPrecision(2)));
+}
+
+/** How tall a value stands in the graph, 0 to 1: small values stay visible beside large ones. */
+function tallness(value, signal, steps) {
+  const ceiling = 2 * steps[steps.length - 1];
+  const share = Math.min(1, Math.abs(value) / ceiling);
+  return signal === "teacher_rank" ? Math.log1p(share * ceiling) / Math.log1p(ceiling) : Math.sqrt(share);
+}

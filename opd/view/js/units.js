@@ -1,0 +1,60 @@
+/*
+ * Tokens together: words, sentences, steps of reasoning (lines). Penalties and divergences of a unit add up,
+ * entropies average, of ranks and verdicts the worst counts.
+ */
+
+const UNITS = {
+  token: "each token by itself",
+  word: "letters and digits that stand together",
+  sentence: "up to a full stop, a question or exclamation mark, or the end of a line",
+  step: "a step of reasoning: one line of the text",
+};
+
+const WORD_ENDS = /[\p{L}\p{N}\p{M}'’_]$/u;
+const WORD_GOES_ON = /^[\p{L}\p{N}\p{M}'’_]/u;
+const SENTENCE_ENDS = /[.!?…]["'”’)\]*]*$|[。！？]$/;
+const BLANK_NEXT = /^[\s↵]/;
+
+const BOUNDARY = {
+  word: (token, next) => !(WORD_ENDS.test(token) && WORD_GOES_ON.test(next)),
+  sentence: (token, next) =>
+    token.includes("\n") || (SENTENCE_ENDS.test(token) && (BLANK_NEXT.test(next) || /[。！？]$/.test(token))),
+  step: (token) => token.includes("\n"),
+};
+
+/** The units of a text: `first` token of each (and the end), and the unit `of` each token. */
+function unitsOf(text, granularity) {
+  const ends = BOUNDARY[granularity] ?? (() => true);
+  const first = [];
+  const of = new Uint32Array(text.count);
+  let token = "";
+  for (let i = 0; i < text.count; i++) {
+    const next = text.token(i);
+    if (i === 0 || ends(token, next)) first.push(i);
+    of[i] = first.length - 1;
+    token = next;
+  }
+  return { count: first.length, first: [...first, text.count], of };
+}
+
+const COMBINERS = {
+  sum: (values, from, to) => {
+    let sum = 0;
+    for (let i = from; i < to; i++) sum += values[i];
+    return sum;
+  },
+  mean: (values, from, to) => COMBINERS.sum(values, from, to) / (to - from),
+  max: (values, from, to) => {
+    let most = values[from];
+    for (let i = from + 1; i < to; i++) most = Math.max(most, values[i]);
+    return most;
+  },
+};
+
+/** One value per unit. */
+function combine(values, units, how) {
+  if (units.count === values.length) return values;
+  return Float32Array.from({ length: units.count }, (_, u) =>
+    COMBINERS[how](values, units.first[u], units.first[u + 1]),
+  );
+}

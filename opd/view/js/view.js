@@ -1,0 +1,416 @@
+/*
+ * The entry: new ReviewView(root, { legend, source, actions, onState }) takes the element of review.html;
+ * view.show(set) draws.
+ *   legend   colour steps, verdicts and their thresholds, fork definitions (opd.view.payload.legend)
+ *   source   what is fetched when somebody looks; async, null where it is not there
+ *              columns(key, group, sample, name)         a column (opd.view.payload.columns_payload)
+ *              alternatives(key, group, sample, chunk)   (opd.view.payload.alternatives_payload)
+ *   actions  callbacks, all optional; an absent one has no button. Each gets { key, group, sample, index }:
+ *              branch       + token: that token is forced at index, and the student goes on
+ *              typed        + text: the same with a text
+ *              teacherLine  the teacher goes on from before index
+ *              forkValue    does the choice at index decide the answer?
+ *              noReturn     (no index) where does a right answer get out of reach?
+ *   onState  called a moment after the view changed, with what view.state() returns
+ *
+ * A set is { key, groups: [{ label, reviews }] } (opd.view.payload.set_payload), and optionally continues (the key
+ * of the set that it adds to: the page stays where it is) and opens (a sample to go to, once). A group is one
+ * student; sample i of every group is shown together, one pane a group: before and after stand side by side.
+ * Showing a newer state of the same trajectories extends the text in place: nothing that has been painted moves.
+ *
+ * view.state() is { sample, group, token, signal }, token null where none is pinned; view.restore(state) goes
+ * back to it as soon as that place is there. What a state leaves out is as in a fresh view.
+ */
+
+const PREVIEW_DELAY = 120; // ms; less would flicker under a passing pointer
+const STATE_DELAY = 250; // ms
+
+class ReviewView {
+  constructor(root, { legend, source, actions = {}, onState = () => {} }) {
+    this.root = root;
+    this.legend = legend;
+    this.actions = actions;
+    this.onState = onState;
+    this.verdictNames = legend.verdicts.map((verdict) => verdict.name);
+    this.name = `review-${Math.random().toString(36).slice(2)}`; // groups the radio buttons of this instance
+    Object.assign(this, {
+      signal: "penalty", granularity: "token", fit: false, cumulative: false, tabled: false, filter: "",
+      forkDefinition: legend.forks.findIndex(({ name }) => name === legend.defaultForks),
+      thresholds: legend.thresholds, steps: legend.steps,
+      key: null, groups: [], count: 0, sample: 0, panes: [],
+      opened: null, // the sample that the set asked to open
+      pinned: null, // { pane, index }
+      hovered: null, // { pane, index }
+      turn: 0, // counts what was asked for; late answers to older turns are dropped
+    });
+    const find = (selector) => root.querySelector(selector);
+    this.parts = {
+      prompt: find(".prompt"), panes: find(".panes"), side: find(".side"), pinned: find(".pinned"),
+      preview: find(".preview"), live: find(".live"), guide: find(".guide"), help: find(".help"),
+    };
+    this.templates = { pane: find("[data-part=pane]"), card: find("[data-part=card]") };
+    this.fetched = new Fetched(source, legend.chunk);
+    this.palette = readPalette(root);
+    this.rail = new Rail(this, find(".rail"));
+    this.finder = new Finder(this, find(".find"));
+    this.controls = new Legend(this, root);
+    this.quiz = new Quiz(this, find(".quiz"), find(".to-quiz"));
+    find(".ask").addEventListener("click", () => this.parts.help.showModal());
+    this.parts.help.querySelector("button").addEventListener("click", () => this.parts.help.close());
+    root.dataset.units = this.granularity;
+    this.controls.update();
+    this.watchSurroundings();
+  }
+
+  // -- what is shown
+
+  show(set) {
+    if (![set.key, set.continues].includes(this.key)) {
+      this.sample = 0;
+      this.opened = null;
+    }
+    if (this.key !== set.key) {
+      this.key = set.key;
+      this.fetched.reset(set.key);
+    }
+    if ((set.opens ?? this.opened) !== this.opened) this.sample = this.opened = set.opens;
+    const older = this.groups;
+    this.groups = set.groups.map(({ label, reviews }, group) => ({
+      label,
+      reviews: reviews.map((payload, sample) => this.decode(payload, older[group]?.reviews[sample])),
+    }));
+    this.count = Math.max(0, ...this.groups.map((group) => group.reviews.length));
+    this.sample = Math.min(this.sample, Math.max(this.count - 1, 0));
+    this.root.toggleAttribute("data-empty", this.count === 0);
+    this.fillPanes();
+    this.rail.fill();
+    if (this.edited) this.judge();
+    if (this.restoring) this.restore(this.restoring);
+    if (this.pinned) this.showEvidence();
+  }
+
+  /** Read a payload; what was judged by edited thresholds stays so until it is judged anew. */
+  decode(payload, older) {
+    const review = new GradedText(payload);
+    if (this.edited && older && review.continues(older)) review.verdicts.set(older.verdicts);
+    return review;
+  }
+
+  choose(sample) {
+    this.sample = sample;
+    this.unpin();
+    this.fillPanes();
+    this.rail.fill();
+    this.tellState();
+  }
+
+  fillPanes() {
+    const shown = this.groups.flatMap(({ label, reviews }, group) =>
+      reviews[this.sample] ? [{ label, group, review: reviews[this.sample] }] : [],
+    );
+    if (this.panes.map((pane) => pane.group).join() !== shown.map(({ group }) => group).join()) {
+      this.unpin();
+      this.panes = shown.map(({ group }) => new Pane(this, group, this.templates.pane.content.cloneNode(true)));
+      this.parts.panes.replaceChildren(...this.panes.map((pane) => pane.element));
+    }
+    this.panes.forEach((pane, i) => {
+      const { review, label: title } = shown[i];
+      const grown = pane.show(review, shown.length > 1 ? title : "");
+      if (grown) return;
+      if (this.pinned?.pane === pane) this.unpin();
+      if (review.branch) pane.reveal(review.branch.at, { centre: true });
+    });
+    this.parts.prompt.textContent = shown[0]?.review.question ?? "";
+    this.finder.mark();
+    this.refresh();
+  }
+
+  /** Fetch what the choices need and paint; new tokens do not wait for their colour. */
+  async refresh() {
+    const turn = ++this.turn;
+    const pending = this.panes.map((pane) => pane.load()).filter(Boolean);
+    if (!pending.length || this.panes.some((pane) => pane.codes.includes(-1))) this.paint();
+    if (!pending.length) return;
+    await Promise.all(pending);
+    if (turn === this.turn) this.paint();
+  }
+
+  paint() {
+    for (const pane of this.panes) pane.prepare();
+    this.steps = domainOf(this.signal, this.legend, this.fit && this.panes.map((pane) => pane.unitValues));
+    for (const pane of this.panes) pane.paint();
+    this.controls.update();
+    this.quiz.offer();
+  }
+
+  // -- choices
+
+  set(choices) {
+    Object.assign(this, choices);
+    this.root.dataset.units = this.granularity;
+    this.root.toggleAttribute("data-tabled", this.tabled);
+    this.refresh();
+  }
+
+  colourBy(signal) {
+    this.set({ signal });
+    this.tellState();
+  }
+
+  filterBy(filter) {
+    this.filter = filter;
+    if (filter) this.root.dataset.filter = filter;
+    else delete this.root.dataset.filter;
+    for (const pane of this.panes) pane.draw();
+  }
+
+  /** Judge by other thresholds from now on. */
+  judgeBy(thresholds) {
+    this.thresholds = thresholds;
+    this.edited = true;
+    this.controls.showThresholds();
+    return this.judge();
+  }
+
+  async judge() {
+    const { thresholds, groups } = this;
+    for (const [group, { reviews }] of groups.entries()) {
+      for (const [sample, review] of reviews.entries()) {
+        const fetched = await Promise.all(
+          JUDGED_COLUMNS.map((name) => this.fetched.column(group, sample, name, review)),
+        );
+        if (this.thresholds !== thresholds || this.groups !== groups) return;
+        if (fetched.includes(null)) continue;
+        const columns = Object.fromEntries(JUDGED_COLUMNS.map((name, i) => [name, fetched[i]]));
+        review.verdicts = classify(columns, thresholds, this.verdictNames);
+      }
+    }
+    this.paint();
+    this.rail.fill();
+    if (this.pinned) this.showCard();
+  }
+
+  // -- hover, pin
+
+  hoveredIndex(pane) {
+    return this.hovered?.pane === pane ? this.hovered.index : null;
+  }
+
+  pinnedIndex(pane) {
+    return this.pinned?.pane === pane ? this.pinned.index : null;
+  }
+
+  isPinned(pane, index) {
+    return this.pinnedIndex(pane) === index;
+  }
+
+  /** Light a token in text, graph and minimap; `pointer` is where, if not on the token itself. */
+  hover(pane, index, pointer = null) {
+    if (this.hoveredIndex(pane) === index) return;
+    clearTimeout(this.hoverTimer);
+    const wasOpen = !this.parts.preview.hidden;
+    this.hovered?.pane.spans[this.hovered.index]?.classList.remove("pointed");
+    if (index === null) {
+      this.parts.preview.hidden = true;
+      this.hovered = null;
+    } else {
+      this.hovered = { pane, index };
+      pane.spans[index].classList.add("pointed");
+      this.hoverTimer = setTimeout(() => this.preview(pane, index, pointer), wasOpen ? 0 : PREVIEW_DELAY);
+    }
+    pane.draw();
+  }
+
+  async preview(pane, index, pointer) {
+    if (this.isPinned(pane, index)) {
+      this.parts.preview.hidden = true; // its card is there already
+      return;
+    }
+    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
+    if (this.hoveredIndex(pane) !== index) return;
+    const { preview } = this.parts;
+    fillCard(preview, this.templates.card, pane, index, details);
+    preview.hidden = false;
+    const token = pane.spans[index];
+    this.placePreview(
+      pointer
+        ? { left: pointer.clientX + 12, top: pointer.clientY - 12, bottom: pointer.clientY + 12 }
+        : (token.getClientRects()[0] ?? token.getBoundingClientRect()),
+    );
+  }
+
+  /** Below the token, or above where there is no room: never on its line. */
+  placePreview(at) {
+    const { preview } = this.parts;
+    const frame = this.root.getBoundingClientRect();
+    const left = Math.min(at.left - frame.left, frame.width - preview.offsetWidth - 8);
+    const fitsBelow = at.bottom + preview.offsetHeight + 16 < window.innerHeight;
+    preview.style.left = `${Math.max(8, left)}px`;
+    preview.style.top = `${fitsBelow ? at.bottom - frame.top + 10 : at.top - frame.top - preview.offsetHeight - 10}px`;
+  }
+
+  async pin(pane, index) {
+    this.unmark();
+    this.pinned = { pane, index };
+    this.parts.preview.hidden = true;
+    pane.mark(index, true);
+    pane.reveal(index);
+    this.tellState();
+    await this.showCard();
+  }
+
+  async showCard() {
+    const { pane, index } = this.pinned;
+    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
+    if (!this.isPinned(pane, index)) return;
+    const { pinned, guide, side } = this.parts;
+    fillCard(pinned, this.templates.card, pane, index, details);
+    this.showEvidence();
+    addActions(pinned, this.actions, () => this.target());
+    pinned.querySelector(".close").addEventListener("click", () => this.unpin());
+    pinned.hidden = false;
+    guide.hidden = true;
+    side.dataset.open = "";
+    this.announce(pane, index, details);
+  }
+
+  showEvidence() {
+    const { pane, index } = this.pinned;
+    fillEvidence(this.parts.pinned.querySelector(".evidence"), pane.review.evidence?.forkValue?.[index]);
+  }
+
+  /** What an action is about. */
+  target() {
+    const { pane, index } = this.pinned;
+    return { key: this.key, group: pane.group, sample: this.sample, index };
+  }
+
+  unmark() {
+    const was = this.pinned;
+    this.pinned = null;
+    was?.pane.mark(was.index, false);
+  }
+
+  unpin() {
+    if (!this.pinned) return;
+    this.unmark();
+    this.parts.pinned.hidden = true;
+    this.parts.guide.hidden = false;
+    delete this.parts.side.dataset.open;
+    this.tellState();
+  }
+
+  announce(pane, index, details) {
+    const { review } = pane;
+    const verdict = this.legend.verdicts[review.verdicts[index]];
+    const words = [`token ${index + 1}`, `“${spoken(label(review.token(index)))}”`, verdict.name];
+    if (pane.forks.includes(index)) words.push("fork");
+    words.push(`penalty ${signed(details?.figures.penalty ?? review.penalty[index])}`);
+    const favourite = details && teacherFavourite(details.candidates);
+    if (favourite && !favourite.sampled) {
+      words.push(`teacher prefers “${spoken(label(favourite.text))}”, ${percent(favourite.teacher)}`);
+    }
+    this.say(words.join(", "));
+  }
+
+  say(words) {
+    this.parts.live.textContent = words;
+  }
+
+  // -- keys
+
+  press(pane, event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !pane.spans.length) return;
+    const here = this.pinnedIndex(pane);
+    const last = pane.spans.length - 1;
+    const from = here ?? 0;
+    const target = {
+      ArrowRight: () => (here === null ? 0 : Math.min(here + 1, last)),
+      ArrowLeft: () => Math.max(from - 1, 0),
+      ArrowDown: () => pane.lineNeighbour(from, 1),
+      ArrowUp: () => pane.lineNeighbour(from, -1),
+      Home: () => 0,
+      End: () => last,
+      n: () => pane.forkNeighbour(here ?? -1, 1),
+      p: () => pane.forkNeighbour(here ?? last + 1, -1),
+    }[event.key];
+    const act = {
+      Enter: () => this.branchHere(),
+      b: () => this.branchHere(),
+      t: () => here !== null && this.actions.teacherLine?.(this.target()),
+      "/": () => this.finder.open(),
+      "?": () => this.parts.help.showModal(),
+      Escape: () => this.unpin(),
+    }[event.key];
+    if (target) this.pin(pane, target());
+    else if (act) act();
+    else return;
+    event.preventDefault();
+  }
+
+  /** Let the student go on with the teacher's first choice at the pinned token. */
+  async branchHere() {
+    if (!this.pinned || !this.actions.branch) return;
+    const { pane, index } = this.pinned;
+    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
+    if (!details || !this.isPinned(pane, index)) return;
+    const favourite = teacherFavourite(details.candidates);
+    if (favourite.sampled) this.say("This token is the teacher’s first choice already.");
+    else this.actions.branch({ ...this.target(), token: favourite.id });
+  }
+
+  // -- state
+
+  state() {
+    const { sample, signal, pinned } = this;
+    return { sample, group: pinned?.pane.group ?? 0, token: pinned?.index ?? null, signal };
+  }
+
+  restore(state) {
+    this.restoring = state;
+    const { sample = 0, group = 0, token = null, signal = "penalty" } = state;
+    const review = this.groups[group]?.reviews[sample];
+    const awaited = !review || (token !== null && token >= review.count);
+    if (awaited && !this.isComplete()) return;
+    this.restoring = null;
+    if (Object.hasOwn(SIGNALS, signal) && signal !== this.signal) this.colourBy(signal);
+    if (awaited) return;
+    if (sample !== this.sample) this.choose(sample);
+    const pane = this.panes.find((candidate) => candidate.group === group);
+    if (token !== null && pane) this.pin(pane, token);
+  }
+
+  /** Whether there is something to show and nothing of it still grows. */
+  isComplete() {
+    const reviews = this.groups.flatMap((group) => group.reviews);
+    return reviews.length > 0 && reviews.every((review) => review.finish_reason !== null);
+  }
+
+  tellState() {
+    clearTimeout(this.stateTimer);
+    this.stateTimer = setTimeout(() => this.count && this.onState(this.state()), STATE_DELAY);
+  }
+
+  // -- the page around us
+
+  watchSurroundings() {
+    const redraw = () => {
+      for (const pane of this.panes) pane.draw();
+      this.rail.draw();
+    };
+    const recolour = () => {
+      this.palette = readPalette(this.root);
+      redraw();
+    };
+    new MutationObserver(recolour).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+    // Also fires when a hidden tab is shown, the moment the canvases get a size.
+    new ResizeObserver(() => {
+      for (const pane of this.panes) {
+        pane.guessHeights();
+        if (pane.revealLater) pane.reveal(pane.revealLater.index, pane.revealLater);
+      }
+      redraw();
+    }).observe(this.parts.panes);
+  }
+}

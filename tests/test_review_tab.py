@@ -1,0 +1,51 @@
+"""The Review tab without a browser: what a new page gets, and what it costs."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from graded import make_review
+
+from opd.saved_reviews import ReviewSet, gallery, store
+from opd.ui.review_tab import ReviewTab
+from opd.ui.shown import Shown
+
+
+@pytest.fixture
+def tab(monkeypatch):
+    """A tab whose page fails as soon as it loads a model."""
+
+    def load(*names: object, **options: object):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", load)
+    monkeypatch.setattr("opd.models.load_model", load)
+    with gr.Blocks(analytics_enabled=False):
+        return ReviewTab()
+
+
+def welcome(tab, **query):
+    return tab.welcome(SimpleNamespace(query_params=query))
+
+
+def test_a_new_page_opens_the_gallery_without_a_model(tab):
+    _, shown = welcome(tab)
+    assert next(iter(gallery().values())).title in shown
+    assert '"id": null' in shown, "the address of a plain page stays plain"
+
+
+def test_links_open_without_a_model(tab):
+    mine = store(ReviewSet.of([make_review(["Mine"])]))
+    for ident in (*gallery(), mine):
+        value, shown = welcome(tab, review=ident)
+        assert f'"id": "{ident}"' in shown
+        assert tab._find(ident).id == ident
+        assert value
+
+
+@pytest.mark.parametrize("question", [None, "x", [], ["gone", "json"], [1, "json"], ["gone", "exe"]])
+def test_asking_for_a_file_that_is_not_there_gives_nothing(question):
+    def find(key: str) -> ReviewSet:
+        raise ValueError(key)
+
+    assert Shown(find).file_of(question) is None
