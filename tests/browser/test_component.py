@@ -153,6 +153,19 @@ def test_python_hears_of_what_the_card_asks(show):
     assert page.get_by_role("button", name="Fork value").count() == 0  # nobody listens
 
 
+def test_the_quiz_fetches_its_candidates(show):
+    page = show("pair")
+    page.get_by_role("button", name="Quiz").click()
+    page.locator(".quiz-options li").first.wait_for()
+    behind = page.get_by_label("set")  # the page around the component is out of reach as well
+    behind.focus()
+    assert not behind.evaluate("input => input === document.activeElement")
+    page.keyboard.press("1")
+    assert "The teacher would say" in page.locator(".quiz-reveal").inner_text()
+    page.keyboard.press("Escape")
+    page.locator(".quiz").wait_for(state="hidden")
+
+
 @pytest.mark.parametrize(
     "address",
     [

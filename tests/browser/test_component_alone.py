@@ -417,6 +417,9 @@ def test_on_a_phone_the_card_is_a_sheet_and_nothing_sticks_out(open_component, a
     sheet = page.locator(".card.pinned").bounding_box()
     assert sheet["x"] == pytest.approx(0, abs=1)
     assert sheet["y"] + sheet["height"] == pytest.approx(844, abs=1)
+    page.evaluate("view.pin(view.panes[0], 14)")
+    page.get_by_text("token 15 of").wait_for()
+    assert page.locator(".token.cursor").evaluate("t => t.getBoundingClientRect().bottom") < sheet["y"]
 
 
 def test_with_few_colours_underlines_speak(open_component, answer):

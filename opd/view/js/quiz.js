@@ -5,7 +5,8 @@
  * was when it closes. Half of the questions are forks where the student strayed; were they all, the answer
  * "not the student's token" would always be right, and the student could never score. The other half are places
  * where the student hesitated and took the teacher's first choice. Branches are left out: what was forced there
- * tells what the teacher wanted.
+ * tells what the teacher wanted. (So the student's score says how the questions were chosen, not how good it is;
+ * the reader, who does not know which kind a question is, can beat it.)
  */
 
 const NEAR_TIE = 0.8; // of the likeliest: what the teacher gives at least this share of it is right too
@@ -129,7 +130,7 @@ class Quiz {
     this.dialog = dialog;
     this.button = button;
     const find = (name) => dialog.querySelector(`.quiz-${name}`);
-    const names = ["title", "score", "leave", "play", "asked", "passage", "options", "reveal", "next", "rule", "live"];
+    const names = ["title", "score", "leave", "result", "play", "asked", "passage", "options", "reveal", "next", "rule", "live"];
     this.parts = Object.fromEntries(names.map((name) => [name, find(name)]));
     button.addEventListener("click", () => this.open());
     this.parts.leave.addEventListener("click", () => dialog.close());
@@ -146,22 +147,24 @@ class Quiz {
 
   async open() {
     const { parts, dialog } = this;
-    parts.play.hidden = true;
+    this.questions = [];
+    parts.play.hidden = parts.result.hidden = true;
     parts.title.textContent = "Looking for forks …";
-    parts.score.textContent = "";
+    parts.score.textContent = parts.rule.textContent = "";
     dialog.showModal();
     const opened = (this.opened = {}); // closed and opened again, the older answer is dropped
-    const questions = await this.plan();
+    const { rule, questions } = await this.plan();
     if (!dialog.open || this.opened !== opened) return;
-    Object.assign(this, { questions, at: -1, answers: [], streak: 0 });
-    if (questions.length) this.next();
-    else {
-      parts.title.textContent = "There is nothing to ask: no fork has candidates at hand of which the teacher likes few.";
-      parts.title.focus();
+    Object.assign(this, { questions, at: -1, answers: [], streak: 0, chosen: null });
+    if (!questions.length) {
+      this.say((parts.title.textContent = "There is nothing to ask: no fork has candidates at hand that differ enough."));
+      return;
     }
+    parts.rule.textContent = rule;
+    this.next();
   }
 
-  /** Choose the questions; their candidates are fetched here, once. */
+  /** Choose the questions and say how; their candidates are fetched here, once. */
   async plan() {
     const { view } = this;
     const { strayed, hesitated } = quizPlaces(view);
@@ -177,11 +180,11 @@ class Quiz {
     const [asStrayed, asHesitated] = kinds.map((questions, kind) =>
       questions.slice(0, Math.max(ANYWAY_OF_A_KIND, kinds[1 - kind].length)),
     );
-    this.parts.rule.textContent =
+    const rule =
       `Right is the teacher’s first choice, or what it finds at least ${NEAR_TIE} times as likely. ` +
       `Asked are ${asStrayed.length} where the teacher minds what was said, and ${asHesitated.length} where the ` +
       "student was unsure and the teacher’s first choice was said.";
-    return mixQuestions([...asStrayed, ...asHesitated]);
+    return { rule, questions: mixQuestions([...asStrayed, ...asHesitated]) };
   }
 
   get question() {
@@ -254,7 +257,7 @@ class Quiz {
     const tags = [];
     if (option.right) tags.push(option === question.best ? "✓ first choice" : "✓ near tie");
     if (option === chosen) tags.push("yours");
-    if (option.sampled) tags.push(this.writer);
+    if (option.sampled) tags.push(`${this.writer}’s`);
     row.firstChild.disabled = true;
     row.classList.toggle("right", option.right);
     row.classList.toggle("chosen", option === chosen);
@@ -293,12 +296,15 @@ class Quiz {
     const [low, high] = wilson(right, n).map((share) => (100 * share).toFixed(0));
     const byChance = questions.reduce((sum, { options }) => sum + options.filter((o) => o.right).length / options.length, 0);
     const writer = questions.some(({ review }) => review.off_policy) ? "the text" : "the student";
+    this.chosen = null;
     parts.play.hidden = true;
+    parts.result.hidden = false;
     parts.score.textContent = "";
-    parts.title.textContent =
+    parts.title.textContent = `${right} of ${n} right`;
+    parts.result.textContent =
       `You chose as the teacher would at ${right} of ${counted(n, "fork")} (95 % interval ${low} to ${high} %), ` +
       `${writer} at ${rights(answers, "student")}; picking blindly finds ${number(byChance, 1)} on average.`;
-    this.say(parts.title.textContent);
+    this.say(parts.result.textContent);
   }
 
   say(words) {

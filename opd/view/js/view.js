@@ -271,7 +271,16 @@ class ReviewView {
     pinned.hidden = false;
     guide.hidden = true;
     side.dataset.open = "";
+    this.keepAboveSheet(pane.spans[index]);
     this.announce(pane, index, details);
+  }
+
+  /** On a narrow page the card is a sheet over its lower half: move the page until it does not hide the token. */
+  keepAboveSheet(token) {
+    const { pinned } = this.parts;
+    if (getComputedStyle(pinned).position !== "fixed") return;
+    const hidden = token.getBoundingClientRect().bottom + 12 - pinned.getBoundingClientRect().top;
+    if (hidden > 0) window.scrollBy(0, hidden);
   }
 
   showEvidence() {
