@@ -42,10 +42,10 @@ FORK_RADIUS = 3
 
 FORK_DEFINITIONS = {
     "entropy": f"the {FORK_SHARE:.0%} of tokens with the highest student entropy among all trajectories "
-    f"graded together, {FORK_FLOORS['entropy']:g} nats or more",
-    "penalty": f"a peak of the penalty, {FORK_FLOORS['penalty']:g} nats or more",
+    f"graded together, {FORK_FLOORS['entropy']:g} nat or more",
+    "penalty": f"a peak of the penalty, {FORK_FLOORS['penalty']:g} nat or more",
     "entropy_drop": "a peak of student entropy times the drop of the teacher's probability, "
-    f"{FORK_FLOORS['entropy_drop']:g} nats or more",
+    f"{FORK_FLOORS['entropy_drop']:g} nat or more",
 }
 """The definitions of a fork by name, each in words. Wang et al. 2025 (arXiv:2506.01939) is the first."""
 
