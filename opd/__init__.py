@@ -41,7 +41,10 @@ _HOMES = {
     "sample": "opd.sampling",
     "save_reviews": "opd.saved_reviews",
     "stream_reviews": "opd.reviewing",
+    "swaps": "opd.summary",
     "teacher_line": "opd.branching",
+    "token_map": "opd.summary",
+    "worst_tokens": "opd.summary",
 }
 
 __all__ = sorted(_HOMES)

@@ -17,6 +17,7 @@ from opd.tasks import Example, load_task
 from opd.tasks.demo import known_problems
 from opd.trajectory import Messages, Prompt
 from opd.ui.branches import Branches
+from opd.ui.corpus import Corpus
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 from opd.ui.pairs import loaded_pair
@@ -72,6 +73,7 @@ class ReviewTab:
         self.shown = Shown(self._find, elem_id="shown")
         self.branches = Branches()
         self.reviews = TokenReview(ACTIONS, elem_id="review", linked=True)
+        self.corpus = Corpus(self.reviews.reviews_of, elem_id="corpus")
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
         self.on_show = [self.reviews, self.shown]
         self._connect()

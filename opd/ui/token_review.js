@@ -24,9 +24,36 @@ const view = new ReviewView(element.querySelector(".opd-review"), {
 });
 if (props.linked) view.restore(readFragment()); // waits for the first value
 
-function showValue() {
-  if (props.value) view.show(JSON.parse(props.value));
+/** Tell the page what is shown: others list its trajectories (opd/ui/corpus.js). */
+function tellShown() {
+  const reviews = view.groups.flatMap((group) => group.reviews);
+  const judged = reviews.some(({ correct }) => correct !== null);
+  const detail = {
+    key: view.key,
+    labels: view.groups.map((group) => group.label),
+    reviews: reviews.length,
+    tokens: reviews.reduce((sum, { count }) => sum + count, 0),
+    right: judged ? reviews.filter(({ correct }) => correct).length : null,
+  };
+  if (reviews.length && props.linked) document.dispatchEvent(new CustomEvent("opd-shown", { detail }));
 }
 
+/** Go where another part of the page points: { key, group, sample, token }, token null for the whole trajectory. */
+function openPlace({ detail: { key, ...place } }) {
+  if (!props.linked || key !== view.key || !element.isConnected) return;
+  view.restore({ ...view.state(), ...place });
+  const text = view.panes.find(({ group }) => group === place.group)?.text;
+  text?.scrollIntoView({ block: "center" });
+  text?.focus({ preventScroll: true });
+}
+
+function showValue() {
+  if (!props.value) return;
+  view.show(JSON.parse(props.value));
+  tellShown();
+}
+
+document.addEventListener("opd-ask", tellShown);
+document.addEventListener("opd-open", openPlace);
 watch("value", showValue);
 showValue();

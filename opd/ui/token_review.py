@@ -47,7 +47,8 @@ class TokenReview(gr.HTML):
 
         Args:
             actions: those of :data:`ACTIONS` that the caller listens to; the others have no button.
-            linked: the address's fragment follows what is looked at, and brings a new page there.
+            linked: the address's fragment follows what is looked at, and brings a new page there; so does the
+                overview of all trajectories (opd/ui/corpus.py). One component of a page.
             kwargs: those of :class:`gradio.HTML`.
         """
         self._sets: OrderedDict[str, Sequence[ReviewGroup]] = OrderedDict()
