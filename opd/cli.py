@@ -433,15 +433,8 @@ def _print_preview(p: Any) -> None:  # noqa: ANN401
     def line(text: str) -> str:
         return visible(text).replace("\n", "")
 
-    right = "" if p.right_share is None else f", {p.right_share:.0%} right"
-    free = "" if p.memory_free is None else f"; {p.memory_free / 2**30:.1f} GiB are free"
-    print(f"A step: {p.completions} completions{right}, {p.clipped_share:.0%} cut off by the length limit.")
-    print(
-        f"Of {p.tokens} tokens {p.trained_tokens} train; their advantages weigh like "
-        f"{p.effective_tokens:.0f} equal ones."
-    )
-    print(f"About {p.seconds_per_step:.1f} s a step, evaluations not counted.")
-    print(f"Memory: about {p.memory.total / 2**30:.1f} GiB ({p.memory}){free}.")
+    for sentence in p.sentences():
+        print(sentence)
     for title, tokens in (("Punished", p.punished), ("Rewarded", p.rewarded)):
         print(f"\n{title} most: advantage, the [token] in its context, the teacher's first choice")
         for t in tokens:
@@ -567,7 +560,7 @@ def _work(run: Any) -> None:  # noqa: ANN401
                 bar.write(note)
 
         run.take_over()
-        before = signal.signal(signal.SIGINT, lambda *_: run.request_stop())
+        before = signal.signal(signal.SIGINT, lambda *_: run.ask("stop"))
         try:
             work(run, show, on_wait=bar.write)
         finally:

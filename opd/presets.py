@@ -84,6 +84,15 @@ PRESETS: dict[str, Preset] = {
 """The starting points by name."""
 
 
+PAIRS: dict[str, tuple[str, str]] = {
+    "Embedded": ("demo-student", "demo-teacher"),
+    "Qwen3 0.6B under 4B": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B"),
+    "Qwen3 1.7B under 8B": ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-8B"),
+    "Qwen3 0.6B under itself": ("Qwen/Qwen3-0.6B", "self"),
+}
+"""Pairs to begin with: title -> (student, teacher)."""
+
+
 def preset(name: str) -> Preset:
     """Return a starting point.
 

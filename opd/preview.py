@@ -73,6 +73,19 @@ class Preview:
     memory: Memory
     memory_free: int | None
 
+    def sentences(self) -> list[str]:
+        """Say what a step is, takes and needs."""
+        right = "" if self.right_share is None else f", {self.right_share:.0%} right"
+        free = "" if self.memory_free is None else f"; {self.memory_free / 2**30:.1f} GiB are free"
+        return [
+            f"A step: {self.completions} completions{right}, {self.clipped_share:.0%} cut off by the length "
+            "limit.",
+            f"Of {self.tokens} tokens {self.trained_tokens} train; their advantages weigh like "
+            f"{self.effective_tokens:.0f} equal ones.",
+            f"About {self.seconds_per_step:.1f} s a step, evaluations not counted.",
+            f"Memory: about {self.memory.total / 2**30:.1f} GiB ({self.memory}){free}.",
+        ]
+
 
 def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -> Preview:
     """Sample and grade the first step's batch and say what its update would push; no update is made.

@@ -144,6 +144,11 @@ class Run:
         path = self.path / "config.json"
         return _read_config(path, path.stat().st_mtime_ns)
 
+    @property
+    def born(self) -> int:
+        """When it was created, nanoseconds since 1970: tells it from an earlier run of the same name."""
+        return (self.path / "config.json").stat().st_mtime_ns
+
     def race(self) -> Race | None:
         """Return the race that it takes part in, if any."""
         try:
@@ -168,8 +173,7 @@ class Run:
         Only new bytes are read. A line that is still being written waits for the next reading, one torn by a
         crash is passed over. Safe with any text as cursor.
         """
-        born = (self.path / "config.json").stat().st_mtime_ns
-        names = ("metrics", "events")
+        born, names = self.born, ("metrics", "events")
         ends = [_size(self.path / f"{name}.jsonl") for name in names]
         known = re.fullmatch(rf"{born}-(\d{{1,15}})-(\d{{1,15}})", cursor or "")
         starts = [int(known[1]), int(known[2])] if known else [0, 0]
@@ -277,10 +281,13 @@ class Run:
 
         Their text is ``probes(0)``.
         """
+        steps = (step for step in self.saved_steps("frozen") if step > since)
+        return [frozen for step in steps for frozen in self.frozen_at(step)]
+
+    def frozen_at(self, step: int) -> list[Frozen]:
+        """Return how the probes of step 0 were graded at one evaluation, by index."""
         return [
             Frozen(step, record["index"], FrozenScores.from_dict(record))
-            for step in self.saved_steps("frozen")
-            if step > since
             for record in self._samples.records("frozen", step)
         ]
 
@@ -348,10 +355,6 @@ class Run:
             return json.loads((self.path / "control.json").read_text(encoding="utf-8"))["request"]
         except FileNotFoundError:
             return None
-
-    def request_stop(self) -> None:
-        """Ask for a stop, with a checkpoint, after the current step."""
-        self.ask("stop")
 
     def take_over(self) -> None:
         """Begin to work on the run, holding its lock: what was asked of an earlier process is forgotten."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -58,3 +58,14 @@ class Push(_Columns):
 
     advantage: NDArray[np.float32]
     change: NDArray[np.float32]
+
+
+def moved_as_meant(pushes: Sequence[Push]) -> tuple[float, int]:
+    """Return the share of pushed tokens whose log-prob moved as they were pushed, and how many those are.
+
+    Tokens that did not move at all, or were not pushed, do not count. The share is 0 where none do.
+    """
+    advantage, change = (np.concatenate([getattr(p, n) for p in pushes]) for n in ("advantage", "change"))
+    counted = (advantage != 0) & (change != 0)
+    meant = np.sign(advantage[counted]) == np.sign(change[counted])
+    return (float(meant.mean()) if len(meant) else 0.0), len(meant)

@@ -224,7 +224,7 @@ def test_who_resumes_a_run_that_lives_does_not_undo_its_stop(models, capsys):
     assert main(train_arguments(models, "--name", "mine")) == 0
     run = open_run("mine")
     with run.hold():
-        run.request_stop()
+        run.ask("stop")
         assert main(["train", "--resume", "mine"]) == 2
         assert run.asked() == "stop"
     assert "Another process" in capsys.readouterr().err

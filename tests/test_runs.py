@@ -134,7 +134,7 @@ def test_who_holds_the_lock_lives(config):
         assert run.status().state == "running"
         with pytest.raises(RunBusyError, match="Another process"), open_run("locked").hold():
             pass
-        run.request_stop()
+        run.ask("stop")
         assert run.status().state == "stopping"
     assert not run.status().live
 
@@ -175,7 +175,7 @@ def test_a_job_runs_in_its_own_process_and_stops_within_a_step(config):
     assert run.status().state == "running", "a started job must never look dead"
     wait_for(run, lambda status: status.step >= 2)
     at = run.status().step
-    run.request_stop()
+    run.ask("stop")
     status = wait_for(run, lambda status: not status.live)
     assert status.state == "stopped"
     assert at <= status.step < 1000
@@ -197,7 +197,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config):
 
     def stop_at_three(report):
         if report.step == 3:
-            part.request_stop()
+            part.ask("stop")
 
     with part.hold():
         jobs.work(part, stop_at_three)

@@ -8,6 +8,7 @@ import gradio as gr
 
 from opd.ui.events import PLUMBING
 from opd.ui.review_tab import ReviewTab
+from opd.ui.runs_tab import RunsTab
 from opd.ui.theme import THEME
 from opd.ui.train_tab import TrainTab
 
@@ -24,13 +25,16 @@ def build_app() -> gr.Blocks:
             with gr.Tab("Review", id="review"):
                 review = ReviewTab()
             with gr.Tab("Train", id="train"):
-                train = TrainTab(review)
+                train = TrainTab(tabs, review)
+            with gr.Tab("Runs", id="runs"):
+                runs = RunsTab()
         app.load(review.welcome, None, review.on_show, **PLUMBING)
-        app.load(train.attach, None, [train.watched, train.run, *train.standing], **PLUMBING)
-        train.review_button.click(
-            train.open_in_review,
-            [train.watched, review.requested],
-            [tabs, review.requested, *review.in_use],
+        app.load(train.attach, None, train.attached, **PLUMBING)
+        runs.table.open(train.open, None, [tabs, *train.followed], **PLUMBING)
+        train.race.button.click(
+            lambda *inputs: [gr.Tabs(selected="runs"), *runs.choose(train.race.start(*inputs))],
+            train.race.inputs,
+            [tabs, *runs.on_choice, *runs.details],
             **PLUMBING,
         )
     return app

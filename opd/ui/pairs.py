@@ -1,21 +1,68 @@
-"""Loaded models, shared by everybody who looks at the app."""
+"""Loaded models, shared by everybody who looks at the app, and kept out of the way of training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from opd.models import LanguageModel, Pair, load_model
+import gradio as gr
+
+from opd.devices import holders
+
+if TYPE_CHECKING:
+    from opd.models import LanguageModel, Pair
 
 
 def loaded_pair(student: str, teacher: str) -> Pair:
     """Return the pair; a model that another pair has loaded already is used again.
 
+    While a run holds the GPU, the app's own models work on the CPU, and the page says so.
+
     Raises:
         ValueError: a model cannot be loaded, or the two do not share a vocabulary.
     """
-    return Pair(_loaded_model(student), _loaded_model(teacher))
+    from opd.models import Pair
+
+    device, run = _own_device()
+    if run:
+        make_room()
+        gr.Info(f"The run {run} has the GPU; until it ends the app's own models work on the CPU.")
+    return Pair(_loaded_model(student, device), _loaded_model(teacher, device))
+
+
+def make_room() -> None:
+    """Take the app's own models off the GPU, for a run that is about to have it."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+        _loaded_model.cache_clear()
+        torch.cuda.empty_cache()
+
+
+def refuse_if_taken(devices: Iterable[str]) -> None:
+    """Say no to work on a GPU that a run holds.
+
+    Raises:
+        ValueError: it holds it.
+    """
+    held = holders()
+    for device in devices:
+        if device in held and device != "cpu":
+            raise ValueError(f"The run {held[device]} holds {device}. Wait for its end, or set device cpu.")
+
+
+def _own_device() -> tuple[str, str | None]:
+    """Return where the app loads its models, and the run that keeps them off the GPU, if one does."""
+    from opd.models import resolve_device
+
+    device = resolve_device("auto")
+    run = holders().get(f"cuda:{device.index or 0}") if device.type == "cuda" else None
+    return ("cpu" if run else "auto"), run
 
 
 @lru_cache(maxsize=3)  # a student before and after training, and their teacher
-def _loaded_model(name: str) -> LanguageModel:
-    return load_model(name)
+def _loaded_model(name: str, device: str) -> LanguageModel:
+    from opd.models import load_model
+
+    return load_model(name, device=device)

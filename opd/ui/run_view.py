@@ -1,61 +1,41 @@
-"""A run, watched live: where it stands, and its curves."""
+"""A run, watched live: where it stands, what can be asked of it, its alarms and its curves."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import time
 from typing import Any
 
-import gradio as gr
-import plotly
 from gradio.components.base import server
 
-from opd.runs import open_run
+from opd.ui.component import OwnHTML
+from opd.ui.curves import plotly_head
+from opd.ui.feed import news_of
 
-PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 
-
-class RunView(gr.HTML):
+class RunView(OwnHTML):
     """Follows one run by its name.
 
-    Pages ask a server function for the rows they do not have yet and extend their curves in place; so a
-    reload, a second page and a restart of the app all see the same run, and a zoom is kept. A page asks no
-    more once the run has ended, nor while nobody looks at it. Event: ``ended``.
+    Pages ask a server function for what they do not know yet; so a reload, a second page and a restart of
+    the app all see the same run. A page asks no more once the run has ended, nor while nobody looks at it.
+
+    Events; the ``gr.EventData`` of each holds in ``_data`` the name ``run`` and what is said here:
+    ``control`` (``request``: pause, go_on, resume, stop, keep_best), ``review`` (its trained student),
+    ``point`` (``step`` of a curve), ``evidence`` (``step`` and ``evidence`` of an alarm), ``ended``.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make a view of no run yet; ``kwargs`` are those of :class:`gradio.HTML`."""
-        gr.set_static_paths([PLOTLY])
-        here = Path(__file__)
-        super().__init__(
-            html_template=here.with_suffix(".html").read_text(encoding="utf-8"),
-            css_template=here.with_suffix(".css").read_text(encoding="utf-8"),
-            js_on_load=here.with_suffix(".js").read_text(encoding="utf-8"),
-            head=f'<script src="gradio_api/file={PLOTLY}"></script>',
-            apply_default_css=False,
-            **kwargs,
-        )
+        super().__init__(__file__, ["curves.js"], head=plotly_head(), **kwargs)
 
     def show(self, name: str) -> str:
-        """Return the value that follows the run called ``name``."""
-        return json.dumps({"run": name})
+        """Return the value that follows the run called ``name``, and asks for its news at once."""
+        return json.dumps({"run": name, "asked": time.time()})
 
     @server
     def news(self, question: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Serve ``[name, step]`` to the page: the run's status and its rows after that step, or None."""
+        """Serve ``[name, cursor]`` to the page: see :func:`opd.ui.feed.news_of`."""
         match question:
-            case [str(name), int(since)]:
-                try:
-                    run = open_run(name)
-                    status, rows = run.status(), run.rows(since)
-                except (ValueError, OSError):
-                    return None
-                return {
-                    "state": status.state,
-                    "step": status.step,
-                    "steps": status.steps,
-                    "message": status.message,
-                    "notes": run.notes(),
-                    "rows": rows,
-                }
+            case [str(name), str() | None as cursor]:
+                return news_of(name, cursor)
         return None

@@ -2,146 +2,287 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+import secrets
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
-from opd import jobs
-from opd.config import DistillConfig, make_config
-from opd.objectives import OBJECTIVES
-from opd.runs import list_runs, new_name, open_run
+from opd.config import DistillConfig
+from opd.runs import Run, list_runs, new_name, open_run
+from opd.sample_file import Kind
+from opd.saved_reviews import ReviewGroup
+from opd.ui.dry_run import DryRun, look_ahead
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
+from opd.ui.pairs import make_room
+from opd.ui.race_card import RaceCard
 from opd.ui.review_tab import BOTH, PairNames, ReviewTab
 from opd.ui.run_view import RunView
+from opd.ui.setup_card import SetupCard, words_of
+from opd.ui.step_view import StepView
+from opd.ui.time_machine import TimeMachine
+from opd.ui.token_review import TokenReview
 
-MAIN_SETTINGS = ("objective", "steps", "prompts_per_step", "learning_rate", "lora_rank")
-MORE_SETTINGS = (
-    "samples_per_prompt",
-    "max_tokens",
-    "temperature",
-    "warmup_steps",
-    "eval_every",
-    "eval_prompts",
-    "seed",
-)
+NOT_THERE = "The page asked for something that is not there. Please load it anew."
 
 
 class TrainTab:
     """The tab's components and what happens between them."""
 
-    def __init__(self, review: ReviewTab) -> None:
-        """Lay out the tab in the current Gradio context and connect it; it trains the pair of ``review``."""
-        self.review = review
-        self.watched = gr.State(None)  # name of the run on show
+    def __init__(self, tabs: gr.Tabs, review: ReviewTab) -> None:
+        """Lay out the tab in the current Gradio context and connect it.
+
+        Args:
+            tabs: those of the page.
+            review: the tab that shows a run's student beside the untrained one.
+        """
+        self.tabs, self.review = tabs, review
         with gr.Row(elem_classes="setup"):
-            with gr.Column(scale=1, min_width=280, elem_id="settings"):
-                self._controls()
+            with gr.Column(scale=2, min_width=320, elem_id="settings"):
+                self.setup = SetupCard()
+                self._start_card()
+                self.race = RaceCard(self.setup)
             with gr.Column(scale=3, min_width=300, elem_id="run-column"):
+                self.picker = gr.Dropdown(
+                    [], label="Run", allow_custom_value=True, visible=False, elem_id="run-picker"
+                )
                 self.run = RunView(elem_id="run")
-        self.standing = [
-            *(self.start_button, self.stop_button, self.review_button),
-            *(review.trained, review.which),
-        ]
+        self.ahead = DryRun(elem_id="dry-run")
+        self.time = TimeMachine(elem_id="time-machine")
+        self.step = StepView(elem_id="step")
+        self.trajectories = TokenReview(elem_id="trajectories", visible="hidden")
+        self.followed = [self.run, self.time, self.picker]
+        self.looked_at = [self.step, self.trajectories]
+        self.attached = [self.setup.explanation, tabs, *self.followed, review.trained, review.which]
         self._connect()
 
-    def _controls(self) -> None:
-        gr.Markdown(
-            "The student writes answers, the teacher grades every token, and each update makes the tokens "
-            "that the teacher dislikes less likely.",
-            elem_classes="caption",
-        )
-        self.settings = {name: _setting(name) for name in MAIN_SETTINGS}
-        self.explanation = gr.Markdown(
-            _explain(DistillConfig().objective), elem_id="objective-explained", elem_classes="caption"
-        )
-        with gr.Row(elem_classes="actions"):
+    def _start_card(self) -> None:
+        with gr.Row(elem_classes="fields"):
+            self.name = gr.Textbox(
+                "", label="Run name", placeholder="the date and the time", elem_id="new-run-name"
+            )
+        with gr.Row(elem_classes="actions", elem_id="start-row"):
             self.start_button = gr.Button("Start", variant="primary", elem_id="start")
-            self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop-training")
-        self.review_button = gr.Button(
-            "Review the trained student", interactive=False, elem_id="review-trained"
-        )
-        with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-            self.settings |= {name: _setting(name) for name in MORE_SETTINGS}
-            self.name = gr.Textbox("", label="Run name", placeholder="the date and the time")
+            self.ahead_button = gr.Button("What will it punish?", elem_id="look-ahead", min_width=0)
+            self.code_button = gr.Button("Show as code", elem_id="show-code", min_width=0)
+        with gr.Column(visible=False, elem_id="code") as self.code:
+            self.command = gr.Textbox(label="Command line", lines=2, buttons=["copy"], elem_id="command")
+            self.python = gr.Textbox(label="Python", lines=8, buttons=["copy"], elem_id="python")
 
     def _connect(self) -> None:
-        self.start_button.click(
-            self._start,
-            [self.review.names, self.name, *self.settings.values()],
-            [self.watched, self.run, *self.standing],
+        self.start_button.click(self._start, [self.name, *self.setup.inputs], self.followed, **PLUMBING)
+        self.ahead_button.click(
+            self._look_ahead,
+            self.setup.inputs,
+            [self.ahead, *self.looked_at],
+            concurrency_id="models",
+            api_visibility="private",
+        )
+        self.code_button.click(
+            self._as_code, self.setup.inputs, [self.code, self.command, self.python], **PLUMBING
+        )
+        self.ahead.token(self._show_ahead, None, self.looked_at, **PLUMBING)
+        self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
+        self.picker.focus(lambda: gr.update(choices=_names()), None, self.picker, **PLUMBING)
+        self.run.control(self._control, None, self.followed, **PLUMBING)
+        self.run.review(
+            self._open_in_review,
+            self.review.requested,
+            [self.tabs, self.review.requested, *self.review.in_use],
             **PLUMBING,
         )
-        self.settings["objective"].change(
-            _explain, self.settings["objective"], self.explanation, trigger_mode="always_last", **PLUMBING
-        )
-        self.stop_button.click(self._stop, self.watched, self.stop_button, **PLUMBING)
-        self.run.ended(self._standing, [self.watched, self.review.names], self.standing, **PLUMBING)
+        self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
+        self.run.point(self._show_rollouts, None, self.looked_at, **PLUMBING)
+        self.run.evidence(self._show_evidence, None, self.looked_at, **PLUMBING)
+        self.step.step(self._show_step, None, self.looked_at, **PLUMBING)
+        self.step.sample(self._show_sample, None, self.trajectories, **PLUMBING)
+        self.time.look(self._show_answers, None, self.looked_at, **PLUMBING)
 
-    def attach(self) -> list[Any]:
-        """Return the updates that show a new page the run that is training, or else the last one."""
+    # Which run
+
+    def attach(self, request: gr.Request) -> list[Any]:
+        """Return the updates of ``attached`` for a new page.
+
+        It follows the run that its address asks for, else the one that trains, else the last.
+        """
+        wanted = request.query_params.get("run")
+        runs = list_runs()
+        run = next((run for run in runs if run.name == wanted), None)
+        if wanted and not run:
+            gr.Warning(f"There is no run called {wanted} any more.")
+        run = run or next((run for run in runs if run.status().live), runs[0] if runs else None)
+        words = words_of(DistillConfig().objective)
+        if not run:
+            return [words, *(gr.skip() for _ in self.attached[1:])]
+        opens = gr.Tabs(selected="train") if run.name == wanted and not _opens_review(request) else gr.skip()
+        return [words, opens, *self.follow(run.name), *self._offered(run, PairNames())]
+
+    def follow(self, name: str) -> list[Any]:
+        """Return the updates of ``followed`` that show the run called ``name``."""
         with spoken_errors():
-            runs = list_runs()
-            run = next((run for run in runs if run.status().live), runs[0] if runs else None)
-            name = run.name if run else None
-            return [name, self.run.show(name) if name else None, *self._standing(name, PairNames())]
+            run = open_run(name)
+        picked = gr.update(choices=_names(), value=run.name, visible=True)
+        return [self.run.show(run.name), self.time.show(run.name), picked]
 
-    def open_in_review(self, name: str, requested: int) -> list[Any]:
+    def open(self, event: gr.EventData) -> list[Any]:
+        """Return the updates of the page's tabs and of ``followed`` that watch the run of an event."""
+        with spoken_errors():
+            run = _run_of(event)
+        return [gr.Tabs(selected="train"), *self.follow(run.name)]
+
+    def _open_in_review(self, requested: int, event: gr.EventData) -> list[Any]:
         """Return the updates that put a run's student beside the untrained one and ask for a sampling."""
-        names = _pair_of(name)
-        return [gr.Tabs(selected="review"), requested + 1, *self.review.use(names, trained=name, which=BOTH)]
-
-    def _start(self, names: PairNames, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
         with spoken_errors():
-            busy = next((run.name for run in list_runs() if run.status().live), None)
-            if busy:
-                raise ValueError(f"The run {busy} is still training. Stop it first, or wait.")
-            given = dict(zip(self.settings, values, strict=True))
-            filled = {key: value for key, value in given.items() if value not in (None, "")}
-            config = make_config({**names._asdict(), **filled})
+            run = _run_of(event)
+            names = _pair_of(run)
+        shown = self.review.use(names, trained=run.name, which=BOTH)
+        return [gr.Tabs(selected="review"), requested + 1, *shown]
+
+    # Before the start
+
+    def _start(self, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
+        from opd import jobs
+
+        with spoken_errors():
+            config = self.setup.config(values)
+            make_room()
             run = jobs.start(config, name.strip() or new_name())
-        return [run.name, self.run.show(run.name), *self._standing(run.name, names)]
+        return self.follow(run.name)
 
-    def _stop(self, name: str) -> Any:  # noqa: ANN401
+    def _look_ahead(self, *values: Any) -> list[Any]:  # noqa: ANN401
         with spoken_errors():
-            open_run(name).request_stop()
-        return gr.update(interactive=False)
+            config = self.setup.config(values)
+            findings, ahead, reviews = look_ahead(config)
+        key = secrets.token_urlsafe(9)
+        shown = self.ahead.show(key, config, findings, ahead)
+        if not reviews:
+            return [shown, *(gr.skip() for _ in self.looked_at)]
+        return [shown, *self._completions_ahead(key, [ReviewGroup("", reviews)])]
 
-    def _standing(self, name: str | None, names: PairNames) -> list[Any]:
-        """Return the updates of ``standing``: what can be done now with the run called ``name``."""
-        run = open_run(name) if name else None
-        live = run is not None and run.status().live
-        trained = run is not None and not live and run.model_dir is not None
-        comparable = trained and _pair_of(name) == names
+    def _show_ahead(self, event: gr.EventData) -> list[Any]:
+        """Go to the completion that a token of the preview stands in."""
+        match event._data:
+            case {"key": str(key), "review": int(review)}:
+                with spoken_errors():
+                    return self._completions_ahead(key, self.trajectories.reviews_of(key), opens=review)
+        raise gr.Error(NOT_THERE, print_exception=False)
+
+    def _completions_ahead(
+        self, key: str, groups: Sequence[ReviewGroup], *, opens: int | None = None
+    ) -> list[Any]:
+        title = self.step.show_title("Before the start", "Completions that the tokens above stand in.")
+        return [title, self._read(key, groups, opens)]
+
+    def _as_code(self, *values: Any) -> list[Any]:  # noqa: ANN401
+        from opd.presets import as_command, as_python
+
+        with spoken_errors():
+            config = self.setup.config(values)
+            return [gr.update(visible=True), as_command(config), as_python(config)]
+
+    # While it trains
+
+    def _control(self, event: gr.EventData) -> list[Any]:
+        """Ask of a run what the page asks for; it is done after the current step."""
+        from opd import jobs
+
+        with spoken_errors():
+            run = _run_of(event)
+            match event._data.get("request"):
+                case "pause" | "stop" | "keep_best" as request:
+                    run.ask(request)
+                case "go_on":
+                    run.ask(None)
+                case "resume":
+                    make_room()
+                    jobs.resume(run)
+        return self.follow(run.name)
+
+    def _offer(self, names: PairNames, event: gr.EventData) -> list[Any]:
+        """Offer the student of a run that ended for comparison, if its pair is the one under review."""
+        with spoken_errors():
+            return self._offered(_run_of(event), names)
+
+    def _offered(self, run: Run, names: PairNames) -> list[Any]:
+        ended = run.model_dir is not None and not run.status().live
+        return self.review.offer_trained(run.name if ended and _pair_of(run) == names else None)
+
+    # Trajectories
+
+    def _show_rollouts(self, event: gr.EventData) -> list[Any]:
+        """Show the rollouts of the saved step nearest to a point of a curve."""
+        with spoken_errors():
+            return self._show(_run_of(event), "rollout", _number(event, "step"))
+
+    def _show_evidence(self, event: gr.EventData) -> list[Any]:
+        """Show what gave rise to an alarm."""
+        with spoken_errors():
+            kind = "probe" if event._data.get("evidence") == "probe" else "rollout"
+            return self._show(_run_of(event), kind, _number(event, "step"))
+
+    def _show_step(self, event: gr.EventData) -> list[Any]:
+        with spoken_errors():
+            kind = "probe" if event._data.get("kind") == "probe" else "rollout"
+            return self._show(_run_of(event), kind, _number(event, "step"))
+
+    def _show_answers(self, event: gr.EventData) -> list[Any]:
+        """Show what the student answers to the probes at the scrubber's step."""
+        with spoken_errors():
+            return self._show(_run_of(event), "probe", _number(event, "step"), opens=_number(event, "probe"))
+
+    def _show_sample(self, event: gr.EventData) -> str:
+        """Go to the rollout of a point of the plot of pushes."""
+        with spoken_errors():
+            run, step = _run_of(event), _number(event, "step")
+            return self._show(run, "rollout", step, opens=_number(event, "sample"))[1]
+
+    def _read(self, key: str, groups: Sequence[ReviewGroup], opens: int | None) -> Any:  # noqa: ANN401
+        """Return the update of the component below everything, which is not there before it has a use."""
+        return gr.update(value=self.trajectories.show(key, groups, opens=opens), visible=True)
+
+    def _show(self, run: Run, kind: Kind, wanted: int, *, opens: int | None = None) -> list[Any]:
+        """Return the updates of ``looked_at`` for the saved step that is nearest to the wanted one."""
+        steps = run.saved_steps(kind)
+        if not steps:
+            raise ValueError(f"The run {run.name} has kept no {kind}s yet.")
+        step = min(steps, key=lambda step: abs(step - wanted))
+        samples = run.samples(step) if kind == "rollout" else []
+        reviews = run.probes(step) if kind == "probe" else [sample.review for sample in samples]
+        key = f"{run.name}-{run.born}-{kind}-{step}"
         return [
-            gr.update(interactive=not live),
-            gr.update(interactive=live),
-            gr.update(interactive=trained),
-            *self.review.offer_trained(name if comparable else None),
+            self.step.show_step(run, kind, step, samples),
+            self._read(key, [ReviewGroup("", reviews)], opens),
         ]
 
 
-def _pair_of(name: str) -> PairNames:
-    config = open_run(name).config
-    return PairNames(config.student, config.teacher)
+def _opens_review(request: gr.Request) -> bool:
+    """Whether the page was opened to read a saved review."""
+    return "review" in request.query_params
 
 
-def _explain(objective: str) -> str:
-    """Say what an objective does, with the loss of one token."""
-    chosen = OBJECTIVES[objective]
-    return f"{chosen.sentence}\n\nLoss of a token: `{chosen.formula}`"
+def _names() -> list[str]:
+    return [run.name for run in list_runs()]
 
 
-def _setting(name: str) -> gr.components.Component:
-    """Make the input of one setting of :class:`opd.DistillConfig`."""
-    field = DistillConfig.model_fields[name]
-    about = {
-        "label": name.replace("_", " ").capitalize().replace("Lora", "LoRA"),
-        "info": field.description,
-        "elem_id": f"setting-{name}",
-    }
-    if get_origin(field.annotation) is Literal:
-        return gr.Dropdown(get_args(field.annotation), value=field.default, filterable=False, **about)
-    if field.default is None:  # an empty Number would come back as 0
-        return gr.Textbox("", placeholder="default", **about)
-    return gr.Number(field.default, precision=0 if field.annotation is int else None, **about)
+def _run_of(event: gr.EventData) -> Run:
+    """Return the run that an event is about; anybody can send one.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    match event._data:
+        case {"run": str(name)}:
+            return open_run(name)
+    raise ValueError(NOT_THERE)
+
+
+def _number(event: gr.EventData, name: str) -> int:
+    match event._data.get(name):
+        case int(number) if number >= 0:
+            return number
+    raise ValueError(NOT_THERE)
+
+
+def _pair_of(run: Run) -> PairNames:
+    return PairNames(run.config.student, run.config.teacher)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,8 +61,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def app(browser, home: Path) -> Iterator[str]:
-    """The address of the running app. (The browser comes first: without one nothing need start.)"""
+def app(serve, home: Path) -> Iterator[str]:
+    """The address of the running app."""
+    with serve(home) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def serve(browser):
+    """Run the app for the length of a block. (The browser comes first: without one nothing need start.)"""
+    return running_app
+
+
+@contextlib.contextmanager
+def running_app(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The app in a process of its own: its address, and the process."""
     port = free_port()
     settings = {"OPD_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     log = (home / "app.log").open("wb")
@@ -74,10 +89,26 @@ def app(browser, home: Path) -> Iterator[str]:
             assert process.poll() is None, (home / "app.log").read_text()
             assert time.monotonic() < deadline, "the app did not start"
             time.sleep(0.2)
-        yield url
+        yield url, process
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(autouse=True)
+def no_job_left(home: Path) -> Iterator[None]:
+    """A job that a failed test leaves behind would keep its device from all later ones."""
+    yield
+    kill_jobs(home)
+
+
+def kill_jobs(folder: Path) -> None:
+    """Kill the processes that work on runs below a folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"opd.jobs" in words and any(word.startswith(bytes(folder)) for word in words):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def answers(url: str) -> bool:

@@ -1,0 +1,287 @@
+/*
+ * Curves of runs, drawn by plotly. A plot is made once and updated in place, so a zoom is kept while points
+ * arrive; one that nobody sees is drawn when it comes into sight.
+ *
+ * A panel is { name, title, words, unit, wide, traces }, and a trace { key, label, colour, look }: the metric,
+ * its name, a CSS variable, and one of LOOKS.
+ */
+
+const PANELS = [
+  {
+    name: "accuracy", title: "Held-out accuracy", wide: true, unit: ".0%", range: [0, 1.02],
+    words: "on problems that never train, with the 95 % interval; dashed, the teacher",
+    traces: [
+      { key: "heldout_accuracy_low", colour: "student", look: "floor" },
+      { key: "heldout_accuracy_high", colour: "student-soft", look: "band" },
+      { key: "teacher_accuracy", label: "teacher", colour: "teacher", look: "reference" },
+      { key: "heldout_accuracy", label: "student", colour: "student", look: "measured" },
+    ],
+  },
+  {
+    name: "kl", title: "Reverse KL to the teacher", words: "nats a token",
+    traces: [
+      { key: "reverse_kl", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "reverse_kl", label: "training", colour: "student", look: "mean" },
+      { key: "heldout_kl", label: "held-out", colour: "heldout", look: "measured" },
+    ],
+  },
+  {
+    name: "loss", title: "Loss", words: "of each step, and smoothed",
+    traces: [
+      { key: "loss", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "loss", label: "smoothed", colour: "student", look: "mean" },
+    ],
+  },
+  {
+    name: "entropy", title: "Entropy", words: "nats a token",
+    traces: [
+      { key: "student_entropy", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "student_entropy", label: "student", colour: "student", look: "mean" },
+      { key: "teacher_entropy", label: "teacher", colour: "teacher", look: "mean" },
+    ],
+  },
+  {
+    name: "length", title: "Length of completions", words: "tokens",
+    traces: [
+      { key: "completion_tokens", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "completion_tokens", label: "smoothed", colour: "student", look: "mean" },
+    ],
+  },
+  {
+    name: "speed", title: "Speed", words: "completion tokens per second",
+    traces: [
+      { key: "tokens_per_second", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "tokens_per_second", label: "smoothed", colour: "student", look: "mean" },
+    ],
+  },
+  {
+    name: "phases", title: "Where the time goes", words: "seconds a step",
+    traces: [
+      { key: "seconds_sample", label: "sampling", colour: "student", look: "part" },
+      { key: "seconds_teacher", label: "teacher", colour: "teacher", look: "part" },
+      { key: "seconds_update", label: "update", colour: "heldout", look: "part" },
+      { key: "seconds_evaluate", label: "evaluation", colour: "third", look: "part" },
+    ],
+  },
+];
+
+const MORE_PANELS = [
+  {
+    name: "overlap", title: "Overlap", words: "share of the likeliest tokens that both models have in common", unit: ".0%",
+    traces: [{ key: "topk_overlap", label: "smoothed", colour: "student", look: "mean" }],
+  },
+  {
+    name: "shape", title: "What goes wrong", words: "shares of the completions, or of their 4-grams", unit: ".0%",
+    traces: [
+      { key: "clipped_share", label: "cut off", colour: "student", look: "mean" },
+      { key: "repetition", label: "repeated", colour: "heldout", look: "mean" },
+      { key: "degenerate_share", label: "degenerate", colour: "third", look: "mean" },
+    ],
+  },
+  {
+    name: "gradient", title: "Gradient norm", words: "before clipping",
+    traces: [
+      { key: "gradient_norm", label: "of the step", colour: "student-thin", look: "raw" },
+      { key: "gradient_norm", label: "smoothed", colour: "student", look: "mean" },
+    ],
+  },
+  {
+    name: "mismatch", title: "Sampler against trainer", words: "KL of the two on the same tokens, nats; 0 is right",
+    traces: [{ key: "sampler_mismatch", label: "smoothed", colour: "student", look: "mean" }],
+  },
+];
+
+/** Metrics by step, as rows arrive; a step that comes again replaces its earlier row. */
+class Rows {
+  constructor() {
+    this.all = [];
+  }
+
+  add(fresh) {
+    for (const row of fresh) {
+      const last = this.all.at(-1)?.step ?? -1;
+      if (row.step > last) this.all.push(row);
+      else this.all[this.all.findIndex(({ step }) => step >= row.step)] = row;
+    }
+  }
+
+  /** Points of a metric: { x, y }, averaged over the last `window` of them. */
+  points(key, { window = 1, axis = "step" } = {}) {
+    const there = this.all.filter((row) => row[key] !== undefined);
+    const places = this.places(axis);
+    let sum = 0;
+    const y = there.map((row, i) => {
+      sum += row[key] - (i >= window ? there[i - window][key] : 0);
+      return window === 1 ? row[key] : sum / Math.min(i + 1, window);
+    });
+    return { x: there.map((row) => places.get(row.step)), y, steps: there.map((row) => row.step) };
+  }
+
+  /** Where each step stands on an axis: itself, or all tokens or seconds of training until then. */
+  places(axis) {
+    let total = 0;
+    return new Map(
+      this.all.map((row) => {
+        total += axis === "tokens" ? row.tokens ?? 0 : axis === "seconds" ? trainingSeconds(row) : 0;
+        return [row.step, axis === "step" ? row.step : total];
+      }),
+    );
+  }
+}
+
+/** What training took of a step; evaluations are not counted. */
+function trainingSeconds(row) {
+  return (row.seconds_sample ?? 0) + (row.seconds_teacher ?? 0) + (row.seconds_update ?? 0);
+}
+
+/** Resolve CSS variables of the page, which differ by day and by night. */
+function colourReader(root) {
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  root.append(probe);
+  const known = {};
+  return {
+    of(name) {
+      probe.style.color = `var(--${name})`;
+      return (known[name] ??= getComputedStyle(probe).color);
+    },
+    done: () => probe.remove(),
+  };
+}
+
+function curveLayout(root, colours, panel, width) {
+  const axis = {
+    gridcolor: colours.of("line"), zerolinecolor: colours.of("line"), linecolor: colours.of("line"), automargin: true,
+  };
+  const height = panel.range ? { range: panel.range } : { rangemode: "tozero" };
+  return {
+    margin: { l: 8, r: 8, t: 8, b: 8 },
+    paper_bgcolor: "transparent",
+    plot_bgcolor: "transparent",
+    font: { family: getComputedStyle(root).fontFamily, size: 12, color: colours.of("muted") },
+    showlegend: false,
+    hovermode: "x unified",
+    hoverdistance: -1,
+    barmode: "stack",
+    bargap: 0.15,
+    dragmode: "zoom",
+    hoverlabel: { bgcolor: colours.of("sheet"), bordercolor: colours.of("line"), font: { color: colours.of("ink") } },
+    xaxis: { ...axis, rangemode: "tozero", ...width, title: { text: width.title ?? "step", standoff: 4 } },
+    yaxis: { ...axis, tickformat: panel.unit, ...height },
+  };
+}
+
+const LOOKS = {
+  raw: (colour) => ({ mode: "lines", line: { color: colour, width: 1.5 }, hoverinfo: "skip" }),
+  mean: (colour) => ({ mode: "lines", line: { color: colour, width: 2.5 } }),
+  measured: (colour) => ({ mode: "lines+markers", line: { color: colour, width: 2.5 }, marker: { size: 6 } }),
+  reference: (colour) => ({ mode: "lines", line: { color: colour, width: 2, dash: "dash" } }),
+  floor: () => ({ mode: "lines", line: { width: 0 }, hoverinfo: "skip" }),
+  band: (colour) => ({ mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: colour, hoverinfo: "skip" }),
+  part: (colour) => ({ type: "bar", marker: { color: colour } }),
+};
+
+/** The figures of some panels in one place of the page. */
+class Board {
+  /**
+   * `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places on its axis to mark,
+   * `axis()` the axis that all share; `onPoint(step)` hears of a click.
+   */
+  constructor(root, place, panels, { curvesOf, marksOf = () => [], axis = () => ({}), onPoint = () => {} }) {
+    Object.assign(this, { root, curvesOf, marksOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
+    this.plots = panels.map((panel) => this.makeFigure(place, panel));
+    this.observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        this.seen[isIntersecting ? "add" : "delete"](target);
+        if (isIntersecting && this.stale.has(target)) this.draw(target);
+      }
+    });
+    for (const plot of this.plots) this.observer.observe(plot);
+    this.redraw = () => this.update();
+    new MutationObserver(this.redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.redraw);
+  }
+
+  makeFigure(place, panel) {
+    const figure = document.createElement("figure");
+    figure.classList.toggle("wide", Boolean(panel.wide));
+    const caption = document.createElement("figcaption");
+    const title = Object.assign(document.createElement("b"), { textContent: panel.title });
+    caption.append(title, ` ${panel.words} `);
+    const labelled = panel.traces.filter(({ label, look }) => label && look !== "raw");
+    for (const { label, colour } of labelled.length > 1 ? labelled : []) {
+      const key = Object.assign(document.createElement("span"), { className: "key", textContent: `${label} ` });
+      key.style.setProperty("--key", `var(--${colour})`);
+      caption.append(key);
+    }
+    const plot = Object.assign(document.createElement("div"), { className: "curve", panel });
+    plot.dataset.curve = panel.name;
+    figure.append(caption, plot);
+    place.append(figure);
+    return plot;
+  }
+
+  /** Draw all plots anew, at once or when they are seen; `identity` names what is shown: another one, no zoom. */
+  update(identity = this.identity) {
+    this.identity = identity;
+    for (const plot of this.plots) {
+      if (this.seen.has(plot)) this.draw(plot);
+      else this.stale.add(plot);
+    }
+  }
+
+  draw(plot) {
+    this.stale.delete(plot);
+    if (!this.identity) return;
+    const { panel } = plot;
+    const colours = colourReader(this.root);
+    const layout = { ...curveLayout(this.root, colours, panel, this.axis()), uirevision: this.identity };
+    layout.shapes = this.marksOf(panel).map((x) => ({
+      type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colours.of("bad"), width: 1.5, dash: "dot" },
+    }));
+    const first = !plot.data;
+    Plotly.react(plot, this.curvesOf(panel, colours), layout, { displayModeBar: false, responsive: true });
+    colours.done();
+    if (first) {
+      plot.on("plotly_click", ({ points }) => {
+        const { data, pointNumber } = points.at(-1);
+        this.onPoint(data.steps[pointNumber]);
+      });
+    }
+  }
+}
+
+/** The plotly traces of one run's panel. */
+function curvesOfRun(panel, colours, rows, window) {
+  return panel.traces.map(({ key, label, colour, look }) => {
+    const points = rows.points(key, { window: look === "mean" ? window : 1 });
+    const trace = { type: "scatter", name: label, ...points, ...LOOKS[look](colours.of(colour)) };
+    if (points.x.length === 1 && look !== "part") trace.mode = "markers"; // no line yet
+    return { cliponaxis: look === "part", hovertemplate: `%{y:${panel.unit ?? ".4~g"}}`, ...trace };
+  });
+}
+
+/** Ask again and again while the page is looked at, until `ask` says that there is no more to come. */
+class Poll {
+  constructor(root, ask, milliseconds = 1000) {
+    Object.assign(this, { root, ask, milliseconds, running: false, again: false });
+    document.addEventListener("visibilitychange", () => !document.hidden && this.wanted && this.start());
+  }
+
+  /** Begin, or ask at once if it is running. */
+  async start() {
+    this.wanted = true;
+    this.wake?.();
+    if (this.running) return;
+    this.running = true;
+    while (this.wanted && this.root.isConnected) {
+      if (!document.hidden && this.root.offsetParent !== null) this.wanted = await this.ask();
+      if (!this.wanted) break;
+      await new Promise((resolve) => {
+        this.wake = resolve;
+        setTimeout(resolve, this.milliseconds);
+      });
+    }
+    this.running = false;
+  }
+}

@@ -1,0 +1,91 @@
+/*
+ * Curves of several runs. `element`, `props`, `server` and `watch` are given to this script by Gradio; curves.js
+ * stands before it.
+ */
+const PALETTE = ["student", "heldout", "teacher", "third", "fourth", "bad"];
+const AXES = { step: "step", tokens: "completion tokens", seconds: "seconds of training" };
+const COMPARED = [
+  { name: "accuracy", title: "Held-out accuracy", words: "on problems that never train", key: "heldout_accuracy", unit: ".0%", range: [0, 1.02] },
+  { name: "heldout-kl", title: "Held-out KL", words: "nats a token", key: "heldout_kl" },
+  { name: "kl", title: "Training KL", words: "nats a token, smoothed", key: "reverse_kl", smooth: true },
+  { name: "length", title: "Length of completions", words: "tokens, smoothed", key: "completion_tokens", smooth: true },
+].map((panel) => ({ ...panel, traces: [] }));
+
+const root = element.querySelector(".overlay");
+const find = (selector) => root.querySelector(selector);
+let shown = null; // { value, runs: [{ name, rows, cursor, live }] }; replaced when others are chosen
+
+const board = new Board(root, find(".curves"), COMPARED, {
+  axis: () => ({ title: AXES[find(".axis").value] }),
+  curvesOf: (panel, colours) =>
+    shown.runs.map(({ name, rows }, i) => {
+      const window = panel.smooth ? Number(find(".smooth").value) : 1;
+      const points = rows.points(panel.key, { window, axis: find(".axis").value });
+      const line = { color: colours.of(colourOf(i)), width: 2.5, dash: name === shown.value.baseline ? "dash" : "solid" };
+      const mode = panel.smooth && points.x.length > 1 ? "lines" : "lines+markers";
+      return { type: "scatter", name, mode, line, cliponaxis: false, ...points, hovertemplate: `%{y:${panel.unit ?? ".4~g"}}` };
+    }),
+});
+const colourOf = (i) => PALETTE[i % PALETTE.length];
+const draw = () => shown && board.update(`${shown.runs.map(({ name }) => name)} ${find(".axis").value}`);
+
+async function askForNews() {
+  const mine = shown;
+  let fresh = false;
+  for (const run of mine.runs.filter(({ live }) => live)) {
+    const news = await server.news(run.name, run.cursor);
+    if (shown !== mine) return true;
+    if (!news) continue;
+    run.live = Boolean(news.live);
+    if (news.gone) continue;
+    if (news.restart) run.rows = new Rows();
+    run.rows.add(news.rows);
+    run.cursor = news.cursor;
+    fresh ||= news.rows.length > 0;
+  }
+  if (fresh) draw();
+  return mine.runs.some(({ live }) => live);
+}
+
+const poll = new Poll(element, askForNews, 2000);
+
+function showValue() {
+  const value = JSON.parse(props.value || "null");
+  root.hidden = !value?.runs.length;
+  if (root.hidden) return;
+  const known = new Map(shown?.runs.map((run) => [run.name, run]));
+  shown = {
+    value,
+    runs: value.runs.map((name) => known.get(name) ?? { name, rows: new Rows(), cursor: null, live: true }),
+  };
+  find(".names").replaceChildren(
+    ...value.runs.map((name, i) => {
+      const entry = document.createElement("li");
+      const key = Object.assign(document.createElement("span"), { className: "key", textContent: name });
+      key.style.setProperty("--key", `var(--${colourOf(i)})`);
+      entry.append(key, name === value.baseline ? " ★" : "");
+      return entry;
+    }),
+  );
+  showDiff(value);
+  draw();
+  poll.start();
+}
+
+function showDiff({ runs, diff }) {
+  find(".diff").hidden = runs.length !== 2;
+  const heads = root.querySelectorAll(".diff th");
+  [heads[1].textContent, heads[2].textContent] = runs.length === 2 ? runs : ["", ""];
+  const entries = Object.entries(diff);
+  find(".diff tbody").replaceChildren(
+    ...(entries.length ? entries : [["none", ["", ""]]]).map(([name, values]) => {
+      const row = document.createElement("tr");
+      row.append(...[name, ...values].map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+      return row;
+    }),
+  );
+}
+
+for (const selector of [".axis", ".smooth"]) find(selector).addEventListener("change", draw);
+watch("value", showValue);
+showValue();

@@ -1,0 +1,92 @@
+"""A race: the pair that is set up, trained with several methods, one after another, under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from opd.config import make_config, override
+from opd.presets import PRESETS, differences
+from opd.runs import Race, Run
+from opd.ui.errors import spoken_errors
+from opd.ui.pairs import make_room
+from opd.ui.setup_card import SetupCard
+
+METHODS = {"full": "on-policy distillation", "lora": "the same with LoRA", "sft": "SFT", "rl": "RL"}
+"""Presets that can take part, by what they are called in a race."""
+
+
+class RaceCard:
+    """The inputs of a race; :meth:`start` starts it."""
+
+    def __init__(self, setup: SetupCard) -> None:
+        """Lay out the card in the current Gradio context; what ``setup`` says is common to all methods."""
+        self.setup = setup
+        with gr.Accordion("Race several methods", open=False, elem_classes="fold", elem_id="race"):
+            gr.Markdown(
+                "The run that is set up above, with each of these methods, one after another. Each ends when "
+                "it has spent the budget; their curves are on the Runs tab.",
+                elem_classes="caption",
+            )
+            self.methods = gr.CheckboxGroup(
+                [(title, name) for name, title in METHODS.items()],
+                value=["full", "sft", "rl"],
+                label="Methods",
+                elem_id="race-methods",
+            )
+            with gr.Row(elem_classes="fields"):
+                self.name = _text("Race name", "race-1", "race-name")
+                self.tokens = _text("Budget in tokens", "no limit", "race-tokens")
+                self.seconds = _text("Budget in seconds", "no limit", "race-seconds")
+            self.button = gr.Button("Start the race", elem_id="start-race")
+        self.inputs = [self.methods, self.name, self.tokens, self.seconds, *setup.inputs]
+
+    def start(
+        self,
+        methods: Sequence[str],
+        name: str,
+        tokens: str,
+        seconds: str,
+        *values: Any,  # noqa: ANN401
+    ) -> list[str]:
+        """Start a race, from the values of ``inputs``, and return the names of its runs."""
+        with spoken_errors():
+            return [run.name for run in self._start(methods, name, tokens, seconds, values)]
+
+    def _start(
+        self, methods: Sequence[str], name: str, tokens: str, seconds: str, values: Sequence[Any]
+    ) -> list[Run]:
+        from opd import jobs
+
+        if not methods:
+            raise ValueError("A race needs methods: choose some.")
+        if not name.strip():
+            raise ValueError("Give the race a name; its runs are called after it.")
+        race = Race(name.strip(), _positive(tokens, "tokens", int), _positive(seconds, "seconds", float))
+        common = differences(self.setup.config(values))
+        configs = {m: make_config(override(common, PRESETS[m].changes)) for m in methods if m in METHODS}
+        make_room()
+        return jobs.start_race(configs, race)
+
+
+def _text(label: str, placeholder: str, ident: str) -> gr.Textbox:
+    return gr.Textbox("", label=label, placeholder=placeholder, min_width=130, elem_id=ident)
+
+
+def _positive(text: str, unit: str, kind: type[int] | type[float]) -> Any:  # noqa: ANN401
+    """Read a budget; empty is no limit.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    if not text.strip():
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise ValueError(f"The budget in {unit} must be a positive number, not {text!r}.")
+    return value

@@ -1,0 +1,52 @@
+"""All runs in a table that is searched, and in which runs are chosen."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from gradio.components.base import server
+
+from opd.history import summaries
+from opd.ui.component import OwnHTML
+from opd.view.payload import visible
+
+MOMENT = 2.0
+"""Seconds for which a reading of all runs is good enough for everybody."""
+
+
+class RunTable(OwnHTML):
+    """Lists the runs of this home.
+
+    Events: ``choose`` (``_data["runs"]``: the names that are chosen, in the order of choosing), ``open``
+    (``_data["run"]``: watch it).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Make the table; ``kwargs`` are those of :class:`gradio.HTML`."""
+        super().__init__(__file__, ["curves.js"], **kwargs)
+
+    def show(self, chosen: Sequence[str]) -> str:
+        """Return the value that chooses some runs, and reads the list anew."""
+        _list.cache_clear()
+        return json.dumps({"chosen": list(chosen), "asked": time.time()})
+
+    @server
+    def runs(self, search: Any) -> list[dict[str, Any]] | None:  # noqa: ANN401
+        """Serve a search text: see :func:`opd.history.summaries`."""
+        match search:
+            case str():
+                return _list(search[:200], int(time.monotonic() / MOMENT))
+        return None
+
+
+@lru_cache(maxsize=16)
+def _list(search: str, moment: int) -> list[dict[str, Any]]:
+    return [
+        {key: visible(value) if isinstance(value, str) else value for key, value in asdict(summary).items()}
+        for summary in summaries(search)
+    ]

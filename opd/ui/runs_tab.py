@@ -1,0 +1,226 @@
+"""The Runs tab: all runs of this home, compared, annotated, taken along and thrown away."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from opd import history
+from opd.runs import Run, open_run
+from opd.saved_reviews import ReviewGroup
+from opd.ui.errors import spoken_errors
+from opd.ui.events import PLUMBING
+from opd.ui.overlay import Overlay
+from opd.ui.pairs import refuse_if_taken
+from opd.ui.run_table import RunTable
+from opd.ui.token_review import TokenReview
+
+
+class RunsTab:
+    """The tab's components and what happens between them; below the table all is about the chosen runs."""
+
+    def __init__(self) -> None:
+        """Lay out the tab in the current Gradio context and connect it."""
+        self.chosen = gr.State([])  # names
+        self.table = RunTable(elem_id="runs")
+        self.overlay = Overlay(elem_id="overlay")
+        with gr.Row(visible=False, elem_classes="setup", elem_id="about-run") as self.about:
+            with gr.Column(scale=1, min_width=300, elem_classes="card"):
+                self._one_run()
+            with gr.Column(scale=1, min_width=300, elem_classes="card"):
+                self._two_checkpoints()
+        self.compared = TokenReview(elem_id="compared", visible="hidden")
+        self.on_choice = [self.chosen, self.table, self.overlay, self.about]
+        self.details = [self.heading, self.note, self.pin, self.zip, self.confirm, self.first, self.second]
+        self._connect()
+
+    def _one_run(self) -> None:
+        self.heading = gr.Markdown("", elem_classes="card-head", elem_id="about-heading")
+        self.note = gr.Textbox("", label="Note", lines=2, max_lines=8, elem_id="note")
+        with gr.Row(elem_classes="chips"):
+            self.keep_note = gr.Button("Keep the note", size="sm", elem_id="keep-note")
+            self.pin = gr.Button("Pin as baseline", size="sm", elem_id="pin")
+            self.csv = gr.Button("Metrics as CSV", size="sm", elem_id="csv")
+            self.make_zip = gr.Button("Weights as zip", size="sm", elem_id="make-zip")
+            self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
+        with gr.Row(visible=False, elem_classes="chips") as self.confirm:
+            gr.Markdown("Its curves, texts and checkpoints will be gone.", elem_classes="caption")
+            self.really = gr.Button("Delete it for good", size="sm", variant="stop", elem_id="really-delete")
+            self.rather_not = gr.Button("Keep it", size="sm", elem_id="keep-run")
+        self.zip = gr.File(label="Take along", visible=False, height=90, elem_id="zip")
+        with gr.Accordion(
+            "Publish on the Hugging Face Hub", open=False, elem_classes="fold", elem_id="publish"
+        ):
+            with gr.Row(elem_classes="fields"):
+                self.repo = gr.Textbox("", label="Repository", placeholder="owner/name", elem_id="repo")
+                self.token = gr.Textbox(
+                    "", label="Token with write access", type="password", elem_id="hub-token"
+                )
+                self.private = gr.Checkbox(True, label="only you can see it")
+            gr.Markdown("The token is used once and neither stored nor logged.", elem_classes="caption")
+            self.publish = gr.Button("Publish", size="sm", elem_id="do-publish")
+            self.published = gr.Markdown("")
+
+    def _two_checkpoints(self) -> None:
+        gr.Markdown(
+            "### Two checkpoints\n"
+            "The same held-out prompts with the same random numbers, graded side by side.",
+            elem_classes="card-head",
+        )
+        with gr.Row(elem_classes="fields"):
+            self.first = gr.Dropdown([], label="First", elem_id="first-checkpoint")
+            self.second = gr.Dropdown([], label="Second", elem_id="second-checkpoint")
+            self.prompts = gr.Number(
+                4, label="Prompts", precision=0, minimum=1, maximum=64, elem_id="compare-n"
+            )
+        with gr.Row(elem_classes="chips"):
+            self.compare = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
+            self.stop = gr.Button("Stop", size="sm", elem_id="stop-comparing")
+
+    def _connect(self) -> None:
+        shown = [*self.on_choice, *self.details]
+        self.table.choose(self._choose, None, shown, **PLUMBING)
+        self.keep_note.click(self._keep_note, [self.chosen, self.note], shown, **PLUMBING)
+        self.pin.click(self._pin, self.chosen, shown, **PLUMBING)
+        self.csv.click(self._csv, self.chosen, self.zip, **PLUMBING)
+        self.make_zip.click(self._zip, self.chosen, self.zip, api_visibility="private")
+        self.delete.click(lambda: gr.update(visible=True), None, self.confirm, **PLUMBING)
+        self.rather_not.click(lambda: gr.update(visible=False), None, self.confirm, **PLUMBING)
+        self.really.click(self._delete, self.chosen, shown, **PLUMBING)
+        self.publish.click(
+            self._publish,
+            [self.chosen, self.repo, self.token, self.private],
+            [self.published, self.token],
+            api_visibility="private",
+        )
+        comparing = self.compare.click(
+            self._compare,
+            [self.first, self.second, self.prompts],
+            self.compared,
+            concurrency_id="models",
+            api_visibility="private",
+        )
+        self.stop.click(None, None, None, cancels=comparing, **PLUMBING)
+
+    # What is chosen
+
+    def choose(self, names: Sequence[str]) -> list[Any]:
+        """Return the updates of ``on_choice`` and ``details`` for some runs; details of the last one."""
+        runs = [run for name in names if (run := _open(name))]
+        on_choice = [
+            [run.name for run in runs],
+            self.table.show([run.name for run in runs]),
+            self.overlay.show(runs),
+            gr.update(visible=bool(runs)),
+        ]
+        if not runs:
+            return [*on_choice, *(gr.skip() for _ in self.details)]
+        last = runs[-1]
+        pinned = history.baseline() == last
+        checkpoints = [_checkpoint_name(run, path) for run in runs for path in run.checkpoints]
+        ends = (checkpoints[0], checkpoints[-1]) if checkpoints else (None, None)
+        return [
+            *on_choice,
+            f"### {last.name}",
+            history.read_note(last),
+            gr.update(value="Unpin the baseline" if pinned else "Pin as baseline"),
+            gr.update(value=None, visible=False),
+            gr.update(visible=False),
+            *(gr.update(choices=checkpoints, value=end) for end in ends),
+        ]
+
+    def _choose(self, event: gr.EventData) -> list[Any]:
+        match event._data:
+            case {"runs": [*names]}:
+                return self.choose([name for name in names if isinstance(name, str)])
+        return self.choose([])
+
+    # One run
+
+    def _keep_note(self, chosen: list[str], text: str) -> list[Any]:
+        with spoken_errors():
+            history.write_note(open_run(chosen[-1]), text.strip())
+        return self.choose(chosen)
+
+    def _pin(self, chosen: list[str]) -> list[Any]:
+        with spoken_errors():
+            run = open_run(chosen[-1])
+            history.pin_baseline(None if history.baseline() == run else run)
+        return self.choose(chosen)
+
+    def _csv(self, chosen: list[str]) -> Any:  # noqa: ANN401
+        with spoken_errors():
+            run = open_run(chosen[-1])
+            target = self._own_file(f"{run.name}-metrics.csv")
+            target.write_text(history.metrics_csv(run), encoding="utf-8")
+        return gr.update(value=str(target), visible=True)
+
+    def _zip(self, chosen: list[str]) -> Any:  # noqa: ANN401
+        with spoken_errors():
+            run = open_run(chosen[-1])
+            target = history.export_zip(run, self._own_file(f"{run.name}.zip"))
+        return gr.update(value=str(target), visible=True)
+
+    def _own_file(self, name: str) -> Path:
+        """Return a place in Gradio's cache, from where it serves files without another copy."""
+        folder = Path(self.zip.GRADIO_CACHE) / secrets.token_urlsafe(9)
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def _delete(self, chosen: list[str]) -> list[Any]:
+        with spoken_errors():
+            history.delete_run(open_run(chosen[-1]))
+        gr.Info(f"The run {chosen[-1]} is deleted.")
+        return self.choose(chosen[:-1])
+
+    def _publish(self, chosen: list[str], repo: str, token: str, private: bool) -> list[str]:
+        with spoken_errors():
+            if not repo.strip() or not token.strip():
+                raise ValueError("Fill in the repository, owner/name, and a token that may write there.")
+            address = history.publish(open_run(chosen[-1]), repo.strip(), token.strip(), private=private)
+        return [f"Published: <{address}>", ""]
+
+    # Two checkpoints
+
+    def _compare(self, first: str | None, second: str | None, n: int | None) -> Iterator[Any]:
+        from opd.jobs import devices_of
+
+        with spoken_errors():
+            if not first or not second:
+                raise ValueError("Choose two checkpoints; a run has one from its first save on.")
+            places = [_checkpoint(name) for name in (first, second)]
+            refuse_if_taken(devices_of(places[0][0].config))
+            key = secrets.token_urlsafe(9)
+            pairs = []
+            for pair in history.compare_checkpoints(*places, n=min(max(n or 1, 1), 64)):
+                pairs.append(pair)
+                groups = [
+                    ReviewGroup(name, [both[side] for both in pairs])
+                    for side, name in enumerate((first, second))
+                ]
+                yield gr.update(value=self.compared.show(key, groups), visible=True)
+
+
+def _open(name: str) -> Run | None:
+    try:
+        return open_run(name)
+    except ValueError:
+        return None
+
+
+def _checkpoint_name(run: Run, folder: Path) -> str:
+    return f"step {int(folder.name.removeprefix('step-'))} of {run.name}"
+
+
+def _checkpoint(name: str) -> tuple[Run, int]:
+    """Read :func:`_checkpoint_name` back.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    step, _, run = name.removeprefix("step ").partition(" of ")
+    return open_run(run), int(step)

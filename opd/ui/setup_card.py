@@ -1,0 +1,196 @@
+"""The cards on which a run is set up: pair, prompts, recipe, probes; all from the fields of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+
+from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config, override
+from opd.presets import PAIRS, PRESETS
+from opd.ui.errors import spoken_errors
+from opd.ui.events import PLUMBING
+
+PAIR, MORE_PAIR = ("student", "teacher"), (
+    *("teacher_live", "teacher_system", "teacher_hint"),
+    *("device", "dtype", "teacher_device", "teacher_dtype"),
+)  # fmt: skip
+PROMPTS, MORE_PROMPTS = ("task",), (
+    *("prompt_column", "answer_column", "verifier", "on_malformed", "heldout_share", "task_split"),
+)  # fmt: skip
+RECIPE = ("objective", "steps", "prompts_per_step", "samples_per_prompt", "learning_rate", "lora_rank")
+PROBES = ("eval_every", "eval_prompts", "eval_split")
+ELSEWHERE = {*PAIR, *MORE_PAIR, *PROMPTS, *MORE_PROMPTS, *RECIPE, *PROBES, "lessons"}
+MORE_RECIPE = tuple(name for name in DistillConfig.model_fields if name not in ELSEWHERE)
+OPTIONS = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
+
+
+class SetupCard:
+    """The inputs of a run. ``fields`` holds them by the name of their setting, ``inputs`` in that order."""
+
+    def __init__(self) -> None:
+        """Lay out the cards in the current Gradio context and connect them."""
+        self.fields: dict[str, gr.components.Component] = {}
+        self._folds: list[tuple[gr.Accordion, Sequence[str]]] = []
+        with self._card("Pair", "Who learns, and who grades."):
+            with gr.Row(elem_classes="chips", elem_id="pairs"):
+                self._pairs = {title: gr.Button(title, size="sm", min_width=0) for title in PAIRS}
+            self._inputs(PAIR, MORE_PAIR)
+        with self._card("Prompts", "What the student is asked."):
+            self._inputs(PROMPTS, MORE_PROMPTS)
+        with self._card("Recipe", "How it learns. A starting point sets what it names and leaves the rest:"):
+            with gr.Row(elem_classes="chips", elem_id="presets"):
+                self._presets = {
+                    name: gr.Button(preset.title, size="sm", min_width=0) for name, preset in PRESETS.items()
+                }
+            self.reason = gr.Markdown("", visible=False, elem_id="preset-reason", elem_classes="caption")
+            self._inputs(RECIPE, MORE_RECIPE)
+            self.explanation = gr.Markdown("", elem_id="objective-explained", elem_classes="caption")
+        with self._card("Probes", "Held-out prompts, asked and graded anew at every evaluation."):
+            self._inputs(PROBES)
+        self.inputs = list(self.fields.values())
+        self._connect()
+
+    def _card(self, title: str, words: str) -> gr.Column:
+        card = gr.Column(elem_classes="card", elem_id=f"card-{title.lower()}")
+        with card:
+            gr.Markdown(f"### {title}\n{words}", elem_classes="card-head")
+        return card
+
+    def _inputs(self, names: Sequence[str], more: Sequence[str] = ()) -> None:
+        with gr.Row(elem_classes="fields"):
+            self.fields |= {name: _input(name) for name in names}
+        if more:
+            with (
+                gr.Accordion(_summary(more, _usual()), open=False, elem_classes="fold") as fold,
+                gr.Row(elem_classes="fields"),
+            ):
+                self.fields |= {name: _input(name) for name in more}
+            self._folds.append((fold, more))
+
+    def _connect(self) -> None:
+        quick = {"trigger_mode": "always_last", "queue": False, **PLUMBING}
+        for title, button in self._pairs.items():
+            button.click(
+                lambda title=title: list(PAIRS[title]), None, [self.fields[n] for n in PAIR], **PLUMBING
+            )
+        for name, button in self._presets.items():
+            button.click(
+                lambda *values, name=name: self._start_from(name, values),
+                self.inputs,
+                [self.reason, *self.inputs],
+                **PLUMBING,
+            )
+        self.fields["objective"].change(
+            self._explain, self.fields["objective"], [self.explanation, *self._options()], **quick
+        )
+        for fold, names in self._folds:
+            watched = [self.fields[name] for name in dict.fromkeys((*names, "objective"))]
+            gr.on(
+                [field.change for field in watched],
+                lambda *values, names=names: gr.update(label=self._relabel(names, values)),
+                self.inputs,
+                fold,
+                **quick,
+            )
+
+    def _options(self) -> list[gr.components.Component]:
+        return [field for name, field in self.fields.items() if name in OPTIONS]
+
+    def config(self, values: Sequence[Any]) -> DistillConfig:
+        """Build the config from the values of ``inputs``.
+
+        Raises:
+            ValueError: one sentence that names each setting that is wrong.
+        """
+        return make_config(self._given(values))
+
+    def _explain(self, objective: str) -> list[Any]:
+        """Return the updates that say what an objective does, and show the options it has."""
+        own = OBJECTIVE_OPTIONS[objective]
+        return [
+            words_of(objective),
+            *(gr.update(visible=name in own) for name in self.fields if name in OPTIONS),
+        ]
+
+    def _given(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return the settings that are no defaults; options of other objectives are hidden and do not count.
+
+        What is a default is left to the config: some defaults follow from other settings.
+        """
+        named = dict(zip(self.fields, values, strict=True))
+        foreign = OPTIONS - OBJECTIVE_OPTIONS[named["objective"]].keys()
+        usual = {name: DistillConfig.model_fields[name].default for name in named}
+        return {n: v for n, v in named.items() if v not in (None, "", usual[n]) and n not in foreign}
+
+    def _start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Return the updates of the reason and of all inputs for a starting point."""
+        preset = PRESETS[name]
+        with spoken_errors():
+            settings = {**_usual(), **override(self._given(values), preset.changes)}
+        changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in preset.changes.items())
+        filled = [gr.update(value=settings.get(name)) for name in self.fields]
+        return [
+            gr.update(value=f"**{preset.title}.** {preset.reason} It sets {changed}.", visible=True),
+            *filled,
+        ]
+
+    def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
+        return _summary(names, {**_usual(), **self._given(values)})
+
+
+def words_of(objective: str) -> str:
+    """Say what an objective does, with the loss of one token."""
+    from opd.objectives import OBJECTIVES
+
+    chosen = OBJECTIVES[objective]
+    return f"{chosen.sentence}\n\nLoss of a token: `{chosen.formula}`"
+
+
+def _usual() -> dict[str, Any]:
+    return {
+        name: field.default for name, field in DistillConfig.model_fields.items() if field.default is not None
+    }
+
+
+def _summary(names: Sequence[str], values: dict[str, Any]) -> str:
+    """Return one line of values: those that are not the default come first."""
+    usual = {name: DistillConfig.model_fields[name].default for name in names}
+    there = [name for name in names if name in values and values[name] is not False]
+    there.sort(key=lambda name: values[name] == usual[name])
+    return "More: " + ", ".join(_phrase(name, values[name]) for name in there)
+
+
+def _phrase(name: str, value: Any) -> str:  # noqa: ANN401
+    label = name.replace("_", " ")
+    if value is True:
+        return label
+    return f"{label} {value:g}" if isinstance(value, float) else f"{label} {value}"
+
+
+def _input(name: str) -> gr.components.Component:
+    """Make the input of one setting of :class:`opd.DistillConfig`."""
+    field = DistillConfig.model_fields[name]
+    about = {
+        "label": name.replace("_", " ").capitalize().replace("Lora", "LoRA"),
+        "info": field.description.removeprefix(f"{name}: "),
+        "elem_id": f"setting-{name}",
+        "min_width": 130,
+    }
+    if name in OPTIONS:
+        about["visible"] = name in OBJECTIVE_OPTIONS[DistillConfig.model_fields["objective"].default]
+    if field.annotation is bool:
+        return gr.Checkbox(field.default, **about)
+    if choices := _choices(field.annotation):
+        return gr.Dropdown(choices, value=field.default, filterable=False, **about)
+    if field.annotation in (int, float):
+        return gr.Number(field.default, precision=0 if field.annotation is int else None, **about)
+    # An empty Number would come back as 0, so what may be empty is text.
+    return gr.Textbox(field.default or "", placeholder="default", max_lines=4, **about)
+
+
+def _choices(annotation: Any) -> list[str]:  # noqa: ANN401
+    """Return what a setting may be, if that is a short list."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((list(get_args(kind)) for kind in kinds if get_origin(kind) is Literal), [])

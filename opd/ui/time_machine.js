@@ -1,0 +1,176 @@
+/*
+ * A run's probes through time. `element`, `props`, `trigger`, `server` and `watch` are given to this script by
+ * Gradio; curves.js stands before it.
+ */
+const STEPS = [0.1, 0.25, 0.5, 1, 2, 4]; // where each step of the ramp begins, nats; as in the review
+const HURTS = 0.5; // nats: what a token must cost to count as a wound
+const POLL_MS = 3000;
+const ROW_HEIGHT = { most: 22, least: 2, all: 300 }; // CSS pixels
+
+const root = element.querySelector(".time-machine");
+const find = (selector) => root.querySelector(selector);
+const canvas = find("canvas");
+const slider = find("[type=range]");
+let shown = null; // { run, probe, steps, kl, pieces, first, at }; replaced for another run or probe
+
+// ------------------------------------------------------------------------------------------------ the barcode
+
+const heat = (kl) => STEPS.filter((from) => kl >= from).length;
+
+function drawBarcode() {
+  const { steps, kl, at } = shown;
+  if (!steps.length) return;
+  const { most, least, all } = ROW_HEIGHT;
+  const height = Math.max(least, Math.min(most, Math.floor(all / steps.length)));
+  const columns = Math.max(...kl.map((row) => row.length));
+  const marker = 6; // columns of device pixels at the left that mark the row of the scrubber
+  const scale = window.devicePixelRatio || 1;
+  canvas.style.height = `${height * steps.length}px`;
+  canvas.width = Math.max(1, Math.round(canvas.clientWidth * scale));
+  canvas.height = Math.round(height * steps.length * scale);
+  const colours = colourReader(root);
+  const ramp = [...STEPS.keys(), STEPS.length].map((i) => colours.of(`heat-${i}`));
+  const context = canvas.getContext("2d");
+  const [width, tall] = [(canvas.width - 2 * marker) / columns, height * scale];
+  kl.forEach((row, y) => {
+    row.forEach((value, x) => {
+      context.fillStyle = ramp[heat(value)];
+      context.fillRect(2 * marker + x * width, y * tall, width + 0.5, tall - (tall > 4 ? 1 : 0));
+    });
+    if (y === at) {
+      context.fillStyle = colours.of("ink");
+      context.fillRect(0, y * tall, marker, tall - (tall > 4 ? 1 : 0));
+    }
+  });
+  colours.done();
+}
+
+function drawScale() {
+  const names = STEPS.map((from, i) => [`heat-${i + 1}`, `≥ ${from}`]);
+  find(".scale").replaceChildren(
+    "KL, nats:",
+    ...[["heat-0", `< ${STEPS[0]}`], ...names].map(([colour, words]) => {
+      const entry = document.createElement("span");
+      const patch = document.createElement("i");
+      patch.style.setProperty("--step", `var(--${colour})`);
+      entry.append(patch, words);
+      return entry;
+    }),
+  );
+}
+
+// ------------------------------------------------------------------------------------------------ before and after
+
+function changeOf(before, now) {
+  if (before >= HURTS) return now >= HURTS ? "hurting" : "healed";
+  return now >= HURTS ? "new" : null;
+}
+
+async function drawText() {
+  const mine = shown;
+  const { at, steps } = mine;
+  if (!steps.length) return;
+  mine.pieces ??= await server.text(mine.run, mine.probe);
+  mine.first ??= await server.kl_at(mine.run, mine.probe, steps[0]);
+  const now = await server.kl_at(mine.run, mine.probe, steps[at]);
+  if (shown !== mine || mine.at !== at || !now || !mine.first || !mine.pieces) return;
+  const counts = { healed: 0, hurting: 0, new: 0 };
+  const marks = mine.pieces.map((piece, i) => {
+    const change = changeOf(mine.first[i], now[i]);
+    const mark = Object.assign(document.createElement("mark"), { textContent: piece });
+    mark.title = `KL ${mine.first[i].toFixed(2)} → ${now[i].toFixed(2)} nats`;
+    if (change) {
+      mark.dataset.change = change;
+      counts[change] += 1;
+    }
+    return mark;
+  });
+  find(".text").replaceChildren(...marks);
+  const words = { healed: "healed", hurting: "still hurting", new: "new" };
+  find(".change").replaceChildren(
+    Object.assign(document.createElement("b"), { textContent: `Step ${steps[0]} against step ${steps[at]} ` }),
+    "The same text; a token hurts from ", `${HURTS} nats on. `,
+    ...Object.entries(words).flatMap(([change, word]) => {
+      const key = Object.assign(document.createElement("mark"), { textContent: `${counts[change]} ${word}` });
+      key.dataset.change = change;
+      return [key, " "];
+    }),
+  );
+}
+
+// ------------------------------------------------------------------------------------------------ following
+
+function goTo(at) {
+  shown.at = Math.max(0, Math.min(at, shown.steps.length - 1));
+  slider.max = Math.max(0, shown.steps.length - 1);
+  slider.value = shown.at;
+  find("output").textContent = shown.steps[shown.at] ?? "";
+  slider.setAttribute("aria-valuetext", `step ${shown.steps[shown.at]}`);
+  drawBarcode();
+  drawText();
+}
+
+/** Ask for evaluations that are new; returns whether there are more to come. */
+async function askForMore() {
+  const mine = shown;
+  if (!mine.prompts?.length) {
+    mine.prompts = await server.prompts(mine.run);
+    if (shown !== mine) return true;
+    find(".probe").replaceChildren(
+      ...(mine.prompts ?? []).map((prompt, i) => new Option(`${i + 1}. ${prompt.replaceAll("↵\n", " ")}`, i)),
+    );
+    root.hidden = !mine.prompts?.length;
+  }
+  const news = await server.barcode(mine.run, mine.probe, mine.steps.at(-1) ?? -1);
+  if (shown !== mine) return true;
+  if (!news) return mine.prompts !== null;
+  const wasNewest = mine.at >= mine.steps.length - 1;
+  mine.steps.push(...news.steps);
+  mine.kl.push(...news.kl);
+  if (news.steps.length) goTo(wasNewest ? mine.steps.length - 1 : mine.at);
+  return news.live;
+}
+
+// What is not yet to be seen has no place on the page: its parent says whether the tab is looked at.
+const poll = new Poll(element, askForMore, POLL_MS);
+
+function follow(run, probe = 0) {
+  const prompts = shown?.run === run ? shown.prompts : null;
+  shown = { run, probe, prompts, steps: [], kl: [], pieces: null, first: null, at: 0 };
+  poll.start();
+}
+
+const look = () => trigger("look", { run: shown.run, step: shown.steps[shown.at], probe: shown.probe });
+let waiting = 0;
+slider.addEventListener("input", () => {
+  goTo(Number(slider.value));
+  if (!shown.looked) return;
+  clearTimeout(waiting); // the answers follow the scrubber once they have been asked for
+  waiting = setTimeout(look, 250);
+});
+find(".look").addEventListener("click", () => {
+  shown.looked = true;
+  look();
+});
+find(".probe").addEventListener("change", (event) => follow(shown.run, Number(event.target.value)));
+canvas.addEventListener("click", ({ offsetY }) => {
+  goTo(Math.floor((offsetY / canvas.clientHeight) * shown.steps.length));
+});
+canvas.addEventListener("keydown", ({ key }) => {
+  const by = { ArrowUp: -1, ArrowDown: 1 }[key];
+  if (by) goTo(shown.at + by);
+});
+const redraw = () => shown && drawBarcode();
+new ResizeObserver(redraw).observe(canvas.parentElement);
+new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+function showValue() {
+  const { run } = JSON.parse(props.value || "{}");
+  if (run && run !== shown?.run) follow(run);
+  else if (run) poll.start();
+}
+
+drawScale();
+watch("value", showValue);
+showValue();

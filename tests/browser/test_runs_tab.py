@@ -1,0 +1,154 @@
+"""The Runs tab: runs are found, compared, annotated, taken along and deleted; a race is watched there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "steps": 2,
+    "prompts_per_step": 8,
+    "eval_every": 1,
+    "eval_prompts": 8,
+    "max_tokens": 48,
+    "save_every": 1,
+}
+LINES = "document.querySelector('#overlay [data-curve={}]')?.data?.map(({{ name }}) => name)"
+
+
+@pytest.fixture(scope="module")
+def runs(home: Path) -> list[str]:
+    """Two runs that differ in the seed."""
+    for seed, name in enumerate(("north", "south")):
+        flags = [w for key, value in SMALL.items() for w in (f"--{key.replace('_', '-')}", str(value))]
+        subprocess.run(
+            [sys.executable, "-m", "opd", "train", "--name", name, "--seed", str(seed), *flags],
+            cwd=ROOT,
+            env=os.environ | {"OPD_HOME": str(home), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+        )
+    return ["north", "south"]
+
+
+def open_runs(page, *chosen: str) -> None:
+    page.get_by_role("tab", name="Runs").click()
+    for name in chosen:
+        page.locator(f"[data-run={name}] [type=checkbox]").check()
+        page.wait_for_selector(f"#about-heading:has-text('{name}')")
+
+
+def test_runs_are_searched_laid_over_each_other_and_compared_in_their_settings(runs, page):
+    open_runs(page, *runs)
+    row = page.locator("[data-run=north]").inner_text()
+    assert "finished" in row
+    assert "2 / 2" in row
+    page.wait_for_function(f"{LINES.format('accuracy')}?.join() === 'north,south'")
+    steps = page.evaluate("document.querySelector('#overlay [data-curve=kl]').data[0].x")
+    assert steps == [1, 2]
+    page.locator("#overlay .axis").select_option("tokens")
+    tokens = "document.querySelector('#overlay [data-curve=kl]').data[0].x"
+    page.wait_for_function(f"{tokens}[0] > 8")
+    first, second = page.evaluate(tokens)
+    assert first < second
+    assert page.locator("#overlay .diff tbody tr").all_inner_texts() == ["seed\t0\t1"]
+
+    page.locator("#runs [type=search]").fill("south")
+    page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 1")
+    page.locator("#runs [type=search]").fill("no such run")
+    page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 0")
+
+
+def test_a_note_and_the_baseline_are_kept(runs, page):
+    open_runs(page, "north")
+    page.locator("#note textarea").fill("The one <b>to</b> beat")
+    page.locator("#keep-note").click()
+    page.wait_for_selector("[data-run=north] .note:has-text('The one <b>to</b> beat')")
+    page.locator("#pin").click()
+    page.wait_for_selector("[data-run=north]:has-text('★')")
+    page.reload()
+    open_runs(page, "south")
+    # The baseline joins what is chosen.
+    page.wait_for_function(f"{LINES.format('accuracy')}?.join() === 'south,north'")
+    open_runs(page, "north")
+    assert page.locator("#note textarea").input_value() == "The one <b>to</b> beat"
+    page.locator("#pin").click()
+    page.wait_for_selector("[data-run=north]:not(:has-text('★'))")
+
+
+def test_two_checkpoints_answer_the_same_prompts_side_by_side(runs, page):
+    open_runs(page, "north")
+    assert page.locator("#first-checkpoint input").input_value() == "step 1 of north"
+    page.locator("#compare-n input").fill("2")
+    page.locator("#compare").click()
+    page.wait_for_selector("#compared .pane >> nth=1", timeout=90_000)
+    assert page.locator("#compared .pane-title").all_inner_texts() == ["step 1 of north", "step 2 of north"]
+
+
+def test_metrics_and_weights_are_taken_along(runs, page, tmp_path):
+    open_runs(page, "north")
+    for button, name in (("#csv", "north-metrics.csv"), ("#make-zip", "north.zip")):
+        page.locator(button).click()
+        link = page.locator(f"#zip a[download='{name}']")
+        with page.expect_download() as waiting:
+            link.click()
+        waiting.value.save_as(tmp_path / name)
+    assert (tmp_path / "north-metrics.csv").read_text().count("\n") == 1 + 3
+    assert "north/model.safetensors" in zipfile.ZipFile(tmp_path / "north.zip").namelist()
+
+
+def test_publishing_asks_for_what_it_needs_and_forgets_the_token(runs, page):
+    open_runs(page, "north")
+    page.locator("#publish .label-wrap").click()
+    assert page.locator("#hub-token input").get_attribute("type") == "password"
+    page.locator("#do-publish").click()
+    page.locator(".toast-body:has-text('a token that may write there')").wait_for()
+
+
+def test_a_run_is_deleted_only_when_that_is_confirmed(runs, page, home):
+    shutil.copytree(home / "runs" / "south", home / "runs" / "doomed", dirs_exist_ok=True)
+    open_runs(page, "doomed")
+    page.locator("#delete").click()
+    page.locator("#keep-run").click()
+    page.locator("#really-delete").wait_for(state="hidden")
+    page.locator("#delete").click()
+    page.locator("#really-delete").click()
+    page.wait_for_selector("[data-run=doomed]", state="detached")
+    assert not (home / "runs" / "doomed").exists()
+
+
+def test_a_run_is_opened_on_the_train_tab(runs, page):
+    open_runs(page)
+    page.locator("[data-run=south]").get_by_role("button", name="Open").click()
+    page.wait_for_selector(".run-view .run-name:text-is('south')")
+
+
+def test_a_race_is_watched_on_shared_axes(page):
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#card-recipe .fold .label-wrap").click()
+    for name, value in (SMALL | {"save_every": 20}).items():
+        page.locator(f"#setting-{name} input").first.fill(str(value))
+    page.locator("#race .label-wrap").click()
+    page.locator("#race-methods label:has-text('RL')").click()  # it would take 128 completions a step
+    page.locator("#race-name textarea").fill("derby")
+    page.locator("#start-race").click()
+    page.wait_for_function(f"{LINES.format('accuracy')}?.join() === 'derby-full,derby-sft'")
+    page.wait_for_selector("[data-run=derby-sft]:has-text('finished')", timeout=120_000)
+    done = (
+        "document.querySelector('#overlay [data-curve=kl]').data.map(({ x }) => x.at(-1))?.join() === '2,2'"
+    )
+    page.wait_for_function(done)
+
+
+def test_a_race_without_a_name_is_refused(page):
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#race .label-wrap").click()
+    page.locator("#start-race").click()
+    page.locator(".toast-body:has-text('Give the race a name')").wait_for()
