@@ -164,7 +164,7 @@ function curveLayout(root, colours, panel, width) {
     hoverdistance: -1,
     barmode: "stack",
     bargap: 0.15,
-    dragmode: "zoom",
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // there a drag scrolls the page
     hoverlabel: { bgcolor: colours.of("sheet"), bordercolor: colours.of("line"), font: { color: colours.of("ink") } },
     xaxis: { ...axis, rangemode: "tozero", ...width, title: { text: width.title ?? "step", standoff: 4 } },
     yaxis: { ...axis, tickformat: panel.unit, ...height },

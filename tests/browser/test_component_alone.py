@@ -287,6 +287,19 @@ def test_actions_say_where_and_what(open_component, answer):
     ]
 
 
+def test_any_listed_token_can_be_forced_however_unlikely(open_component):
+    page = open_component(make_review(PIECES, student_gives=0.9999))
+    page.locator(".token").nth(8).click()
+    no = page.get_by_label("Let the student go on from here with ·no")
+    page.get_by_text("3 less likely").wait_for()
+    assert not no.is_visible()
+    page.get_by_text("3 less likely").click()
+    no.click()
+    page.wait_for_function("told.some(([name]) => name === 'branch')")
+    [forced] = [data for name, data in page.evaluate("told") if name == "branch"]
+    assert forced["token"] == len(PIECES) + 1
+
+
 def test_without_listeners_there_are_no_buttons(open_component, answer):
     page = open_component(answer, actions=[])
     page.locator(".token").nth(8).click()

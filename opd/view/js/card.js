@@ -30,7 +30,7 @@ function fillCard(card, template, pane, index, details) {
   if (index < (review.branch?.at ?? 0)) judgement.append(make("span", "verdict", "as before"));
 
   find(".sentence").append(...(details ? sentence(details) : ["What the models wanted here is not at hand."]));
-  if (details) find(".candidates").append(...details.candidates.map((candidate) => candidateRow(candidate)));
+  if (details) find(".candidates").append(...details.candidates.map(candidateRow), ...unlikely(details));
   else find(".candidates").remove();
   const figures = FIGURES.filter(([name]) => details?.figures[name] !== undefined);
   replaceTerms(find(".figures"), [
@@ -83,6 +83,13 @@ function candidateRow({ id, text, student, teacher, sampled }) {
   const row = make("div", sampled ? "candidate sampled" : "candidate", shareBar("student", student), name, shareBar("teacher", teacher));
   row.dataset.token = id;
   return row;
+}
+
+/** The rest of both models' lists, folded away. */
+function unlikely({ listed, candidates }) {
+  const rest = listed.filter((candidate) => !candidates.includes(candidate));
+  if (!rest.length) return [];
+  return [make("details", "unlikely", make("summary", "", `${rest.length} less likely`), ...rest.map(candidateRow))];
 }
 
 /** Add to the pinned card what can be done from here: only what somebody listens to. `target()` says where. */

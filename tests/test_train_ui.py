@@ -1,0 +1,111 @@
+"""What the Train tab tells its viewers and makes of its inputs, without a browser."""
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from opd.config import DistillConfig, make_config
+from opd.presets import PRESETS
+from opd.runs import create_run
+from opd.traces import Push, moved_as_meant
+from opd.trajectory import StepReport
+from opd.ui import feed
+from opd.ui.feed import news_of
+from opd.ui.setup_card import SetupCard
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPD_HOME", str(tmp_path))
+    feed._read.cache_clear()
+
+
+@pytest.fixture
+def card():
+    with gr.Blocks():
+        return SetupCard()
+
+
+def values(card: SetupCard, **settings):
+    """What the page sends: every field, as it stands there."""
+    return [settings.get(name, field.value) for name, field in card.fields.items()]
+
+
+def test_only_what_is_new_is_told():
+    run = create_run("told", DistillConfig(steps=5))
+    run.append(StepReport(1, {"loss": 0.5}))
+    run.log_event("note", step=1, message="Something happened.")
+    news = news_of("told", None)
+    assert [row["step"] for row in news["rows"]] == [1]
+    assert news["happened"] == [{"kind": "note", "text": "Step 1: Something happened."}]
+    run.append(StepReport(2, {"loss": 0.4}))
+    run.log_event("alarm", kind="x", step=2, message="Watch out.", metric="loss", evidence="rollout")
+    later = news_of("told", news["cursor"])
+    assert [row["step"] for row in later["rows"]] == [2]
+    assert later["happened"] == [
+        {"kind": "alarm", "text": "Step 2: Watch out.", "step": 2, "metric": "loss", "evidence": "rollout"}
+    ]
+    assert not later["restart"]
+
+
+def test_viewers_of_a_moment_share_one_reading(monkeypatch):
+    create_run("shared", DistillConfig())
+    monkeypatch.setattr(feed.time, "monotonic", lambda: 7.0)
+    assert news_of("shared", None) is news_of("shared", None)
+    first = news_of("shared", None)
+    monkeypatch.setattr(feed.time, "monotonic", lambda: 7.0 + feed.MOMENT)
+    assert news_of("shared", None) is not first
+
+
+def test_a_run_that_nobody_works_on_says_how_it_goes_on():
+    create_run("dead", DistillConfig()).log_event("started", step=0)
+    news = news_of("dead", None)
+    assert (news["state"], news["live"], news["resumable"]) == ("interrupted", False, True)
+    assert news["message"].endswith("Resume goes on from the beginning: it had no checkpoint.")
+
+
+def test_while_a_run_loads_the_end_of_its_log_is_told():
+    run = create_run("loading", DistillConfig())
+    (run.path / "log.txt").write_text("Fetching:  10%\rFetching:  80%")
+    with run.hold():
+        run.take_over()
+        assert news_of("loading", None)["message"] == "Fetching:  80%"
+
+
+def test_a_run_that_is_not_there_is_gone():
+    assert news_of("../etc", "x") == {"gone": True}
+
+
+def test_the_cards_hold_every_setting_and_begin_with_the_defaults(card):
+    assert {*card.fields, "lessons"} == DistillConfig.model_fields.keys()
+    assert card.config(values(card)) == DistillConfig()
+
+
+def test_what_is_filled_in_counts_and_hidden_options_do_not(card):
+    given = values(
+        card, steps=2, learning_rate="3e-4", objective="sft", beta="0.9", gradient_checkpointing=True
+    )
+    assert card.config(given) == make_config(
+        {"steps": 2, "learning_rate": 3e-4, "objective": "sft", "gradient_checkpointing": True}
+    )
+
+
+def test_what_does_not_fit_is_named(card):
+    with pytest.raises(ValueError, match="beta"):
+        card.config(values(card, objective="jsd", beta="2"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
+    _, *filled = card._start_from(name, values(card, seed=5))
+    settings = dict(zip(card.fields, [update["value"] for update in filled], strict=True))
+    config = card.config(values(card, **settings))
+    assert config.seed == 5
+    assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes
+
+
+def test_how_many_tokens_moved_as_they_were_meant_to():
+    advantage = np.array([1, -1, -2, 0, 3], np.float32)
+    change = np.array([0.1, -0.1, 0.2, 0.5, 0], np.float32)
+    assert moved_as_meant([Push(advantage, change)]) == (2 / 3, 3)
+    assert moved_as_meant([Push(0 * advantage, change)]) == (0.0, 0)
