@@ -3,13 +3,14 @@
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 
 from opd.config import DistillConfig, make_config
 from opd.presets import PRESETS
 from opd.runs import create_run
 from opd.traces import Push, moved_as_meant
 from opd.trajectory import StepReport
-from opd.ui import feed
+from opd.ui import feed, pairs
 from opd.ui.feed import news_of
 from opd.ui.setup_card import SetupCard
 
@@ -109,3 +110,21 @@ def test_how_many_tokens_moved_as_they_were_meant_to():
     change = np.array([0.1, -0.1, 0.2, 0.5, 0], np.float32)
     assert moved_as_meant([Push(advantage, change)]) == (2 / 3, 3)
     assert moved_as_meant([Push(0 * advantage, change)]) == (0.0, 0)
+
+
+def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("opd.models.resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("opd.models.load_model", lambda name, device: loaded.append((name, device)))
+    monkeypatch.setattr("opd.models.Pair", lambda student, teacher: None)
+    monkeypatch.setattr(pairs, "holders", lambda: {"cuda:0": "busy", "cpu": "other"})
+    pairs._loaded_model.cache_clear()
+    pairs.loaded_pair("a", "b")
+    assert loaded == [("a", "cpu"), ("b", "cpu")]
+    with pytest.raises(ValueError, match="The run busy holds cuda:0"):
+        pairs.refuse_if_taken(["cuda:0"])
+    pairs.refuse_if_taken(["cpu", "cuda:1"])
+    monkeypatch.setattr(pairs, "holders", dict)
+    pairs.loaded_pair("a", "b")
+    assert loaded[2:] == [("a", "auto"), ("b", "auto")]
+    pairs._loaded_model.cache_clear()
