@@ -79,7 +79,7 @@ def over_chunks(
     """
     rows = max(1, chunk_elements // student.vocabulary)
     leaf = student.hidden.detach().requires_grad_(backward)
-    parts: list[dict[str, Tensor]] = []
+    out: dict[str, Tensor] = {}
     for start in range(0, len(student), rows):
         cut = slice(start, start + rows)
         with torch.no_grad():
@@ -90,10 +90,15 @@ def over_chunks(
                 signals["loss"] = loss.detach()
                 if backward:
                     loss.sum().backward()
-        parts.append(signals)
+        for name, part in signals.items():
+            # Into one tensor at once: small tensors that outlive a chunk would lie between its large ones, and
+            # the C allocator could not give those back.
+            if name not in out:
+                out[name] = part.new_empty((len(student), *part.shape[1:]))
+            out[name][cut] = part
     if backward and leaf.grad is not None:
         student.hidden.backward(leaf.grad)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return out
 
 
 def sampled(logprobs: Tensor, ids: Tensor) -> Tensor:

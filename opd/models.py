@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,9 +16,17 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
+from opd.engines.attention import use_grouped_attention
+from opd.hub import is_hub_id
 from opd.paths import assets_dir
 from opd.trajectory import Prompt
 
@@ -52,6 +60,10 @@ class LanguageModel:
     model: Any
     tokenizer: Any
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Choose the faster of two equal attentions."""
+        use_grouped_attention(self.causal_lm)
 
     @property
     def device(self) -> torch.device:
@@ -336,7 +348,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
         options |= {"quantization_config": _quantization(dtype), "device_map": {"": where}}
     if device == "offload":
         options["device_map"] = "auto"
-    path = _locate(name)
+    path = locate(name)
     if checkpoints := sorted(Path(path).glob("checkpoints/step-*")):
         raise ValueError(
             f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
@@ -389,16 +401,42 @@ def load_pair(
     )
 
 
-def _locate(name: str) -> str:
-    """Return the folder behind a name, or the name itself where it is a hub id."""
+def load_skeleton(name: str) -> LanguageModel:
+    """Load all of a model but its weights, for one that lives in another process or on another machine.
+
+    It renders prompts and knows its vocabulary, its context and its end tokens; it computes nothing.
+
+    Raises:
+        ValueError: the name cannot be used.
+    """
+    path = locate(name)
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(f"{name} is an adapter. Merge it into its base model, and give the folder of that.")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        with contextlib.suppress(OSError):  # not every model has one
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+    return LanguageModel(name, model, tokenizer)
+
+
+def locate(name: str) -> str:
+    """Return the folder behind a name, or the name itself where it is a hub id.
+
+    Raises:
+        ValueError: there is no such folder, and the name cannot be a hub id.
+    """
     if not name.strip():
         raise ValueError("No model was named. Give a folder, a hub id, demo-student or demo-teacher.")
     if name in DEMO_MODELS:
         return str(assets_dir() / DEMO_MODELS[name])
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser().resolve())  # an adapter names its base: that must hold anywhere
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") != 1 or Path(name).is_file()
-    if looks_local:
+    if not is_hub_id(name):
         raise ValueError(
             f"There is no model folder {name!r}. Give an existing folder, a hub id like Qwen/Qwen3-0.6B, "
             f"or one of {', '.join(DEMO_MODELS)}."
@@ -435,9 +473,9 @@ def _load_adapter(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     base = config.base_model_name_or_path
     if not base:
         raise ValueError("its adapter_config.json names no base model.")
-    model = PeftModel.from_pretrained(_load_weights(_locate(base), options), path, is_trainable=False)
+    model = PeftModel.from_pretrained(_load_weights(locate(base), options), path, is_trainable=False)
     own_tokenizer = (Path(path) / "tokenizer_config.json").exists()
-    return model, path if own_tokenizer else _locate(base)
+    return model, path if own_tokenizer else locate(base)
 
 
 def _first_sentence(error: Exception) -> str:

@@ -10,7 +10,7 @@ import opd
 from opd import doctor
 from opd.distillation import distill
 from opd.doctor import AGREEMENT, Finding, check_sampler, estimate_memory, examine, free_memory, skeleton
-from opd.engines.transformers import TransformersSampler, batches, distributions
+from opd.engines.transformers import TransformersSampler, distributions
 from opd.models import LanguageModel, Pair
 from opd.tasks import TaskOptions, load_task
 
@@ -385,11 +385,8 @@ def test_the_estimate_of_an_update_is_near_what_autograd_keeps(shape):
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    (group,) = batches(trajectories, 10**6)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        distributions(
-            run.student, [trajectories[i] for i in group], side="student", temperature=1.0, vocabulary=261
-        )
+        distributions(run.student, trajectories, side="student", temperature=1.0, vocabulary=261)
     weights = {p.untyped_storage().data_ptr() for p in run.student.model.parameters()}
     measured = sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
     longest = max(len(t.prompt_ids) + len(t) - 1 for t in trajectories)

@@ -1,12 +1,25 @@
 """Sampling and scoring with transformers: the truths that every engine must keep."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from tiny import make_model, make_tokenizer
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    Lfm2Config,
+    Qwen3Config,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import opd
+from opd.engines.attention import grouped_attention
+from opd.engines.columns import ColumnsCache
 from opd.engines.transformers import TransformersSampler, batches, distributions, draw
 from opd.models import LanguageModel, Pair
 from opd.sampling import requests, uniforms
@@ -234,3 +247,102 @@ def test_a_model_with_an_unknown_head_falls_back_to_its_own_logits():
 def _scaled(output):
     output.logits = output.logits * 0.5
     return output
+
+
+KEEPS = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 264, "head_dim": 16,
+    "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+CACHES = {
+    "keys and values, grouped heads": Qwen3Config(**KEEPS),
+    "windows of 12 tokens": Gemma2Config(**KEEPS, sliding_window=12, query_pre_attn_scalar=16),
+    "learned positions": GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=264, n_positions=256),
+    "attention without sdpa": Qwen3Config(**KEEPS, attn_implementation="eager"),
+    "convolutions": Lfm2Config(**KEEPS, layer_types=["conv", "full_attention"]),
+}
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_rows_that_come_and_go_are_sampled_as_if_each_were_alone(kind, monkeypatch):
+    """40 requests through 6 rows: refilled, with the cache widened and cut, against one row at a time."""
+    torch.manual_seed(0)
+    config = CACHES[kind]
+    config.eos_token_id = make_tokenizer().eos_token_id
+    model = LanguageModel("m", AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
+    with torch.no_grad():
+        for p in model.model.parameters():
+            p.mul_(3)
+    prompts = ["hi", "What is 7 + 3?", "A somewhat longer question, so that rows differ.", "ok"]
+    asked = requests(model, prompts, n=10, seed=2, max_tokens=90)
+    happened = Counter()
+    for name in ("enter", "drop_left"):
+        watch(monkeypatch, ColumnsCache, name, happened)
+
+    together = {(t.prompt_index, t.sample_index): t for t in TransformersSampler(model, 6).sample(asked)}
+    refills = kind != "convolutions"
+    assert bool(happened["enter"] > 10) == refills
+    assert bool(happened["drop_left"]) == refills
+    for request in asked:
+        (alone,) = TransformersSampler(model, 1).sample([request])
+        t = together[request.prompt_index, request.sample_index]
+        assert t.completion_ids.tolist() == alone.completion_ids.tolist()
+        logprobs = torch.log_softmax(plain_logits(model, t), -1)
+        taken = logprobs.gather(1, torch.tensor(t.completion_ids)[:, None])[:, 0]
+        np.testing.assert_allclose(t.behaviour_logprobs, taken, atol=1e-4)
+
+
+def watch(monkeypatch, owner, name, happened):
+    inner = getattr(owner, name)
+
+    def spy(*args):
+        happened[name] += 1
+        return inner(*args)
+
+    monkeypatch.setattr(owner, name, spy)
+
+
+def test_the_sampler_follows_the_models_distribution_of_two_tokens():
+    """Chi-square over 6,000 completions of two tokens, rare pairs pooled; fixed seed, alpha = 1e-4."""
+    model = make_model(0, initializer_range=0.6)
+    done = opd.sample(model, ["hi"], n=6_000, max_tokens=2, seed=1)
+    prompt = torch.tensor(done[0].prompt_ids)
+    v = model.vocabulary
+    with torch.no_grad():
+        first = torch.softmax(model.model(input_ids=prompt[None]).logits[0, -1, :v].double(), -1)
+        likely = (first * 6_000 >= 1).nonzero()[:, 0]
+        rows = torch.cat([prompt.expand(len(likely), -1), likely[:, None]], 1)
+        second = torch.softmax(model.model(input_ids=rows).logits[:, -1, :v].double(), -1)
+    expected = {}
+    for token, after in zip(likely.tolist(), second, strict=True):
+        if token in model.eos_ids:
+            expected[token, None] = 6_000 * float(first[token])
+        else:
+            expected |= {(token, i): 6_000 * float(first[token] * p) for i, p in enumerate(after)}
+    seen = Counter((t.completion_ids[0], t.completion_ids[1] if len(t) > 1 else None) for t in done)
+    cells = [key for key, count in expected.items() if count >= 5]
+    observed = np.array([seen[key] for key in cells] + [6_000 - sum(seen[key] for key in cells)])
+    wanted = np.array([expected[key] for key in cells])
+    wanted = np.append(wanted, 6_000 - wanted.sum())
+    assert len(cells) > 20
+    statistic, freedom = ((observed - wanted) ** 2 / wanted).sum(), len(cells)
+    assert torch.special.gammaincc(torch.tensor(freedom / 2), torch.tensor(statistic / 2)) > 1e-4
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_attention_equals_that_of_transformers(groups):
+    generator = torch.Generator().manual_seed(groups)
+    query = torch.randn(3, 8, 1, 16, generator=generator)
+    key, value = (torch.randn(3, 8 // groups, 9, 16, generator=generator) for _ in range(2))
+    mask = torch.rand(3, 1, 1, 9, generator=generator) < 0.6
+    mask[..., -1] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+    ours, _ = grouped_attention(module, query, key, value, mask, scaling=0.2)
+    theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.2)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_batches_stop_where_a_row_would_be_mostly_padding(pair):
+    lengths = [400] * 3 + [300] * 4 + [30] * 20
+    done = [Trajectory(np.arange(2), np.zeros(n - 2, int), None, None, np.arange(2)) for n in lengths]
+    assert [len(group) for group in batches(done, 8192)] == [3, 4, 20]

@@ -1,0 +1,76 @@
+"""Attention of one new token a row over grouped heads, without copying the cache to undo the grouping.
+
+transformers' ``sdpa`` repeats every key and value head once for each query head that shares it as soon as
+there is a mask, and in a batch there always is one. For a single new token the queries of a group can stand
+in as the positions of one head: the same products and sums, and the cache is read where it lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sdpa_grouped"
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Attend as transformers' ``sdpa`` does.
+
+    Args:
+        module: the attention layer.
+        query: ``[B, H, Q, D]``.
+        key: ``[B, H / G, L, D]``.
+        value: the same, of the values.
+        attention_mask: ``[B or 1, 1, Q, L]``.
+        kwargs: what else the layer says.
+
+    Returns:
+        ``[B, Q, H, D]`` and no weights.
+    """
+    batch, heads, new, size = query.shape
+    # A bias by position differs between the heads of a group.
+    if new > 1 or heads == key.shape[1] or attention_mask is None or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    out = scaled_dot_product_attention(
+        query.reshape(batch, key.shape[1], -1, size),
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=kwargs.get("dropout", 0.0),
+        scale=kwargs.get("scaling"),
+    )
+    return out.reshape(batch, new, heads, -1), None
+
+
+def mask_once(*args: Any, q_length: int, dtype: torch.dtype, **kwargs: Any) -> Tensor | None:  # noqa: ANN401
+    """Make transformers' ``sdpa`` mask; for one new token in the additive form each layer would make.
+
+    With several new tokens a row of padding may see nothing, which only the boolean mask survives.
+    """
+    mask = sdpa_mask(*args, q_length=q_length, dtype=dtype, **kwargs)
+    if mask is None or q_length > 1:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
+AttentionInterface.register(NAME, grouped_attention)
+AttentionMaskInterface.register(NAME, mask_once)
+
+
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """Let a model that uses transformers' ``sdpa`` use this."""
+    if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(NAME)
