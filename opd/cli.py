@@ -109,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "distil the teacher into the student")
     train.add_argument("--name", help="name of the run (default: a new one)")
-    train.add_argument("--resume", metavar="NAME", help="continue a run; its own settings apply")
+    train.add_argument(
+        "--resume",
+        metavar="NAME",
+        help="continue a run; its own settings apply, but more --steps prolong it",
+    )
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
     train.add_argument("--preset", metavar="NAME", help=f"start from one of {', '.join(PRESETS)}")
     train.add_argument(
@@ -180,6 +184,9 @@ def _add_run_actions(runs: argparse.ArgumentParser) -> None:
         "other", help="the other run"
     )
     action("csv", _print_csv, "print the metrics as CSV")
+    action("report", _report_run, "write a page about a run that works offline").add_argument(
+        "file", type=Path, metavar="FILE.html", help="the file to write"
+    )
     action("note", _note_run, "write a note about a run").add_argument("text", help="the note")
     action("pin", _pin_run, "make a run the baseline that others are compared with")
     for name, run, text in (
@@ -413,9 +420,10 @@ def _train(options: argparse.Namespace) -> None:
 
     given = _given(options)
     if options.resume:
+        steps = given.pop("steps", None)
         if given or options.config or options.name or options.preset or options.dry_run:
-            raise ValueError("--resume continues a run with its own settings; it takes no others.")
-        _work(open_run(options.resume))
+            raise ValueError("--resume continues a run with its own settings; it takes none but --steps.")
+        _work(open_run(options.resume), steps)
         return
     start = dict(preset(options.preset).changes) if options.preset else {}
     saved = read_config(options.config) if options.config else {}
@@ -501,6 +509,17 @@ def _print_csv(options: argparse.Namespace) -> None:
     print(metrics_csv(open_run(options.name)), end="")
 
 
+def _report_run(options: argparse.Namespace) -> None:
+    from opd.history import read_note
+    from opd.runs import open_run
+    from opd.trajectory import write_atomically
+    from opd.view.report import render_report
+
+    run = open_run(options.name)
+    write_atomically(options.file, render_report(run, read_note(run)))
+    print(f"Saved to {options.file}.")
+
+
 def _note_run(options: argparse.Namespace) -> None:
     from opd.history import write_note
     from opd.runs import open_run
@@ -533,38 +552,45 @@ def _publish_run(options: argparse.Namespace) -> None:
     print(publish(run, options.repo, token, step=options.step, private=not options.public))
 
 
-def _work(run: Any) -> None:  # noqa: ANN401
-    """Train a run here, with a progress bar; Ctrl-C stops it after the current step, with a checkpoint."""
+def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
+    """Train a run here, with a progress bar; Ctrl-C stops it after the current step, with a checkpoint.
+
+    ``steps`` prolongs it first.
+    """
     import signal
 
     from tqdm import tqdm
 
-    from opd.jobs import work
+    from opd.jobs import prolong, work
 
     seconds = 0.0
-    with run.hold(), tqdm(total=run.config.steps, unit="step", dynamic_ncols=True) as bar:
+    with run.hold():
+        if steps is not None:
+            prolong(run, steps)
+            print(run.notes()[-1])
+        with tqdm(total=run.config.steps, unit="step", dynamic_ncols=True) as bar:
 
-        def show(report: Any) -> None:  # noqa: ANN401
-            nonlocal seconds
-            metrics = report.metrics
-            bar.update(report.step - bar.n)
-            if "reverse_kl" in metrics:
-                bar.set_postfix_str(f"KL {metrics['reverse_kl']:.3f} nats/token")
-                seconds += sum(metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update"))
-            if "heldout_accuracy" in metrics:
-                bar.write(
-                    f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
-                    f"{metrics['heldout_n']}, teacher {metrics['teacher_accuracy']:.1%}"
-                )
-            for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
-                bar.write(note)
+            def show(report: Any) -> None:  # noqa: ANN401
+                nonlocal seconds
+                metrics = report.metrics
+                bar.update(report.step - bar.n)
+                if "reverse_kl" in metrics:
+                    bar.set_postfix_str(f"KL {metrics['reverse_kl']:.3f} nats/token")
+                    seconds += sum(metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update"))
+                if "heldout_accuracy" in metrics:
+                    bar.write(
+                        f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
+                        f"{metrics['heldout_n']}, teacher {metrics['teacher_accuracy']:.1%}"
+                    )
+                for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
+                    bar.write(note)
 
-        run.take_over()
-        before = signal.signal(signal.SIGINT, lambda *_: run.ask("stop"))
-        try:
-            work(run, show, on_wait=bar.write)
-        finally:
-            signal.signal(signal.SIGINT, before)
+            run.take_over()
+            before = signal.signal(signal.SIGINT, lambda *_: run.ask("stop"))
+            try:
+                work(run, show, on_wait=bar.write)
+            finally:
+                signal.signal(signal.SIGINT, before)
     status = run.status()
     print(f"Run {run.name} {status.state} at step {status.step} of {status.steps}.")
     print(f"Training took {seconds:.1f} s, loading and evaluation not counted.")

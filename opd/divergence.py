@@ -91,8 +91,8 @@ def over_chunks(
                 if backward:
                     loss.sum().backward()
         for name, part in signals.items():
-            # Into one tensor at once: small tensors that outlive a chunk would lie between its large ones, and
-            # the C allocator could not give those back.
+            # Into one tensor at once: small tensors that outlive a chunk would lie between its large ones,
+            # which the C allocator could then not give back.
             if name not in out:
                 out[name] = part.new_empty((len(student), *part.shape[1:]))
             out[name][cut] = part

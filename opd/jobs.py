@@ -16,8 +16,9 @@ from typing import Any
 from opd.alarms import alarms_at
 from opd.config import DistillConfig
 from opd.devices import Place, stand_in_line, waiting_sentence
-from opd.distillation import Distillation, distill
+from opd.distillation import Distillation, distill, learning_rate
 from opd.doctor import examine
+from opd.hub import absent, fetch
 from opd.models import resolve_device
 from opd.runs import Race, Run, create_run, merit
 from opd.trajectory import StepReport
@@ -74,7 +75,27 @@ def _wait_for_turn(run: Run, place: Place, on_wait: Callable[[str], None]) -> bo
     return True
 
 
+def _fetch_models(run: Run) -> bool:
+    """Download models that are not here, with a line of progress; False: a stop was asked for meanwhile.
+
+    Raises:
+        ValueError: one cannot be downloaded.
+    """
+    config = run.config
+    for name in absent([config.student, config.teacher, *(lesson.teacher for lesson in config.lessons)]):
+        with contextlib.closing(fetch(name)) as download:
+            for progress in download:
+                print(f"\r{progress}", end="", file=sys.stderr, flush=True)
+                if run.asked() in ("stop", "keep_best"):
+                    run.log_event("stopped", message=f"Stopped while {name} was being downloaded.")
+                    return False
+        print(file=sys.stderr)
+    return True
+
+
 def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
+    if not _fetch_models(run):
+        return
     distillation = distill(run.config)
     state = run.load_checkpoint()
     if state is not None:
@@ -187,16 +208,46 @@ def start(config: DistillConfig, name: str) -> Run:
     return run
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, steps: int | None = None) -> None:
     """Go on with a run in a process of its own, from its newest checkpoint.
+
+    Args:
+        run: the run.
+        steps: prolong it to so many updates; see :func:`prolong`.
 
     Raises:
         RunBusyError: a process works on it already.
-        ValueError: it is finished.
+        ValueError: it is finished, or cannot be prolonged to that.
     """
-    if run.status().state == "finished":
-        raise ValueError(f"The run {run.name} is finished; there is nothing to resume.")
-    _spawn(run)
+    if steps is None and run.status().state == "finished":
+        raise ValueError(
+            f"The run {run.name} is finished. To go on with it, ask for more than {run.config.steps} steps."
+        )
+    _spawn(run, steps)
+
+
+def prolong(run: Run, steps: int) -> None:
+    """Let a run make more updates, holding its lock; an event says what that means.
+
+    From its newest checkpoint on it is what a run of ``steps`` would be with that state. So the learning rate
+    follows the schedule of the new total: where it had come down to almost nothing it jumps up again.
+
+    Raises:
+        ValueError: it makes that many steps anyway, or the budget of its race is spent.
+    """
+    before, race, step = run.config, run.race(), run.saved_step
+    if steps <= before.steps:
+        raise ValueError(f"The run {run.name} makes {before.steps} steps already: ask for more.")
+    if race and race.is_over(run.rows()):
+        raise ValueError(f"The run {run.name} has spent the budget of its race {race.name}.")
+    run.set_steps(steps)
+    old, new = learning_rate(before, max(1, step)), learning_rate(run.config, step + 1)
+    run.log_event(
+        "note",
+        step=step,
+        message=f"Prolonged from {before.steps} to {steps} steps. The learning rate follows the schedule of "
+        f"the new total: {new:.3g} next, after {old:.3g}, and then down to zero once more.",
+    )
 
 
 def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
@@ -224,8 +275,10 @@ def start_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
     return runs
 
 
-def _spawn(run: Run) -> None:
+def _spawn(run: Run, steps: int | None = None) -> None:
     with run.hold() as descriptor, (run.path / "log.txt").open("ab") as log:
+        if steps is not None:
+            prolong(run, steps)
         run.take_over()
         subprocess.Popen(
             [sys.executable, "-m", "opd.jobs", str(run.path.resolve()), str(descriptor)],

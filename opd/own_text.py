@@ -10,14 +10,16 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opd.models import Pair
 from opd.tasks import FILE_TYPES
 from opd.tasks.files import ROLES, Malformed, Row, prompt_of, read_rows, text_of
 from opd.trajectory import Messages, Prompt, Trajectory
+
+if TYPE_CHECKING:
+    from opd.models import Pair
 
 PROMPT_FILES = (*FILE_TYPES, ".txt")
 

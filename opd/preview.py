@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from opd.config import DistillConfig
-from opd.distillation import Distillation, distill
+from opd.distillation import PROBES, Distillation, distill
 from opd.doctor import Memory, estimate_memory, free_memory
-from opd.models import Pair
+from opd.models import LanguageModel, Pair
 from opd.rollouts import given_advantage
+from opd.sampling import sample
+from opd.tasks import Example
 from opd.trajectory import Review
+
+TIMED = 32
+"""Held-out prompts whose answers are timed."""
 
 CONTEXT = 60
 """Characters shown before and after a token."""
@@ -55,7 +61,11 @@ class Preview:
         effective_tokens: tokens that would do as much if all were pushed alike: (sum |a|)^2 / sum a^2.
         clipped_share: share of the completions that the length limit cuts off, in [0, 1].
         right_share: share of right answers, in [0, 1]; None where there are none to compare with.
+        steps: updates of the run.
         seconds_per_step: measured on this batch: sampling, teacher and gradient; no evaluation.
+        evaluations: how many the run makes.
+        seconds_per_evaluation: estimated from a few held-out answers of the student.
+        seconds_of_teacher: the same for the teacher's own accuracy, which is measured once.
         memory: what the run needs, estimated from the models' shapes.
         memory_free: bytes that are free on the student's device; None where nobody can tell.
     """
@@ -69,7 +79,11 @@ class Preview:
     effective_tokens: float
     clipped_share: float
     right_share: float | None
+    steps: int
     seconds_per_step: float
+    evaluations: int
+    seconds_per_evaluation: float
+    seconds_of_teacher: float
     memory: Memory
     memory_free: int | None
 
@@ -82,8 +96,25 @@ class Preview:
             "limit.",
             f"Of {self.tokens} tokens {self.trained_tokens} train; their advantages weigh like "
             f"{self.effective_tokens:.0f} equal ones.",
-            f"About {self.seconds_per_step:.1f} s a step, evaluations not counted.",
+            *self._durations(),
             f"Memory: about {self.memory.total / 2**30:.1f} GiB ({self.memory}){free}.",
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """What the whole run takes; loading the models comes on top."""
+        evaluating = self.evaluations * self.seconds_per_evaluation + self.seconds_of_teacher
+        return self.steps * self.seconds_per_step + evaluating
+
+    def _durations(self) -> list[str]:
+        total = f"All {self.steps} steps: about {self.seconds / 60:.1f} minutes"
+        if not self.evaluations:
+            return [f"About {self.seconds_per_step:.1f} s a step.", f"{total}; nothing is evaluated."]
+        teacher = f"; the teacher's own, once, takes {self.seconds_of_teacher:.1f} s"
+        return [
+            f"About {self.seconds_per_step:.1f} s a step and {self.seconds_per_evaluation:.1f} s an "
+            f"evaluation of the student{teacher if self.seconds_of_teacher else ''}.",
+            f"{total}, {self.evaluations} evaluations included.",
         ]
 
 
@@ -101,6 +132,7 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     """
     run = distill(config, pair)
     graded, seconds = run.rehearse()
+    evaluations, of_student, of_teacher = _evaluating(run)
     given = [given_advantage(config, rollout, grades) for rollout, grades in graded]
     owner = np.repeat(np.arange(len(given)), [len(g) for g in given])
     position = np.concatenate([np.arange(len(g)) for g in given])
@@ -126,10 +158,40 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
         effective_tokens=float(np.abs(flat).sum(dtype=np.float64)) ** 2 / squares if squares else 0.0,
         clipped_share=float(np.mean([r.trajectory.finish_reason == "length" for r in rollouts])),
         right_share=None if None in right else float(np.mean(right)),
+        steps=config.steps,
         seconds_per_step=seconds,
+        evaluations=evaluations,
+        seconds_per_evaluation=of_student,
+        seconds_of_teacher=of_teacher,
         memory=_memory(run, max(len(r.trajectory.prompt_ids) for r in rollouts)),
         memory_free=free_memory(run.student.device),
     )
+
+
+def _evaluating(run: Distillation) -> tuple[int, float, float]:
+    """Return how many evaluations a run makes, and the seconds of each and of the teacher's own, once.
+
+    Sampling is what they cost; that of a few held-out prompts is timed and scaled up.
+    """
+    config = run.config
+    if not config.eval_prompts:
+        return 0, 0.0, 0.0
+    of_student = of_teacher = 0.0
+    for lesson in run.lessons:
+        examples = lesson.task.heldout(TIMED, split=config.eval_split)
+        measured = config.eval_prompts if examples[0].answer is not None else 0
+        of_student += _seconds(run, run.student, examples) * (PROBES + measured) / len(examples)
+        if measured:
+            of_teacher += _seconds(run, lesson.pair.teacher, examples) * measured / len(examples)
+    return 1 + -(-config.steps // config.eval_every), of_student, of_teacher
+
+
+def _seconds(run: Distillation, model: LanguageModel, examples: Sequence[Example]) -> float:
+    config, started = run.config, time.perf_counter()
+    prompts = [example.prompt for example in examples]
+    with run.precision():
+        sample(model, prompts, seed=0, temperature=config.temperature, max_tokens=config.max_tokens)
+    return time.perf_counter() - started
 
 
 def _memory(run: Distillation, prompt_tokens: int) -> Memory:

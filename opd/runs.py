@@ -43,6 +43,9 @@ State = Literal[
 Request = Literal["pause", "stop", "keep_best"]
 
 _STATES = ("loading", "queued", "started", "resumed", "paused", "finished", "stopped", "failed")
+MARKS = {"paused": "Paused.", "resumed": "Resumed.", "stopped": "Stopped.", "finished": "Finished."}
+"""Events that the list of what happened names, beside those that have sentences of their own."""
+
 _TAIL = 2**15  # bytes read first when the newest line is wanted
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -142,7 +145,7 @@ class Run:
             ValueError: this version cannot read it.
         """
         path = self.path / "config.json"
-        return _read_config(path, path.stat().st_mtime_ns)
+        return _read_config(path, path.stat().st_ctime_ns)
 
     @property
     def born(self) -> int:
@@ -159,6 +162,17 @@ class Run:
     def enter(self, race: Race) -> None:
         """Let it take part in a race; before it starts."""
         write_atomically(self.path / "race.json", json.dumps(asdict(race)))
+
+    def set_steps(self, steps: int) -> None:
+        """Change how many updates are asked for, holding its lock; when it was created stays as it is.
+
+        Raises:
+            ValueError: the config does not allow that number.
+        """
+        path, born = self.path / "config.json", self.born
+        config = make_config(self.config.model_dump() | {"steps": steps})
+        write_atomically(path, config.model_dump_json(indent=2))
+        os.utime(path, ns=(born, born))
 
     # What has been reported
 
@@ -456,6 +470,11 @@ class Run:
         self._remove_old_checkpoints()
         return final
 
+    @property
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint, behind which a resumption goes on; 0 before the first."""
+        return _step_of(self.model_dir) if self.model_dir else 0
+
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the training state of the newest checkpoint, or None if there is none.
 
@@ -554,7 +573,7 @@ def _step_of(checkpoint: Path) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _read_config(path: Path, written: int) -> DistillConfig:
-    """Read a config; ``written`` is the file's time, so another run of the same name is read anew."""
+    """Read a config; ``written`` is when the file was last touched: a changed one is read anew."""
     return make_config(read_config(path))
 
 
@@ -573,6 +592,20 @@ def sentences(event: Mapping[str, Any]) -> list[str]:
         case {"event": "note" | "alarm" as kind, "step": step, "message": message}:
             return [f"{'⚠ ' if kind == 'alarm' else ''}Step {step}: {message}"]
     return []
+
+
+def told(event: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the list of what happened says of an event: {kind: note | alarm | mark, text}.
+
+    An alarm's step, metric and evidence come with it.
+    """
+    if event["event"] == "alarm":
+        alarm = {key: event[key] for key in ("step", "metric", "evidence")}
+        return [{"kind": "alarm", "text": f"Step {event['step']}: {event['message']}", **alarm}]
+    if event["event"] in MARKS:
+        at = f"Step {event['step']}: " if "step" in event else ""
+        return [{"kind": "mark", "text": f"{at}{MARKS[event['event']]} {event.get('message', '')}".strip()}]
+    return [{"kind": "note", "text": sentence} for sentence in sentences(event)]
 
 
 def _append_line(path: Path, data: Mapping[str, Any]) -> None:

@@ -49,8 +49,10 @@ def test_train_writes_a_run_and_resume_refuses_other_settings(models, capsys):
     assert [row["step"] for row in run.rows()] == [0, 1, 2]
     assert main(train_arguments(models, "--name", "mine")) == 2
     assert "--resume mine" in capsys.readouterr().err
-    assert main(["train", "--resume", "mine", "--steps", "9"]) == 2
+    assert main(["train", "--resume", "mine", "--seed", "9"]) == 2
     assert "its own settings" in capsys.readouterr().err
+    assert main(["train", "--resume", "mine", "--steps", "3"]) == 0
+    assert "Run mine finished at step 3 of 3." in capsys.readouterr().out
 
 
 def test_a_saved_config_reproduces_the_run(models):

@@ -13,7 +13,7 @@ import opd
 from opd import devices, jobs
 from opd.cli import main
 from opd.devices import stand_in_line
-from opd.runs import create_run, open_run
+from opd.runs import Race, create_run, open_run
 from opd.trajectory import StepReport
 
 
@@ -86,6 +86,45 @@ def test_a_pause_keeps_the_step_and_the_run_goes_on_where_it_was(config):
     begin(whole).join(60)
     losses = [[row.get("loss") for row in r.rows()] for r in (run, whole)]
     assert losses[0] == losses[1]
+
+
+def test_a_finished_run_goes_on_as_the_library_does_with_more_steps(config):
+    run = create_run("short", config)
+    begin(run).join(60)
+    born = run.born
+    with run.hold():
+        jobs.prolong(run, 8)
+        run.take_over()
+        jobs.work(run)
+    assert run.born == born, "it was not started anew"
+    assert (run.config.steps, run.status().state, run.status().step) == (8, "finished", 8)
+
+    short = opd.distill(config)
+    reports = list(short)
+    longer = opd.distill(config.model_copy(update={"steps": 8}))
+    reports += list(longer.load_state_dict(short.state_dict()))
+    for name in ("loss", "heldout_accuracy", "learning_rate", "tokens"):
+        assert [row.get(name) for row in run.rows()] == [report.row().get(name) for report in reports]
+    for report in reports[1:]:
+        kept = [sample.review.trajectory.completion_ids.tolist() for sample in run.samples(report.step)]
+        assert kept == [sample.trajectory.completion_ids.tolist() for sample in report.samples]
+
+    rates = [row["learning_rate"] for row in run.rows()[1:]]
+    assert rates[3] < rates[4] > rates[5], "of the new total from here on"
+    (note,) = [event["message"] for event in run.events() if event["event"] == "note"]
+    assert "from 4 to 8 steps" in note
+    assert f"{rates[4]:.3g} next, after {rates[3]:.3g}" in note
+
+
+def test_who_prolongs_a_run_asks_for_more_than_it_makes(config):
+    run = create_run("enough", config)
+    with pytest.raises(ValueError, match="makes 4 steps already"):
+        jobs.resume(run, 4)
+    run.enter(Race("derby", tokens=10))
+    run.append(StepReport(1, {"tokens": 12}))
+    with pytest.raises(ValueError, match="spent the budget of its race derby"):
+        jobs.resume(run, 8)
+    assert run.config.steps == 4
 
 
 def test_what_was_asked_shows_until_it_is_done(config):

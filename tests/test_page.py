@@ -4,12 +4,11 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from graded import make_review
-from hostile import HOSTILE
+from hostile import HOSTILE, MARKUP, Parsed
 
 import opd
 from opd.cli import main
@@ -17,26 +16,6 @@ from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, store
 from opd.view import asset, script
 from opd.view.page import render_page
 from opd.view.payload import CHUNK, COLUMNS, visible
-
-MARKUP = "</script><script>alert(1)</script><!--<script>"
-
-
-class Parsed(HTMLParser):
-    """The elements of a page and the text of its title and of its embedded data."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: dict[str, str] = {}
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        tag, attributes = self.tags[-1] if self.tags else ("", {})
-        name = attributes.get("id", tag)
-        self.texts[name] = self.texts.get(name, "") + data
 
 
 def embedded(page: str) -> dict:

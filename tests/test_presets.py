@@ -123,6 +123,30 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_be_punished_for():
     assert np.isfinite(seen.seconds_per_step)
 
 
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [
+        ({"steps": 4, "eval_every": 2}, 3),  # steps 0, 2, 4
+        ({"steps": 5, "eval_every": 2}, 4),  # and the last one
+        ({"eval_prompts": 0}, 0),
+    ],
+)
+def test_the_time_of_a_run_has_its_evaluations_in_it(settings, evaluations):
+    config = make_config({**TINY, "eval_prompts": 8, "warmup_steps": 1, **settings})
+    seen = preview(config, fresh_pair())
+    assert seen.evaluations == evaluations
+    made = [r for r in distill(config, fresh_pair()) if "seconds_evaluate" in r.metrics]
+    assert len(made) == evaluations
+    if evaluations:
+        assert seen.seconds_per_evaluation > 0
+        assert seen.seconds_of_teacher > 0
+        assert f"{evaluations} evaluations included" in " ".join(seen.sentences())
+    else:
+        assert "nothing is evaluated" in " ".join(seen.sentences())
+    evaluating = evaluations * seen.seconds_per_evaluation + seen.seconds_of_teacher
+    assert seen.seconds == pytest.approx(seen.steps * seen.seconds_per_step + evaluating)
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(capsys, opd_home):
     arguments = ["--max-tokens", "24", "--prompts-per-step", "4", "--preset", "lora"]
     assert main(["train", "--dry-run", *arguments]) == 0

@@ -12,7 +12,7 @@ from opd.traces import Push, moved_as_meant
 from opd.trajectory import StepReport
 from opd.ui import feed, pairs
 from opd.ui.feed import news_of
-from opd.ui.setup_card import SetupCard
+from opd.ui.setup_card import SetupCard, _absent
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,17 @@ def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
     config = card.config(values(card, **settings))
     assert config.seed == 5
     assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes
+
+
+def test_models_that_a_start_would_download_are_named():
+    line = _absent(" nobody/student", "demo-teacher")
+    assert line["visible"]
+    assert "`nobody/student`. Start downloads it" in line["value"]
+    assert (
+        "`nobody/student` and `nobody/teacher`. Start downloads them"
+        in _absent("nobody/student", "nobody/teacher")["value"]
+    )
+    assert not _absent("demo-student", "self")["visible"]
 
 
 def test_how_many_tokens_moved_as_they_were_meant_to():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from opd import branching
-from opd.models import Pair
 from opd.runs import open_run
 from opd.saved_reviews import ReviewGroup, ReviewSet
 from opd.tasks import load_task
@@ -21,6 +19,9 @@ from opd.ui.events import PLUMBING
 from opd.ui.pairs import loaded_pair
 from opd.ui.shown import Shown
 from opd.ui.token_review import TokenReview
+
+if TYPE_CHECKING:
+    from opd.models import Pair
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,8 @@ class Branches:
         models = {"concurrency_id": "models", **PLUMBING}
         outputs = [reviews, shown, self.own, *bar]
         working = [
-            event(work, [*session, self.own], outputs, **models)
-            for event, work in (
-                (reviews.branch, self._branch),
-                (reviews.typed, self._branch),
-                (reviews.teacher_line, self._teacher_line),
-            )
+            event(self._branch, [*session, self.own], outputs, **models)
+            for event in (reviews.branch, reviews.typed, reviews.teacher_line)
         ]
         for event, cost in (
             (reviews.fork_value, self._value_cost),
@@ -114,40 +111,20 @@ class Branches:
         own: str | None,
         event: gr.EventData,
     ) -> Iterator[list[Any]]:
-        """Force a token or a text; the student goes on."""
-        with spoken_errors():
-            place = Place.of(event)
-            review = self._review(place)
-            states = branching.branch(
-                _pair(review, names, trained),
-                review,
-                place.index,
-                place.forced,
-                parent=place.sample,
-                **self._verified(review, max_tokens),
-            )
-            yield from self._grow(place, own, states, "The student goes on")
+        """Let the student go on from a forced token or text; where nothing is forced, the teacher."""
+        from opd import branching
 
-    def _teacher_line(
-        self,
-        names: tuple[str, str],
-        trained: str | None,
-        max_tokens: int | None,
-        own: str | None,
-        event: gr.EventData,
-    ) -> Iterator[list[Any]]:
-        """Let the teacher go on from before a token."""
         with spoken_errors():
             place = Place.of(event)
             review = self._review(place)
-            states = branching.teacher_line(
-                _pair(review, names, trained),
-                review,
-                place.index,
-                parent=place.sample,
-                **self._verified(review, max_tokens),
-            )
-            yield from self._grow(place, own, states, "The teacher goes on")
+            pair = _pair(review, names, trained)
+            options = {"parent": place.sample, **self._verified(review, max_tokens)}
+            if place.forced is None:
+                writer, states = "teacher", branching.teacher_line(pair, review, place.index, **options)
+            else:
+                writer = "student"
+                states = branching.branch(pair, review, place.index, place.forced, **options)
+            yield from self._grow(place, own, states, f"The {writer} goes on")
 
     def _grow(
         self, place: Place, own: str | None, states: Iterator[Review], words: str
@@ -163,12 +140,16 @@ class Branches:
         yield [*shown, key, *_hidden()]
 
     def _value_cost(self, event: gr.EventData) -> list[Any]:
+        from opd import branching
+
         with spoken_errors():
             place = Place.of(event)
             cost = branching.fork_value_cost(self._review(place), place.index)
             return [("fork_value", place), *_bar(f"Fork value of token {place.index + 1}: {cost}.", run=True)]
 
     def _no_return_cost(self, event: gr.EventData) -> list[Any]:
+        from opd import branching
+
         with spoken_errors():
             place = Place.of(event)
             review = self._review(place)
@@ -190,6 +171,8 @@ class Branches:
         own: str | None,
     ) -> Iterator[list[Any]]:
         """Run what the bar has told the cost of; findings appear as they firm up."""
+        from opd import branching
+
         with spoken_errors():
             if asked is None:
                 raise ValueError("There is nothing to run: choose a token first.")

@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from opd.view import asset
+
 HERE = Path(__file__).parent
 
 
@@ -28,10 +30,10 @@ class OwnHTML(gr.HTML):
         """
         own = Path(module)
         scripts = [*(HERE / name for name in shared), own.with_suffix(".js")]
-        styles = [HERE / "cockpit.css", own.with_suffix(".css")]
+        styles = [asset("cockpit.css"), own.with_suffix(".css").read_text(encoding="utf-8")]
         super().__init__(
             html_template=own.with_suffix(".html").read_text(encoding="utf-8"),
-            css_template="\n".join(path.read_text(encoding="utf-8") for path in styles),
+            css_template="\n".join(styles),
             js_on_load="\n".join(path.read_text(encoding="utf-8") for path in scripts),
             apply_default_css=False,
             **kwargs,

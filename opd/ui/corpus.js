@@ -269,6 +269,7 @@ const swapWords = ({ token, preferred }) => `“${label(token, 24)}” → “${
 const selections = Object.fromEntries(
   ["swaps", "map"].map((name) => {
     const box = find(`#corpus-${name} .selection`);
+    box.append(find("template").content.cloneNode(true));
     return [name, { box, table: new SortableTable(box.querySelector(".table"), tokenColumns(), open), turn: 0 }];
   }),
 );
@@ -303,16 +304,6 @@ function unlistAll() {
 
 const map = { element: find(".plot"), data: null, drawn: false };
 
-/** plotly comes from our own server, once a page, and only when the map is opened: it is large. */
-function loadPlotly() {
-  window.opdPlotly ??= new Promise((resolve, reject) => {
-    const script = make("script");
-    Object.assign(script, { src: legend.plotly, onload: resolve, onerror: reject });
-    document.head.append(script);
-  });
-  return window.opdPlotly;
-}
-
 const place = (i) => [...map.data.addresses[map.data.trajectory[i]], map.data.index[i]];
 
 /** List points of the map, those with the largest KL first. */
@@ -333,9 +324,8 @@ async function showMap(data) {
     button.disabled = !data.quadrant.includes(i);
   });
   try {
-    await loadPlotly();
+    await loadPlotly(legend.plotly);
   } catch {
-    delete window.opdPlotly; // so that the next time may be luckier
     say("The plot could not be loaded. The buttons list its tokens all the same.");
     return;
   }

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import plotly
 from gradio.components.base import server
 
 from opd.saved_reviews import HEADING, ReviewGroup
@@ -27,11 +26,10 @@ from opd.summary import (
     worst_tokens,
 )
 from opd.trajectory import VERDICTS, Review
+from opd.ui.curves import plotly_address
 from opd.verdicts import INACCURACY
 from opd.view import asset
 from opd.view.payload import VERDICT_GLYPHS, visible
-
-PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 
 SPARKLINE_BINS = 48
 """Bars of the small picture of a trajectory's penalties."""
@@ -145,16 +143,16 @@ class Corpus(gr.HTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._find = find
-        gr.set_static_paths([PLOTLY])
         here = Path(__file__)
-        scripts = [asset("js/words.js"), here.with_suffix(".js").read_text(encoding="utf-8")]
+        own = (here.with_name("plotly.js"), here.with_suffix(".js"))
+        scripts = [asset("js/words.js"), *(path.read_text(encoding="utf-8") for path in own)]
         super().__init__(
             html_template=here.with_suffix(".html").read_text(encoding="utf-8"),
             css_template=here.with_suffix(".css").read_text(encoding="utf-8"),
             js_on_load="\n".join(scripts),
             apply_default_css=False,
             legend={
-                "plotly": f"gradio_api/file={PLOTLY}",
+                "plotly": plotly_address(),
                 "listed": MOST_TOKENS,
                 "glyphs": VERDICT_GLYPHS,
                 "verdicts": VERDICTS,

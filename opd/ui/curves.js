@@ -2,94 +2,9 @@
  * Curves of runs, drawn by plotly. A plot is made once and updated in place, so a zoom is kept while points
  * arrive; one that nobody sees is drawn when it comes into sight.
  *
- * A panel is { name, title, words, unit, wide, traces }, and a trace { key, label, colour, look }: the metric,
- * its name, a CSS variable, and one of LOOKS.
+ * A panel is { name, title, words, unit, range, wide, traces }, and a trace { key, label, colour, look }: the
+ * metric, its name, a CSS variable, and one of LOOKS. opd/view/panels.json has those of one run.
  */
-
-const PANELS = [
-  {
-    name: "accuracy", title: "Held-out accuracy", wide: true, unit: ".0%", range: [0, 1.02],
-    words: "on problems that never train, with the 95 % interval; dashed, the teacher",
-    traces: [
-      { key: "heldout_accuracy_low", colour: "student", look: "floor" },
-      { key: "heldout_accuracy_high", colour: "student-soft", look: "band" },
-      { key: "teacher_accuracy", label: "teacher", colour: "teacher", look: "reference" },
-      { key: "heldout_accuracy", label: "student", colour: "student", look: "measured" },
-    ],
-  },
-  {
-    name: "kl", title: "Reverse KL to the teacher", words: "nats a token",
-    traces: [
-      { key: "reverse_kl", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "reverse_kl", label: "training", colour: "student", look: "mean" },
-      { key: "heldout_kl", label: "held-out", colour: "heldout", look: "measured" },
-    ],
-  },
-  {
-    name: "loss", title: "Loss", words: "of each step, and smoothed",
-    traces: [
-      { key: "loss", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "loss", label: "smoothed", colour: "student", look: "mean" },
-    ],
-  },
-  {
-    name: "entropy", title: "Entropy", words: "nats a token",
-    traces: [
-      { key: "student_entropy", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "student_entropy", label: "student", colour: "student", look: "mean" },
-      { key: "teacher_entropy", label: "teacher", colour: "teacher", look: "mean" },
-    ],
-  },
-  {
-    name: "length", title: "Length of completions", words: "tokens",
-    traces: [
-      { key: "completion_tokens", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "completion_tokens", label: "smoothed", colour: "student", look: "mean" },
-    ],
-  },
-  {
-    name: "speed", title: "Speed", words: "completion tokens per second",
-    traces: [
-      { key: "tokens_per_second", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "tokens_per_second", label: "smoothed", colour: "student", look: "mean" },
-    ],
-  },
-  {
-    name: "phases", title: "Where the time goes", words: "seconds a step",
-    traces: [
-      { key: "seconds_sample", label: "sampling", colour: "student", look: "part" },
-      { key: "seconds_teacher", label: "teacher", colour: "teacher", look: "part" },
-      { key: "seconds_update", label: "update", colour: "heldout", look: "part" },
-      { key: "seconds_evaluate", label: "evaluation", colour: "third", look: "part" },
-    ],
-  },
-];
-
-const MORE_PANELS = [
-  {
-    name: "overlap", title: "Overlap", words: "share of the likeliest tokens that both models have in common", unit: ".0%",
-    traces: [{ key: "topk_overlap", label: "smoothed", colour: "student", look: "mean" }],
-  },
-  {
-    name: "shape", title: "What goes wrong", words: "shares of the completions, or of their 4-grams", unit: ".0%",
-    traces: [
-      { key: "clipped_share", label: "cut off", colour: "student", look: "mean" },
-      { key: "repetition", label: "repeated", colour: "heldout", look: "mean" },
-      { key: "degenerate_share", label: "degenerate", colour: "third", look: "mean" },
-    ],
-  },
-  {
-    name: "gradient", title: "Gradient norm", words: "before clipping",
-    traces: [
-      { key: "gradient_norm", label: "of the step", colour: "student-thin", look: "raw" },
-      { key: "gradient_norm", label: "smoothed", colour: "student", look: "mean" },
-    ],
-  },
-  {
-    name: "mismatch", title: "Sampler against trainer", words: "KL of the two on the same tokens, nats; 0 is right",
-    traces: [{ key: "sampler_mismatch", label: "smoothed", colour: "student", look: "mean" }],
-  },
-];
 
 /** Metrics by step, as rows arrive; a step that comes again replaces its earlier row. */
 class Rows {
@@ -184,11 +99,11 @@ const LOOKS = {
 /** The figures of some panels in one place of the page. */
 class Board {
   /**
-   * `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places on its axis to mark,
-   * `axis()` the axis that all share; `onPoint(step)` hears of a click.
+   * `plotly` is its address; `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places
+   * on its axis to mark, `axis()` the axis that all share; `onPoint(step)` hears of a click.
    */
-  constructor(root, place, panels, { curvesOf, marksOf = () => [], axis = () => ({}), onPoint = () => {} }) {
-    Object.assign(this, { root, curvesOf, marksOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
+  constructor(root, place, panels, { plotly, curvesOf, marksOf = () => [], axis = () => ({}), onPoint = () => {} }) {
+    Object.assign(this, { root, plotly, curvesOf, marksOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
     this.plots = panels.map((panel) => this.makeFigure(place, panel));
     this.observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -230,9 +145,15 @@ class Board {
     }
   }
 
-  draw(plot) {
+  async draw(plot) {
     this.stale.delete(plot);
     if (!this.identity) return;
+    try {
+      await loadPlotly(this.plotly);
+    } catch {
+      this.stale.add(plot);
+      return;
+    }
     const { panel } = plot;
     const colours = colourReader(this.root);
     const layout = { ...curveLayout(this.root, colours, panel, this.axis()), uirevision: this.identity };
@@ -261,10 +182,12 @@ function curvesOfRun(panel, colours, rows, window) {
   });
 }
 
-/** Ask again and again while the page is looked at, until `ask` says that there is no more to come. */
+const IDLE_MS = 10_000; // how often a page asks whether a run that ended has been taken up again
+
+/** Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. */
 class Poll {
-  constructor(root, ask, milliseconds = 1000) {
-    Object.assign(this, { root, ask, milliseconds, running: false, again: false });
+  constructor(root, ask) {
+    Object.assign(this, { root, ask, running: false, wanted: false });
     document.addEventListener("visibilitychange", () => !document.hidden && this.wanted && this.start());
   }
 
@@ -275,11 +198,13 @@ class Poll {
     if (this.running) return;
     this.running = true;
     while (this.wanted && this.root.isConnected) {
-      if (!document.hidden && this.root.offsetParent !== null) this.wanted = await this.ask();
+      const seen = !document.hidden && this.root.offsetParent !== null;
+      const pause = seen ? await this.ask() : 1000;
+      this.wanted = pause > 0;
       if (!this.wanted) break;
       await new Promise((resolve) => {
         this.wake = resolve;
-        setTimeout(resolve, this.milliseconds);
+        setTimeout(resolve, pause);
       });
     }
     this.running = false;

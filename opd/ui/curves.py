@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+
+from opd.ui.component import OwnHTML
 
 PLOTLY = Path(find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
 
 
-def plotly_head() -> str:
-    """Return what a component's ``head`` loads plotly with; Gradio loads it once a page."""
+def plotly_address() -> str:
+    """Return where a component's script gets plotly: what ``loadPlotly`` of plotly.js takes."""
     gr.set_static_paths([PLOTLY])
-    return f'<script src="gradio_api/file={PLOTLY}"></script>'
+    return f"gradio_api/file={PLOTLY}"
+
+
+class CurveHTML(OwnHTML):
+    """A component that draws curves: plotly.js and curves.js stand before its script."""
+
+    def __init__(self, module: str, **kwargs: Any) -> None:  # noqa: ANN401
+        """Read the files of ``module``; ``kwargs`` are those of :class:`OwnHTML`."""
+        super().__init__(module, ["plotly.js", "curves.js"], plotly=plotly_address(), **kwargs)

@@ -28,9 +28,7 @@ class DryRun(OwnHTML):
         """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
         super().__init__(__file__, **kwargs)
 
-    def show(
-        self, key: str, config: DistillConfig, findings: Sequence[Finding], preview: Preview | None
-    ) -> str:
+    def show(self, key: str, findings: Sequence[Finding], preview: Preview | None) -> str:
         """Return the value for what was found out; without a preview the doctor forbade it.
 
         ``key`` names the set of the preview's completions.
@@ -43,8 +41,7 @@ class DryRun(OwnHTML):
             ],
         }
         if preview:
-            minutes = preview.seconds_per_step * config.steps / 60
-            value["facts"] = [*preview.sentences(), f"All {config.steps} steps: about {minutes:.1f} minutes."]
+            value["facts"] = preview.sentences()
             value["punished"] = [_row(token) for token in preview.punished]
             value["rewarded"] = [_row(token) for token in preview.rewarded]
         return json.dumps(value)

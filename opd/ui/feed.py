@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from opd.runs import Run, RunStatus, open_run, sentences
+from opd.runs import Run, RunStatus, open_run, told
 
 MOMENT = 0.5
 """Seconds for which a reading is good enough for everybody."""
@@ -20,9 +19,6 @@ WORDS = {
     "stopping": "Stopping when the current step is done, with a checkpoint.",
 }
 """What there is to say of a state; the others speak for themselves."""
-
-MARKS = {"paused": "Paused.", "resumed": "Resumed.", "stopped": "Stopped.", "finished": "Finished."}
-"""Events that the list of what happened names, beside those that have sentences of their own."""
 
 
 def news_of(name: str, cursor: str | None) -> dict[str, Any]:
@@ -50,7 +46,7 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
         "resumable": not status.live and status.state != "finished",
         "trained": run.model_dir is not None,
         "rows": news.rows,
-        "happened": [told for event in news.events for told in _told(event)],
+        "happened": [said for event in news.events for said in told(event)],
         "cursor": news.cursor,
         "restart": news.restart,
     }
@@ -62,21 +58,7 @@ def _message(run: Run, status: RunStatus, *, started: bool) -> str:
     if status.state == "running" and not started:  # the loaders' progress bars go back to the line's start
         return run.log_tail(1).rpartition("\r")[2].strip()
     if status.state in ("failed", "interrupted"):
-        saved = run.checkpoints
-        step = int(saved[-1].name.removeprefix("step-")) if saved else 0
-        whence = (
-            f"from the checkpoint of step {step}" if saved else "from the beginning: it had no checkpoint"
-        )
+        saved = f"from the checkpoint of step {run.saved_step}"
+        whence = saved if run.model_dir else "from the beginning: it had no checkpoint"
         return f"{status.message}\nResume goes on {whence}."
     return status.message
-
-
-def _told(event: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the page tells of an event: {kind: note | alarm | mark, text}; an alarm's details too."""
-    if event["event"] == "alarm":
-        alarm = {key: event[key] for key in ("step", "metric", "evidence")}
-        return [{"kind": "alarm", "text": f"Step {event['step']}: {event['message']}", **alarm}]
-    if event["event"] in MARKS:
-        at = f"Step {event['step']}: " if "step" in event else ""
-        return [{"kind": "mark", "text": f"{at}{MARKS[event['event']]} {event.get('message', '')}".strip()}]
-    return [{"kind": "note", "text": sentence} for sentence in sentences(event)]

@@ -2,6 +2,7 @@
  * Curves of several runs. `element`, `props`, `server` and `watch` are given to this script by Gradio; curves.js
  * stands before it.
  */
+const POLL_MS = 2000;
 const PALETTE = ["student", "heldout", "teacher", "third", "fourth", "bad"];
 const AXES = { step: "step", tokens: "completion tokens", seconds: "seconds of training" };
 const COMPARED = [
@@ -13,9 +14,11 @@ const COMPARED = [
 
 const root = element.querySelector(".overlay");
 const find = (selector) => root.querySelector(selector);
-let shown = null; // { value, runs: [{ name, rows, cursor, live }] }; replaced when others are chosen
+// { value, runs: [{ name, rows, cursor, live }], idle: when all were asked last }; replaced when others are chosen
+let shown = null;
 
 const board = new Board(root, find(".curves"), COMPARED, {
+  plotly: props.plotly,
   axis: () => ({ title: AXES[find(".axis").value] }),
   curvesOf: (panel, colours) =>
     shown.runs.map(({ name, rows }, i) => {
@@ -29,12 +32,15 @@ const board = new Board(root, find(".curves"), COMPARED, {
 const colourOf = (i) => PALETTE[i % PALETTE.length];
 const draw = () => shown && board.update(`${shown.runs.map(({ name }) => name)} ${find(".axis").value}`);
 
+/** Ask for what is new; of runs that ended less often. Returns when to ask again. */
 async function askForNews() {
   const mine = shown;
   let fresh = false;
-  for (const run of mine.runs.filter(({ live }) => live)) {
+  const all = Date.now() >= mine.idle + IDLE_MS;
+  if (all) mine.idle = Date.now();
+  for (const run of mine.runs.filter(({ live }) => live || all)) {
     const news = await server.news(run.name, run.cursor);
-    if (shown !== mine) return true;
+    if (shown !== mine) return POLL_MS;
     if (!news) continue;
     run.live = Boolean(news.live);
     if (news.gone) continue;
@@ -44,10 +50,10 @@ async function askForNews() {
     fresh ||= news.rows.length > 0;
   }
   if (fresh) draw();
-  return mine.runs.some(({ live }) => live);
+  return mine.runs.some(({ live }) => live) ? POLL_MS : IDLE_MS;
 }
 
-const poll = new Poll(element, askForNews, 2000);
+const poll = new Poll(element, askForNews);
 
 function showValue() {
   const value = JSON.parse(props.value || "null");
@@ -56,6 +62,7 @@ function showValue() {
   const known = new Map(shown?.runs.map((run) => [run.name, run]));
   shown = {
     value,
+    idle: Date.now(),
     runs: value.runs.map((name) => known.get(name) ?? { name, rows: new Rows(), cursor: null, live: true }),
   };
   find(".names").replaceChildren(

@@ -10,18 +10,17 @@ from gradio.components.base import server
 
 from opd.history import baseline, config_diff
 from opd.runs import Run
-from opd.ui.component import OwnHTML
-from opd.ui.curves import plotly_head
+from opd.ui.curves import CurveHTML
 from opd.ui.feed import news_of
 from opd.view.payload import visible
 
 
-class Overlay(OwnHTML):
+class Overlay(CurveHTML):
     """Lays the curves of runs over each other; runs that still train go on. The baseline is dashed."""
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, ["curves.js"], head=plotly_head(), **kwargs)
+        super().__init__(__file__, **kwargs)
 
     def show(self, runs: Sequence[Run]) -> str:
         """Return the value for some runs; the baseline joins them. Of two, the config diff is shown."""

@@ -26,8 +26,9 @@ class RaceCard:
         self.setup = setup
         with gr.Accordion("Race several methods", open=False, elem_classes="fold", elem_id="race"):
             gr.Markdown(
-                "The run that is set up above, with each of these methods, one after another. Each ends when "
-                "it has spent the budget; their curves are on the Runs tab.",
+                "The run that is set up above, with each of these methods, one after another; their curves "
+                "are on the Runs tab. Each ends when it has spent the budget, wherever its learning rate is "
+                "then: it decays over all the steps set above, so set about as many as the budget pays for.",
                 elem_classes="caption",
             )
             self.methods = gr.CheckboxGroup(

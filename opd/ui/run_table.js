@@ -54,11 +54,11 @@ function choose(name, wanted) {
   trigger("choose", { runs: chosen });
 }
 
-/** Read the list; returns whether it may change by itself. */
+/** Read the list; returns when to read it again. */
 async function read() {
   const mine = ++asked;
   const runs = await server.runs(search.value);
-  if (mine !== asked || !runs) return true;
+  if (mine !== asked || !runs) return POLL_MS;
   const drawn = JSON.stringify([runs, chosen]);
   if (drawn !== root.dataset.drawn) {
     find("tbody").replaceChildren(...runs.map(rowOf));
@@ -66,10 +66,10 @@ async function read() {
     find(".count").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}. ★ is the baseline.`;
   }
   root.dataset.drawn = drawn;
-  return true;
+  return POLL_MS;
 }
 
-const poll = new Poll(root, read, POLL_MS);
+const poll = new Poll(root, read);
 let typed = 0;
 search.addEventListener("input", () => {
   clearTimeout(typed);

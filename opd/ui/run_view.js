@@ -10,6 +10,7 @@ const OFFERS = {
   paused: ["go_on", "stop", "keep_best"],
   stopping: [],
 };
+const POLL_MS = 1000;
 const BAD = ["failed", "interrupted"];
 
 const root = element.querySelector(".run-view");
@@ -19,9 +20,10 @@ let followed = null; // { name, rows, cursor, alarms, news }; replaced when anot
 // ------------------------------------------------------------------------------------------------ curves
 
 const smoothing = () => Number(find(".smooth").value);
-const boards = [[".main", PANELS], [".more", MORE_PANELS]].map(
-  ([place, panels]) =>
-    new Board(root, find(place), panels, {
+const boards = [[".main", false], [".more", true]].map(
+  ([place, more]) =>
+    new Board(root, find(place), props.panels.filter((panel) => Boolean(panel.more) === more), {
+      plotly: props.plotly,
       curvesOf: (panel, colours) => curvesOfRun(panel, colours, followed.rows, smoothing()),
       marksOf: ({ traces }) =>
         followed.alarms.filter(({ metric }) => traces.some(({ key }) => key === metric)).map(({ step }) => step),
@@ -64,6 +66,8 @@ function showStanding() {
   for (const button of root.querySelectorAll("[data-request]")) {
     button.hidden = !offered.includes(button.dataset.request);
   }
+  find(".prolong").hidden = state !== "finished";
+  find(".prolong input").value ||= steps;
   find(".review").hidden = live || !news.trained;
   find(".pace").textContent = trained.length ? paceSentence(trained.at(-1)) : "";
 }
@@ -115,18 +119,18 @@ function forget() {
   for (const list of [".alarms", ".happened"]) find(list).replaceChildren();
 }
 
-/** Ask for what is new of the run that is followed; returns whether there is more to come. */
+/** Ask for what is new of the run that is followed; returns when to ask again. */
 async function askForNews() {
   const mine = followed;
   const news = await server.news(mine.name, mine.cursor); // undefined where it fails
-  if (followed !== mine) return true;
+  if (followed !== mine) return POLL_MS;
   if (!news) {
     find(".said").textContent = "The app does not answer; trying again.";
-    return true;
+    return POLL_MS;
   }
   if (news.gone) {
     find(".said").textContent = "This run is gone.";
-    return false;
+    return 0;
   }
   const before = mine.news;
   if (news.restart) forget();
@@ -137,12 +141,13 @@ async function askForNews() {
   if (!before || news.rows.length || news.restart) drawCurves();
   if (before?.state !== news.state) find(".said").textContent = "";
   if (!news.live && before?.live !== false) trigger("ended", { run: mine.name });
-  return news.live;
+  return news.live ? POLL_MS : IDLE_MS;
 }
 
 const poll = new Poll(root, askForNews);
 
 function follow(name) {
+  find(".prolong input").value = ""; // as many again as the run had
   followed = { name, cursor: null, news: null };
   forget();
   find(".said").textContent = "";
@@ -158,6 +163,11 @@ for (const button of root.querySelectorAll("[data-request]")) {
     trigger("control", { run: followed.name, request: button.dataset.request });
   });
 }
+find(".prolong").addEventListener("submit", (event) => {
+  event.preventDefault();
+  find(".said").textContent = "Going on …";
+  trigger("control", { run: followed.name, request: "prolong", steps: find(".prolong input").valueAsNumber });
+});
 find(".review").addEventListener("click", () => trigger("review", { run: followed.name }));
 find(".copy").addEventListener("click", async () => {
   const address = `${location.origin}${location.pathname}?run=${followed.name}`;

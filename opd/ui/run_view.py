@@ -8,25 +8,27 @@ from typing import Any
 
 from gradio.components.base import server
 
-from opd.ui.component import OwnHTML
-from opd.ui.curves import plotly_head
+from opd.ui.curves import CurveHTML
 from opd.ui.feed import news_of
+from opd.view.chart import panels
 
 
-class RunView(OwnHTML):
+class RunView(CurveHTML):
     """Follows one run by its name.
 
     Pages ask a server function for what they do not know yet; so a reload, a second page and a restart of
-    the app all see the same run. A page asks no more once the run has ended, nor while nobody looks at it.
+    the app all see the same run. A page asks rarely once the run has ended, and
+    not while nobody looks at it.
 
     Events; the ``gr.EventData`` of each holds in ``_data`` the name ``run`` and what is said here:
-    ``control`` (``request``: pause, go_on, resume, stop, keep_best), ``review`` (its trained student),
-    ``point`` (``step`` of a curve), ``evidence`` (``step`` and ``evidence`` of an alarm), ``ended``.
+    ``control`` (``request``: pause, go_on, resume, stop, keep_best, or prolong by ``steps``), ``review`` (its
+    trained student), ``point`` (``step`` of a curve), ``evidence`` (``step`` and ``evidence`` of an alarm),
+    ``ended``.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make a view of no run yet; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, ["curves.js"], head=plotly_head(), **kwargs)
+        super().__init__(__file__, panels=panels(), **kwargs)
 
     def show(self, name: str) -> str:
         """Return the value that follows the run called ``name``, and asks for its news at once."""

@@ -18,6 +18,7 @@ from opd.ui.overlay import Overlay
 from opd.ui.pairs import refuse_if_taken
 from opd.ui.run_table import RunTable
 from opd.ui.token_review import TokenReview
+from opd.view.report import render_report
 
 
 class RunsTab:
@@ -44,6 +45,7 @@ class RunsTab:
         with gr.Row(elem_classes="chips"):
             self.keep_note = gr.Button("Keep the note", size="sm", elem_id="keep-note")
             self.pin = gr.Button("Pin as baseline", size="sm", elem_id="pin")
+            self.report = gr.Button("Report", size="sm", elem_id="report")
             self.csv = gr.Button("Metrics as CSV", size="sm", elem_id="csv")
             self.make_zip = gr.Button("Weights as zip", size="sm", elem_id="make-zip")
             self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
@@ -86,6 +88,7 @@ class RunsTab:
         self.table.choose(self._choose, None, shown, **PLUMBING)
         self.keep_note.click(self._keep_note, [self.chosen, self.note], shown, **PLUMBING)
         self.pin.click(self._pin, self.chosen, shown, **PLUMBING)
+        self.report.click(self._report, self.chosen, self.zip, **PLUMBING)
         self.csv.click(self._csv, self.chosen, self.zip, **PLUMBING)
         self.make_zip.click(self._zip, self.chosen, self.zip, api_visibility="private")
         self.delete.click(lambda: gr.update(visible=True), None, self.confirm, **PLUMBING)
@@ -151,6 +154,13 @@ class RunsTab:
             run = open_run(chosen[-1])
             history.pin_baseline(None if history.baseline() == run else run)
         return self.choose(chosen)
+
+    def _report(self, chosen: list[str]) -> Any:  # noqa: ANN401
+        with spoken_errors():
+            run = open_run(chosen[-1])
+            target = self._own_file(f"{run.name}-report.html")
+            target.write_text(render_report(run, history.read_note(run)), encoding="utf-8")
+        return gr.update(value=str(target), visible=True)
 
     def _csv(self, chosen: list[str]) -> Any:  # noqa: ANN401
         with spoken_errors():

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config, override
+from opd.hub import absent
 from opd.presets import PAIRS, PRESETS
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
@@ -37,6 +38,7 @@ class SetupCard:
             with gr.Row(elem_classes="chips", elem_id="pairs"):
                 self._pairs = {title: gr.Button(title, size="sm", min_width=0) for title in PAIRS}
             self._inputs(PAIR, MORE_PAIR)
+            self.absent = gr.Markdown("", visible=False, elem_id="absent", elem_classes="caption")
         with self._card("Prompts", "What the student is asked."):
             self._inputs(PROMPTS, MORE_PROMPTS)
         with self._card("Recipe", "How it learns. A starting point sets what it names and leaves the rest:"):
@@ -85,6 +87,8 @@ class SetupCard:
         self.fields["objective"].change(
             self._explain, self.fields["objective"], [self.explanation, *self._options()], **quick
         )
+        pair = [self.fields[name] for name in PAIR]
+        gr.on([field.change for field in pair], _absent, pair, self.absent, **quick)
         for fold, names in self._folds:
             watched = [self.fields[name] for name in dict.fromkeys((*names, "objective"))]
             gr.on(
@@ -138,6 +142,17 @@ class SetupCard:
 
     def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
         return _summary(names, {**_usual(), **self._given(values)})
+
+
+def _absent(*names: str) -> Any:  # noqa: ANN401
+    """Return the update of the line that says which models a start would download; nobody is asked."""
+    missing = absent(name.strip() for name in names)
+    them = "them" if len(missing) > 1 else "it"
+    shown = " and ".join(f"`{name}`" for name in missing)
+    return gr.update(
+        value=f"Not on this machine: {shown}. Start downloads {them} from the hub first.",
+        visible=bool(missing),
+    )
 
 
 def words_of(objective: str) -> str:

@@ -31,7 +31,15 @@ function offer(selector, step) {
 /** plotly reads some markup; model text is no markup. */
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-function drawPushes() {
+async function drawPushes() {
+  const mine = shown;
+  try {
+    await loadPlotly(props.plotly);
+  } catch {
+    find(".pushes").hidden = true;
+    return;
+  }
+  if (shown !== mine) return;
   const colours = colourReader(root);
   const palette = ["student", "heldout", "third", "fourth"].map(colours.of);
   const traces = shown.points.map(({ sample, advantage, change, labels }, i) => ({

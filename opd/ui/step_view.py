@@ -9,8 +9,7 @@ from typing import Any
 from opd.runs import Run
 from opd.sample_file import Kind, Sample
 from opd.traces import moved_as_meant
-from opd.ui.component import OwnHTML
-from opd.ui.curves import plotly_head
+from opd.ui.curves import CurveHTML
 from opd.view.payload import shown_pieces
 
 TITLES = {"rollout": "Rollouts of step", "probe": "Answers to the probes at step"}
@@ -18,7 +17,7 @@ CONTEXT = 6
 """Tokens before a point's own that its label shows."""
 
 
-class StepView(OwnHTML):
+class StepView(CurveHTML):
     """Names the trajectories below it, leads to those of other steps, and plots intended against actual.
 
     Events; the ``gr.EventData`` of each holds in ``_data`` what is said here: ``step`` (``run``, ``kind``,
@@ -27,7 +26,7 @@ class StepView(OwnHTML):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, ["curves.js"], head=plotly_head(), **kwargs)
+        super().__init__(__file__, **kwargs)
 
     def show_step(self, run: Run, kind: Kind, step: int, samples: Sequence[Sample] = ()) -> str:
         """Return the value for a step of a run; ``samples``: its rollouts, where those are shown."""

@@ -110,29 +110,29 @@ function goTo(at) {
   drawText();
 }
 
-/** Ask for evaluations that are new; returns whether there are more to come. */
+/** Ask for evaluations that are new; returns when to ask again. */
 async function askForMore() {
   const mine = shown;
   if (!mine.prompts?.length) {
     mine.prompts = await server.prompts(mine.run);
-    if (shown !== mine) return true;
+    if (shown !== mine) return POLL_MS;
     find(".probe").replaceChildren(
       ...(mine.prompts ?? []).map((prompt, i) => new Option(`${i + 1}. ${prompt.replaceAll("↵\n", " ")}`, i)),
     );
     root.hidden = !mine.prompts?.length;
   }
   const news = await server.barcode(mine.run, mine.probe, mine.steps.at(-1) ?? -1);
-  if (shown !== mine) return true;
-  if (!news) return mine.prompts !== null;
+  if (shown !== mine) return POLL_MS;
+  if (!news) return mine.prompts === null ? 0 : POLL_MS;
   const wasNewest = mine.at >= mine.steps.length - 1;
   mine.steps.push(...news.steps);
   mine.kl.push(...news.kl);
   if (news.steps.length) goTo(wasNewest ? mine.steps.length - 1 : mine.at);
-  return news.live;
+  return news.live ? POLL_MS : IDLE_MS;
 }
 
 // What is not yet to be seen has no place on the page: its parent says whether the tab is looked at.
-const poll = new Poll(element, askForMore, POLL_MS);
+const poll = new Poll(element, askForMore);
 
 function follow(run, probe = 0) {
   const prompts = shown?.run === run ? shown.prompts : null;

@@ -12,11 +12,10 @@ from gradio.components.base import server
 
 from opd.runs import Run, open_run
 from opd.sample_file import Frozen
+from opd.summary import sparkline
 from opd.ui.component import OwnHTML
+from opd.view.chart import BINS
 from opd.view.payload import shown_pieces, visible
-
-BINS = 256
-"""Columns of the barcode at most; of the positions that share one the highest KL is shown."""
 
 KEPT_SCORES = 32
 
@@ -56,7 +55,7 @@ class TimeMachine(OwnHTML):
                 scores = [s for step in steps for s in _scores(run, step) if s.index == probe]
                 return {
                     "steps": [s.step for s in scores],
-                    "kl": [_binned(s) for s in scores],
+                    "kl": [_rounded(sparkline(s.scores.reverse_kl, BINS)) for s in scores],
                     "tokens": len(scores[0].scores.reverse_kl) if scores else 0,
                     "live": run.status().live,
                 }
@@ -96,13 +95,6 @@ def _scores(run: Run, step: int) -> Sequence[Frozen]:
 def _read_scores(run: Run, born: int, step: int) -> Sequence[Frozen]:
     """Read an evaluation's scores; they do not change once written. ``born`` tells runs of one name apart."""
     return run.frozen_at(step)
-
-
-def _binned(frozen: Frozen) -> list[float]:
-    kl = frozen.scores.reverse_kl
-    if len(kl) <= BINS:
-        return _rounded(kl)
-    return _rounded(np.array([part.max() for part in np.array_split(kl, BINS)]))
 
 
 def _rounded(column: np.ndarray) -> list[float]:

@@ -155,7 +155,7 @@ class TrainTab:
             config = self.setup.config(values)
             findings, ahead, reviews = look_ahead(config)
         key = secrets.token_urlsafe(9)
-        shown = self.ahead.show(key, config, findings, ahead)
+        shown = self.ahead.show(key, findings, ahead)
         if not reviews:
             return [shown, *(gr.skip() for _ in self.looked_at)]
         return [shown, *self._completions_ahead(key, [ReviewGroup("", reviews)])]
@@ -197,6 +197,9 @@ class TrainTab:
                 case "resume":
                     make_room()
                     jobs.resume(run)
+                case "prolong":
+                    make_room()
+                    jobs.resume(run, run.config.steps + _number(event, "steps"))
         return self.follow(run.name)
 
     def _offer(self, names: PairNames, event: gr.EventData) -> list[Any]:

@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Mapping
 
 from opd.saved_reviews import ReviewSet, heading
 from opd.trajectory import Review
@@ -28,7 +29,58 @@ from opd.view.payload import (
 
 def render_page(reviews: ReviewSet) -> str:
     """Return one HTML document that shows ``reviews``; every figure of the app is in it."""
-    data = {
+    models = "; ".join(dict.fromkeys(f"{r.student}, graded by {r.teacher}" for r in reviews))
+    return document(heading(reviews), reviews.note or "", models, reviews)
+
+
+def document(
+    title: str, note: str, models: str, reviews: ReviewSet | None, *, lead: str = "", style: str = ""
+) -> str:
+    """Return one HTML document.
+
+    Args:
+        title: its heading.
+        note: a sentence below it.
+        models: who wrote and who graded, below that.
+        reviews: what the component at its end shows; None for no component.
+        lead: markup that comes before the component.
+        style: rules for it.
+    """
+    code = data = ""
+    if reviews:
+        code = "\n".join(["{", script(), asset("fragment.js"), asset("page.js"), "}"])
+        data = json.dumps(_embedded(reviews), separators=(",", ":"))
+    parts = {
+        "policy": f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{_hash(code)}'",
+        "title": plain(title),
+        "note": plain(note),
+        "models": plain(models),
+        "style": asset("page.css") + asset("review.css") + style,
+        "lead": lead,
+        "component": asset("review.html") if reviews else "",
+        # The text of a script element ends at "</script" and is confused by "<!--": neither can occur.
+        "reviews": data.replace("<", "\\u003c"),
+        "script": code,
+    }
+    return fill(asset("page.html"), parts)
+
+
+def fill(template: str, parts: Mapping[str, str]) -> str:
+    """Put ``parts`` into the places of a template that are called ``@name@``.
+
+    In one pass: what is filled in is never read as a template.
+    """
+    return re.sub("@([a-z]+)@", lambda found: parts[found[1]], template)
+
+
+def plain(text: str) -> str:
+    """Return text as markup that shows it, everything invisible made visible."""
+    return html.escape(visible(text))
+
+
+def _embedded(reviews: ReviewSet) -> dict[str, object]:
+    """Return all that the component can ask for."""
+    return {
         "legend": legend(),
         "set": set_payload(reviews.id, reviews.groups),
         "columns": [
@@ -37,28 +89,10 @@ def render_page(reviews: ReviewSet) -> str:
         ],
         "alternatives": [[_alternatives(review) for review in group.reviews] for group in reviews.groups],
     }
-    code = "\n".join(["{", script(), asset("fragment.js"), asset("page.js"), "}"])
-    parts = {
-        "policy": f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{_hash(code)}'",
-        "title": _text(heading(reviews)),
-        "note": _text(reviews.note or ""),
-        "models": _text("; ".join(dict.fromkeys(f"{r.student}, graded by {r.teacher}" for r in reviews))),
-        "style": asset("page.css") + asset("review.css"),
-        "component": asset("review.html"),
-        # The text of a script element ends at "</script" and is confused by "<!--": neither can occur.
-        "reviews": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
-        "script": code,
-    }
-    # One pass: what is filled in is never read as a template.
-    return re.sub("@([a-z]+)@", lambda found: parts[found[1]], asset("page.html"))
 
 
 def _alternatives(review: Review) -> list[dict[str, object]]:
     return [alternatives_payload(review, chunk) for chunk in range(-(-len(review.trajectory) // CHUNK))]
-
-
-def _text(text: str) -> str:
-    return html.escape(visible(text))
 
 
 def _hash(code: str) -> str:

@@ -102,6 +102,12 @@ def no_job_left(home: Path) -> Iterator[None]:
     kill_jobs(home)
 
 
+@pytest.fixture
+def kill():
+    """Kill the processes that work on runs below a folder."""
+    return kill_jobs
+
+
 def kill_jobs(folder: Path) -> None:
     """Kill the processes that work on runs below a folder."""
     for process in Path("/proc").glob("[0-9]*"):

@@ -104,6 +104,28 @@ def test_metrics_and_weights_are_taken_along(runs, page, tmp_path):
     assert "north/model.safetensors" in zipfile.ZipFile(tmp_path / "north.zip").namelist()
 
 
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
+def test_a_report_is_taken_along_and_shows_everything_offline(runs, page, open_page, tmp_path, width, dark):
+    open_runs(page, "north")
+    page.locator("#report").click()
+    link = page.locator("#zip a[download='north-report.html']")
+    with page.expect_download() as waiting:
+        link.click()
+    waiting.value.save_as(tmp_path / "report.html")
+    report = open_page((tmp_path / "report.html").as_uri(), width=width, height=844, dark=dark)
+    report.context.set_offline(True)
+    assert report.locator("h1").inner_text() == "north"
+    assert "held-out accuracy" in report.locator(".outcome").inner_text()
+    assert report.locator(".barcodes figure").count() == 8
+    accuracy = report.locator("figure:has-text('Held-out accuracy') .measured")
+    assert accuracy.evaluate("path => path.getTotalLength()") > 100
+    # The answers of the first and of the last evaluation, in the component.
+    assert report.locator(".opd-review .pane-title").all_inner_texts() == ["step 0", "step 2"]
+    report.locator(".opd-review .token").first.click()
+    report.locator(".pinned .candidate").first.wait_for()
+    assert report.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_publishing_asks_for_what_it_needs_and_forgets_the_token(runs, page):
     open_runs(page, "north")
     page.locator("#publish .label-wrap").click()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from opd.runs import Run
+
 ROOT = Path(__file__).parents[2]
 
 QUICK = {"steps": 4, "prompts_per_step": 16, "eval_every": 2, "eval_prompts": 16, "max_tokens": 64}
@@ -142,11 +144,11 @@ def test_a_second_run_waits_for_the_device_and_says_for_whom(page):
     state(page, "stopped")
 
 
-def test_a_job_that_dies_shows_its_last_words_and_can_be_resumed(page, home):
+def test_a_job_that_dies_shows_its_last_words_and_can_be_resumed(page, home, kill):
     open_train(page, **LONG | {"save_every": 1})
     name = start(page)
     trained_steps(page, 2)
-    kill_job(home / "runs" / name)
+    kill(home / "runs" / name)
     state(page, "interrupted")
     message = page.locator(".message").inner_text()
     assert "The process ended without a word." in message
@@ -156,19 +158,6 @@ def test_a_job_that_dies_shows_its_last_words_and_can_be_resumed(page, home):
     trained_steps(page, done + 1)
     ask(page, "stop")
     state(page, "stopped")
-
-
-def kill_job(folder: Path) -> None:
-    """Kill the process that works on a run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"opd.jobs" in words and str(folder).encode() in words:
-            os.kill(int(process.name), 9)
-            return
-    raise AssertionError(f"nobody works on {folder}")
 
 
 def test_a_zoom_outlives_new_points(page):
@@ -191,15 +180,36 @@ def test_a_zoom_outlives_new_points(page):
     state(page, "stopped")
 
 
-def test_the_page_of_a_run_that_ended_asks_no_more(app, finished, open_page):
-    page = open_page(f"{app}/?run={finished}")
+def test_the_page_of_a_run_that_ended_asks_rarely_and_notices_who_takes_it_up(app, home, finished, open_page):
+    name = f"again-{time.time_ns()}"
+    run = Run(shutil.copytree(home / "runs" / finished, home / "runs" / name))
+    page = open_page(f"{app}/?run={name}")
     state(page, "finished")
     page.wait_for_selector(".time-machine mark", state="attached")
     page.wait_for_timeout(1500)
     asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.wait_for_timeout(4000)
-    assert not [url for url in asked if "component_server" in url]
+    page.on("request", lambda request: "component_server" in request.url and asked.append(request.url))
+    page.wait_for_timeout(8000)
+    assert len(asked) <= 2, "of the run and of its probes"
+    with run.hold():  # by another app, or in a terminal
+        run.take_over()
+        state(page, "running")
+    state(page, "interrupted")
+
+
+def test_a_finished_run_goes_on_for_more_steps(app, home, finished, open_page):
+    name = f"longer-{time.time_ns()}"
+    shutil.copytree(home / "runs" / finished, home / "runs" / name)
+    page = open_page(f"{app}/?run={name}")
+    state(page, "finished")
+    assert page.locator(".prolong input").input_value() == "4"
+    page.locator(".prolong input").fill("2")
+    page.locator(".prolong button").click()
+    page.wait_for_function(f"{STEPS} >= 6", timeout=90_000)
+    state(page, "finished")
+    assert page.locator(".progress-text").inner_text() == "step 6 of 6"
+    assert "Prolonged from 4 to 6 steps" in page.locator(".happened").inner_text()
+    assert curve(page, "loss") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_point_of_a_curve_opens_that_steps_rollouts(app, finished, open_page):
