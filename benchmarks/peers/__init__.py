@@ -1,0 +1,1 @@
+"""The other programs that do the same work, each at its best settings."""

@@ -1,0 +1,112 @@
+"""One step of on-policy distillation against TRL's: rollout, teacher, update; and the update alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from benchmarks.measuring import Figure, Ratio, Stopwatch, quantile
+from benchmarks.peers import trl
+from opd.config import DistillConfig
+from opd.distillation import distill
+from opd.engines import SampleRequest
+from opd.models import load_pair
+from opd.sampling import sample
+from opd.tasks import load_task
+from opd.trajectory import Prompt, Trajectory
+
+PROMPTS = 64
+WARM_UP, ROUNDS = 2, 12
+
+# So small a rate that the student stays what it is: all rounds sample from the same distribution.
+STANDING_STILL = 1e-9
+
+
+class Replay:
+    """A sampler that hands out what was sampled before, step by step."""
+
+    def __init__(self, steps: Sequence[Sequence[Trajectory]]) -> None:
+        """Take the trajectories of each step."""
+        self.steps = iter(steps)
+
+    def sample(
+        self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
+    ) -> Iterator[Trajectory]:
+        """Hand out the next step's; the requests are those that they answer."""
+        yield from next(self.steps)
+
+
+def measure() -> list[Figure]:
+    """Measure whole steps, then updates on identical ids."""
+    steps = WARM_UP + ROUNDS
+    config = DistillConfig(
+        steps=steps,
+        warmup_steps=0,
+        prompts_per_step=PROMPTS,
+        substeps=1,
+        learning_rate=STANDING_STILL,
+        eval_prompts=0,
+    )
+    task = load_task("demo")
+    prompts = [[e.prompt for e in task.batch(PROMPTS, step=k, seed=config.seed)] for k in range(1, steps + 1)]
+    return [*_whole_steps(config, prompts), _updates(config, prompts)]
+
+
+def _whole_steps(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> list[Figure]:
+    """Let TRL and us make steps in turn."""
+    ours, theirs, phases = [], [], []
+    run = distill(config, load_pair())
+    next(run)
+
+    def our_step(their_step: trl.PeerStep) -> bool:
+        watch = Stopwatch()
+        metrics = next(run).metrics
+        ours.append(watch.stop(metrics["trained_tokens"]))
+        theirs.append(their_step.cost)
+        phases.append([metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update")])
+        return True
+
+    trl.train(load_pair(), config, prompts, our_step)
+    first, ours, theirs = ours[0].wall, ours[WARM_UP:], theirs[WARM_UP:]
+    ratio, usual = Ratio.of(theirs, ours), median(c.wall for c in ours)
+    sample_s, teacher_s, update_s = (median(p) for p in zip(*phases[WARM_UP:], strict=True))
+    trained = [sum(c.tokens for c in side) / ROUNDS for side in (ours, theirs)]
+    return [
+        Figure(
+            "step_vs_trl",
+            ratio.wall,
+            at_least=2.5,
+            detail=f"per trained token; {ratio}; {usual:.3f} s (rollout {sample_s:.3f}, "
+            f"teacher {teacher_s:.3f}, update {update_s:.3f}) against "
+            f"{median(c.wall for c in theirs):.3f} s; {trained[0]:.0f} and {trained[1]:.0f} tokens a step",
+        ),
+        Figure("step_warm_up", first - usual, "s", detail="surplus of our first step, not counted above"),
+    ]
+
+
+def _updates(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> Figure:
+    """Let TRL and us update on the same ids in turn."""
+    student = load_pair().student
+    steps = [sample(student, asked, seed=k, max_tokens=config.max_tokens) for k, asked in enumerate(prompts)]
+    ours, theirs = [], []
+    run = distill(config, load_pair())
+    run.sampler = Replay(steps)
+    next(run)
+
+    def our_update(their_step: trl.PeerStep) -> bool:
+        metrics = next(run).metrics
+        ours.append(metrics["seconds_teacher"] + metrics["seconds_update"])
+        theirs.append(their_step.update.wall)
+        return True
+
+    replayed = [[t.completion_ids.tolist() for t in trajectories] for trajectories in steps]
+    trl.train(load_pair(), config, prompts, our_update, replay=lambda step: replayed[step - 1])
+    ours, theirs = ours[WARM_UP:], theirs[WARM_UP:]
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return Figure(
+        "update_vs_trl",
+        median(ratios),
+        detail="teacher, forward, backward, optimizer on identical ids; "
+        f"quartiles {quantile(ratios, 0.25):.2f}-{quantile(ratios, 0.75):.2f}; "
+        f"{median(ours):.3f} s against {median(theirs):.3f} s",
+    )
