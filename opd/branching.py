@@ -28,6 +28,11 @@ from opd.trajectory import BranchPoint, Review, Trajectory
 
 FORCED = "Part of the text was forced, not sampled, so its mean penalty does not estimate the KL."
 
+NO_BRANCHES = (
+    "Branches need a teacher with the student's tokenizer: its choices here are no tokens of the student. "
+    "Grade with a teacher of the student's family."
+)
+
 STYLE_POINTS = 10.0
 """A difference of pass rates that surely is less than this many percentage points is a matter of style."""
 
@@ -615,6 +620,8 @@ def _check_count(k: int) -> None:
 
 
 def _check_index(review: Review, at: int) -> None:
+    if review.grades.spans is not None:
+        raise ValueError(NO_BRANCHES)
     if not 0 <= at < len(review.trajectory):
         raise ValueError(f"There is no such token: the text has {len(review.trajectory)}.")
 
@@ -626,6 +633,8 @@ def _check(pair: Pair, review: Review, at: int) -> None:
         ValueError: it is so.
     """
     _check_index(review, at)
+    if pair.cross_tokenizer:
+        raise ValueError(NO_BRANCHES)
     ids = review.trajectory.completion_ids
     if ids.max() >= pair.vocabulary or "".join(pair.student.pieces(ids)) != review.text:
         raise ValueError(

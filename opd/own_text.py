@@ -52,7 +52,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         )
     if complete and not ended[-1] and student.end_of_turn is not None:
         ids = np.append(ids, student.end_of_turn)
-    for model in (student, pair.teacher):
+    for model in (student,) if pair.cross_tokenizer else (student, pair.teacher):
         if len(prompt_ids) + len(ids) > model.context:
             raise ValueError(
                 f"The text is {len(ids)} tokens long and what goes before it {len(prompt_ids)}; {model.name} "
@@ -63,7 +63,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         completion_ids=ids,
         behaviour_logprobs=None,
         finish_reason="stop" if complete or ended[-1] else "length",
-        teacher_prompt_ids=prompt_ids,
+        teacher_prompt_ids=pair.teacher.render(prompt) if pair.cross_tokenizer else prompt_ids,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from opd.engines.transformers import TransformersSampler
 from opd.grading import grade
-from opd.models import Pair, as_messages
+from opd.models import LanguageModel, Pair, as_messages
 from opd.own_text import chat_trajectories, text_trajectory
 from opd.sampling import check_temperature, requests
 from opd.tasks import Example, Task
@@ -40,7 +40,8 @@ def review(
         correct: what a verifier says of it.
     """
     tops = (grades.student.top_ids, grades.teacher.top_ids)
-    shown = {int(i) for top in tops for i in top.ravel()}
+    ours, theirs = (set(top_ids[top_ids >= 0].tolist()) for top_ids in tops)
+    apart = pair.cross_tokenizer
     return Review(
         student=pair.student.name,
         teacher=pair.teacher.name,
@@ -48,10 +49,15 @@ def review(
         trajectory=trajectory,
         grades=grades,
         pieces=pair.student.pieces(trajectory.completion_ids),
-        vocabulary={i: pair.student.token_text(i) for i in sorted(shown)},
+        vocabulary=_texts(pair.student, ours if apart else ours | theirs),
+        teacher_vocabulary=_texts(pair.teacher, theirs) if apart else None,
         correct=correct,
         seed=seed,
     )
+
+
+def _texts(model: LanguageModel, ids: set[int]) -> dict[int, str]:
+    return {i: model.token_text(i) for i in sorted(ids)}
 
 
 def stream_reviews(
@@ -84,7 +90,7 @@ def stream_reviews(
         ValueError: see :func:`opd.sampling.requests`.
     """
     check_temperature(temperature)
-    asked = requests(pair.student, [prompt], n=n, seed=seed, max_tokens=max_tokens)
+    asked = requests(pair, [prompt], n=n, seed=seed, max_tokens=max_tokens)
     sampler = TransformersSampler(pair.student)
     growing = sampler.sample(asked, temperature=temperature, snapshot_every=SNAPSHOT_TOKENS)
     yield from grade_growing(pair, prompt, growing, n=n, seed=seed, task=task, example=example)
@@ -211,7 +217,7 @@ def review_prompts(
     given = {i: text for i, text in enumerate(completions or ()) if text is not None}
     asked = []
     if len(given) < len(prompts):
-        asked = requests(pair.student, prompts, n=n, seed=seed, max_tokens=max_tokens)
+        asked = requests(pair, prompts, n=n, seed=seed, max_tokens=max_tokens)
     done: dict[tuple[int, int], Review] = {}
 
     def add(trajectories: Sequence[Trajectory], seed: int | None) -> list[Review]:

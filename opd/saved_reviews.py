@@ -17,8 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opd.paths import assets_dir, home_dir
-from opd.trajectory import VERDICTS, Review, write_atomically
+from opd.trajectory import VERDICTS, Review, TokenScores, write_atomically
 from opd.verdicts import drop
 
 FORMAT = "opd-review"
@@ -252,7 +254,7 @@ CSV_COLUMNS = (
     *("group", "review", "index", "token_id", "token", "penalty", "reverse_kl", "forward_kl", "jsd", "drop"),
     *("verdict", "fork", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy"),
     *("student_rank", "teacher_rank", "behaviour_logprob", "student_choice", "student_choice_logprob"),
-    *("teacher_choice", "teacher_choice_logprob", "correct", "branch_of", "branch_at"),
+    *("teacher_choice", "teacher_choice_logprob", "correct", "branch_of", "branch_at", "span"),
 )
 """What stands in a row of :func:`to_csv`; docs/reviews.md says what each means."""
 
@@ -282,7 +284,10 @@ def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
         return json.dumps(_encodable(token), ensure_ascii=False)
 
     def figure(column: Any, index: int) -> str:  # noqa: ANN401
-        return "" if column is None else f"{column[index]:.6g}"
+        return "" if column is None or np.isnan(column[index]) else f"{column[index]:.6g}"
+
+    def rank(scores: TokenScores, index: int) -> int | str:
+        return "" if scores.ranks is None else int(scores.ranks[index])
 
     for i in range(len(trajectory)):
         yield (
@@ -291,23 +296,20 @@ def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
             text(review.pieces[i]),
             *(figure(getattr(grades, name), i) for name in ("penalty", "reverse_kl", "forward_kl", "jsd")),
             figure(lost, i),
-            VERDICTS[grades.verdicts[i]],
+            "" if grades.verdicts is None else VERDICTS[grades.verdicts[i]],
             bool(grades.forks[i]),
             *(figure(scores.logprobs, i) for scores in (student, teacher)),
             *(figure(scores.entropy, i) for scores in (student, teacher)),
-            *(int(scores.ranks[i]) for scores in (student, teacher)),
+            *(rank(scores, i) for scores in (student, teacher)),
             figure(trajectory.behaviour_logprobs, i),
-            *(
-                cell
-                for scores in (student, teacher)
-                for cell in (
-                    text(review.vocabulary[int(scores.top_ids[i, 0])]),
-                    figure(scores.top_logprobs[:, 0], i),
-                )
-            ),
+            text(review.vocabulary[int(student.top_ids[i, 0])]),
+            figure(student.top_logprobs[:, 0], i),
+            "" if (choice := review.teacher_choice(i)) is None else text(choice[0]),
+            figure(teacher.top_logprobs[:, 0], i),
             "" if review.correct is None else review.correct,
             "" if branch is None else branch.parent,
             "" if branch is None else branch.at,
+            "" if grades.spans is None or not grades.graded[i] else grades.spans[i],
         )
 
 

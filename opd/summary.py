@@ -37,13 +37,14 @@ unsure one with several good ways on, and an unsure one whose choice matters to 
 
 @dataclass(frozen=True)
 class ReportCard:
-    """What the grades of one trajectory say together. A mean over no tokens is None.
+    """What the grades of one trajectory say together. A mean over no tokens, or of what is absent, is None.
 
     Attributes:
-        tokens: number of graded tokens.
+        tokens: number of tokens.
+        graded: how many of them could be graded: all, but for a teacher with another tokenizer.
         agreement: share of the tokens with a choice (not "forced") whose drop D is below that of an
             inaccuracy; None where no token had a choice.
-        mean_penalty: nats per token.
+        mean_penalty: nats per graded token.
         total_penalty: nats.
         mean_reverse_kl: nats per token.
         total_reverse_kl: nats.
@@ -51,45 +52,56 @@ class ReportCard:
         mean_teacher_entropy: nats per token.
         overlap: mean share of the student's likeliest tokens that are among the teacher's likeliest.
         forks: number of forking tokens.
-        counts: tokens by verdict, every verdict named.
+        counts: tokens by verdict, every verdict named; None without verdicts.
     """
 
     tokens: int
+    graded: int
     agreement: float | None
     mean_penalty: float | None
     total_penalty: float
     mean_reverse_kl: float | None
-    total_reverse_kl: float
+    total_reverse_kl: float | None
     mean_student_entropy: float | None
     mean_teacher_entropy: float | None
     overlap: float | None
     forks: int
-    counts: dict[str, int]
+    counts: dict[str, int] | None
 
 
 def report_card(review: Review) -> ReportCard:
     """Sum up the grades of ``review``."""
     grades = review.grades
-    tokens = len(grades)
-    seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts.tolist())
-    chosen = tokens - seen["forced"]
-    disagreed = sum(seen[verdict] for verdict in DISAGREEMENTS)
+    tokens, graded = len(grades), int(grades.graded.sum())
+    counts = agreement = None
+    if grades.verdicts is not None:
+        seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts.tolist())
+        counts = {verdict: seen[verdict] for verdict in VERDICTS}
+        chosen = tokens - seen["forced"]
+        disagreed = sum(seen[verdict] for verdict in DISAGREEMENTS)
+        agreement = 1 - disagreed / chosen if chosen else None
 
-    def mean(values: np.ndarray) -> float | None:
-        return float(values.mean(dtype=np.float64)) if tokens else None
+    def total(values: np.ndarray | None) -> float | None:
+        return None if values is None else float(np.nansum(values, dtype=np.float64))
+
+    def mean(values: np.ndarray | None, over: int = tokens) -> float | None:
+        return None if values is None or not over else total(values) / over
 
     return ReportCard(
         tokens=tokens,
-        agreement=1 - disagreed / chosen if chosen else None,
-        mean_penalty=mean(grades.penalty),
-        total_penalty=float(grades.penalty.sum(dtype=np.float64)),
+        graded=graded,
+        agreement=agreement,
+        mean_penalty=mean(grades.penalty, graded),
+        total_penalty=total(grades.penalty),
         mean_reverse_kl=mean(grades.reverse_kl),
-        total_reverse_kl=float(grades.reverse_kl.sum(dtype=np.float64)),
+        total_reverse_kl=total(grades.reverse_kl),
         mean_student_entropy=mean(grades.student_entropy),
         mean_teacher_entropy=mean(grades.teacher_entropy),
-        overlap=mean(_shared(grades.student.top_ids, grades.teacher.top_ids)),
+        overlap=mean(_shared(grades.student.top_ids, grades.teacher.top_ids))
+        if grades.spans is None
+        else None,
         forks=int(grades.forks.sum()),
-        counts={verdict: seen[verdict] for verdict in VERDICTS},
+        counts=counts,
     )
 
 
@@ -114,13 +126,13 @@ class TokenInContext:
         left: text of the :data:`CONTEXT` tokens before it.
         token: its text; empty where it is only a part of a character.
         right: text of the :data:`CONTEXT` tokens after it.
-        penalty: nats.
-        reverse_kl: nats.
+        penalty: nats; NaN where the token could not be graded.
+        reverse_kl: nats; None, as the next two, where spans were graded.
         student_entropy: nats.
         drop: D = p_teacher(best) - p_teacher(token), in [0, 1].
         verdict: name of its verdict.
-        preferred: text of the teacher's first choice.
-        preferred_probability: what the teacher gives it.
+        preferred: text of the teacher's first choice; empty within a span.
+        preferred_probability: what the teacher gives it; None within a span.
     """
 
     review: int
@@ -129,12 +141,12 @@ class TokenInContext:
     token: str
     right: str
     penalty: float
-    reverse_kl: float
+    reverse_kl: float | None
     student_entropy: float
-    drop: float
-    verdict: str
+    drop: float | None
+    verdict: str | None
     preferred: str
-    preferred_probability: float
+    preferred_probability: float | None
 
 
 def tokens_in_context(reviews: Sequence[Review], places: Sequence[tuple[int, int]]) -> list[TokenInContext]:
@@ -144,11 +156,12 @@ def tokens_in_context(reviews: Sequence[Review], places: Sequence[tuple[int, int
         IndexError: there is no such place.
     """
     lost = {number: drop(reviews[number].grades.teacher) for number in {number for number, _ in places}}
-    return [_in_context(reviews[number], number, index, lost[number][index]) for number, index in places]
+    return [_in_context(reviews[number], number, index, lost[number]) for number, index in places]
 
 
-def _in_context(review: Review, number: int, index: int, lost: float) -> TokenInContext:
+def _in_context(review: Review, number: int, index: int, lost: NDArray[np.float32] | None) -> TokenInContext:
     grades, pieces = review.grades, review.pieces
+    preferred, logprob = review.teacher_choice(index) or ("", None)
     return TokenInContext(
         review=number,
         index=index,
@@ -156,12 +169,12 @@ def _in_context(review: Review, number: int, index: int, lost: float) -> TokenIn
         token=pieces[index],
         right="".join(pieces[index + 1 : index + 1 + CONTEXT]),
         penalty=float(grades.penalty[index]),
-        reverse_kl=float(grades.reverse_kl[index]),
+        reverse_kl=None if grades.reverse_kl is None else float(grades.reverse_kl[index]),
         student_entropy=float(grades.student_entropy[index]),
-        drop=float(lost),
-        verdict=VERDICTS[grades.verdicts[index]],
-        preferred=review.vocabulary[int(grades.teacher.top_ids[index, 0])],
-        preferred_probability=float(np.exp(grades.teacher.top_logprobs[index, 0])),
+        drop=None if lost is None else float(lost[index]),
+        verdict=None if grades.verdicts is None else VERDICTS[grades.verdicts[index]],
+        preferred=preferred,
+        preferred_probability=None if logprob is None else float(np.exp(logprob)),
     )
 
 
@@ -175,9 +188,9 @@ def worst_tokens(
     Args:
         reviews: where to look.
         n: how many.
-        verdicts: names of those that count.
+        verdicts: names of those that count; where spans were graded there are none, so all or nothing.
     """
-    tokens = _Tokens(reviews, verdicts)
+    tokens = _Tokens(reviews, verdicts, spans=True)
     penalty = tokens.of(lambda review: review.grades.penalty)
     worst = np.argsort(-penalty, kind="stable")[:n]
     worst = worst[penalty[worst] > 0]
@@ -213,14 +226,16 @@ def swaps(
     """Count which tokens the teacher would exchange for which, the largest share of the penalty first.
 
     Counted are the student's own tokens that are not the teacher's first choice and whose drop D is
-    ``least_drop`` or more; as it is by default, they are the disagreements.
+    ``least_drop`` or more; as it is by default, they are the disagreements. Graded spans have no D.
 
     Args:
         reviews: where to look.
         least_drop: the least D, in [0, 1].
         verdicts: names of those that count. The shares stay shares of the whole penalty.
     """
-    total = sum(float(np.maximum(r.grades.penalty[own_tokens(r)], 0).sum(dtype=np.float64)) for r in reviews)
+    total = sum(
+        float(np.nansum(np.maximum(r.grades.penalty[own_tokens(r)], 0), dtype=np.float64)) for r in reviews
+    )
     tokens = _Tokens(reviews, verdicts)
     lost = tokens.of(lambda review: drop(review.grades.teacher))
     penalty = tokens.of(lambda review: np.maximum(review.grades.penalty, 0)).astype(np.float64)
@@ -280,7 +295,8 @@ class TokenMap:
 def token_map(reviews: Sequence[Review], *, verdicts: Collection[str] = VERDICTS) -> TokenMap:
     """Place the student's own tokens with one of these verdicts by entropy and reverse KL.
 
-    A value on a border of :data:`QUADRANT_ENTROPY` or :data:`QUADRANT_KL` counts as above it.
+    A value on a border of :data:`QUADRANT_ENTROPY` or :data:`QUADRANT_KL` counts as above it. Graded spans
+    have no KL and are left out.
     """
     tokens = _Tokens(reviews, verdicts)
     entropy = tokens.of(lambda review: review.grades.student_entropy)
@@ -299,8 +315,9 @@ def token_map(reviews: Sequence[Review], *, verdicts: Collection[str] = VERDICTS
 def sparkline(values: NDArray[np.floating], bins: int) -> NDArray[np.floating]:
     """Shorten a column for a small picture, ``[T]`` -> ``[min(T, bins)]``.
 
-    Of each bin it keeps the value farthest from 0: peaks survive, which a mean would hide.
+    Of each bin it keeps the value farthest from 0: peaks survive, which a mean would hide. NaN counts as 0.
     """
+    values = np.nan_to_num(values)
     edges = np.linspace(0, len(values), min(len(values), bins) + 1).astype(int)
     return np.array(
         [values[a:b][np.abs(values[a:b]).argmax()] for a, b in pairwise(edges)],
@@ -311,22 +328,32 @@ def sparkline(values: NDArray[np.floating], bins: int) -> NDArray[np.floating]:
 class _Tokens:
     """The student's own tokens with one of these verdicts, side by side, review after review.
 
+    Of reviews that were graded by spans and so have no verdicts, none; with ``spans``, and if every verdict
+    is wanted, those that could be graded.
+
     ``review`` and ``index``, int64 ``[N]``, are their places.
     """
 
-    def __init__(self, reviews: Sequence[Review], verdicts: Collection[str]) -> None:
+    def __init__(self, reviews: Sequence[Review], verdicts: Collection[str], *, spans: bool = False) -> None:
+        spans = spans and set(VERDICTS) <= set(verdicts)
         wanted = [number for number, name in enumerate(VERDICTS) if name in verdicts]
         self._reviews = reviews
         self._chosen = []
         for review in reviews:
             own = np.arange(len(review.grades))[own_tokens(review)]
-            self._chosen.append(own[np.isin(review.grades.verdicts[own], wanted)])
+            if review.grades.verdicts is not None:
+                own = own[np.isin(review.grades.verdicts[own], wanted)]
+            else:
+                own = own[review.grades.graded[own] & spans]
+            self._chosen.append(own)
         self.review = np.repeat(np.arange(len(reviews)), [len(chosen) for chosen in self._chosen])
         self.index = np.concatenate([np.zeros(0, dtype=np.int64), *self._chosen])
 
     def of(self, column: Callable[[Review], NDArray[Any]]) -> NDArray[Any]:
-        """Return each token's value of a column ``[T]`` that every review has, ``[N]``."""
-        parts = [column(r)[chosen] for r, chosen in zip(self._reviews, self._chosen, strict=True)]
+        """Return each token's value of a column ``[T]`` that every review with verdicts has, ``[N]``."""
+        parts = [
+            column(r)[chosen] for r, chosen in zip(self._reviews, self._chosen, strict=True) if len(chosen)
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
     def places(self, which: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:

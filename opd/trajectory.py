@@ -64,15 +64,21 @@ class TokenScores:
 
     Attributes:
         logprobs: float32 ``[T]``, log-prob of each completion token.
-        entropy: float32 ``[T]``, entropy of the model's distribution at each position.
-        ranks: int32 ``[T]``, how many tokens the model finds strictly likelier (0 = its first choice).
+        entropy: float32 ``[T]``, entropy of the model's distribution at each position; None where the engine
+            knows only part of the distribution.
+        ranks: int32 ``[T]``, how many tokens the model finds strictly likelier (0 = its first choice); None
+            for a teacher that grades by spans.
         top_ids: int32 ``[T, K]``, the model's likeliest tokens, best first.
         top_logprobs: float32 ``[T, K]``, their log-probs.
+
+    A teacher that grades by spans (:attr:`Grades.spans`) has a log-prob where a span is one token, NaN
+    elsewhere; its likeliest tokens are of its own vocabulary and stand where a span begins, elsewhere are -1
+    and NaN.
     """
 
     logprobs: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-    ranks: NDArray[np.int32]
+    entropy: NDArray[np.float32] | None
+    ranks: NDArray[np.int32] | None
     top_ids: NDArray[np.int32]
     top_logprobs: NDArray[np.float32]
 
@@ -83,34 +89,45 @@ class Grades:
 
     Attributes:
         penalty: float32 ``[T]``, log p_student - log p_teacher of the sampled token: the sampled reverse KL,
-            signed; its negative is the advantage.
-        reverse_kl: float32 ``[T]``, KL(student || teacher) over the whole vocabulary, >= 0.
+            signed; its negative is the advantage. Of a span, an equal share; NaN where there is none.
+        reverse_kl: float32 ``[T]``, KL(student || teacher) over the whole vocabulary, >= 0; None for spans.
         student: the student's own scores of the trajectory.
         teacher: the teacher's scores of the trajectory.
-        verdicts: uint8 ``[T]``, index into :data:`VERDICTS`.
+        verdicts: uint8 ``[T]``, index into :data:`VERDICTS`; None for spans.
         forks: bool ``[T]``, the forking tokens.
         temperature: the one temperature both models were scored at.
         bias: why the sampled penalty is not an unbiased estimate of the reverse KL; None where it is one.
+        bound: why ``reverse_kl`` is but a lower bound; None where it is over the whole vocabulary.
         forward_kl: float32 ``[T]``, KL(teacher || student) over the whole vocabulary, >= 0; None where it was
             not computed.
         jsd: float32 ``[T]``, Jensen-Shannon divergence of the two (beta 0.5), in [0, ln 2]; None where it was
             not computed.
+        spans: int32 ``[T]``, where a teacher with another tokenizer graded aligned spans of text
+            (:mod:`opd.cross_grading`): the index of the first token of each token's span, -1 for a token that
+            could not be graded. None where each token was graded by itself.
     """
 
     penalty: NDArray[np.float32]
-    reverse_kl: NDArray[np.float32]
+    reverse_kl: NDArray[np.float32] | None
     student: TokenScores
     teacher: TokenScores
-    verdicts: NDArray[np.uint8]
+    verdicts: NDArray[np.uint8] | None
     forks: NDArray[np.bool_]
     temperature: float
     bias: str | None = None
     forward_kl: NDArray[np.float32] | None = None
     jsd: NDArray[np.float32] | None = None
+    bound: str | None = None
+    spans: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
-        """Return T, the number of graded tokens."""
+        """Return T, the number of tokens."""
         return len(self.penalty)
+
+    @property
+    def graded(self) -> NDArray[np.bool_]:
+        """Which tokens could be graded, bool ``[T]``: all, but for a teacher with another tokenizer."""
+        return np.ones(len(self), dtype=bool) if self.spans is None else self.spans >= 0
 
     @property
     def student_entropy(self) -> NDArray[np.float32]:
@@ -157,6 +174,8 @@ class Review:
         pieces: the text of each completion token; joined they are the text. A character that spans
             several tokens belongs to the last of them, the others are empty.
         vocabulary: text of every token id among the alternatives.
+        teacher_vocabulary: the same for the teacher's alternatives where its ids are others; None where they
+            are the student's.
         correct: what the verifier says of the answer; None where nobody can say.
         seed: the seed the trajectory was sampled with.
         branch: where it leaves another review; None for a main line. A branch holds the whole text.
@@ -176,11 +195,20 @@ class Review:
     seed: int | None = None
     branch: BranchPoint | None = None
     evidence: Mapping[str, Any] | None = None
+    teacher_vocabulary: Mapping[int, str] | None = None
 
     @property
     def text(self) -> str:
         """The completion as text, special tokens included."""
         return "".join(self.pieces)
+
+    def teacher_choice(self, index: int) -> tuple[str, float] | None:
+        """Return the teacher's likeliest token at a place and its log-prob; None within a span."""
+        best = int(self.grades.teacher.top_ids[index, 0])
+        if best < 0:
+            return None
+        texts = self.vocabulary if self.teacher_vocabulary is None else self.teacher_vocabulary
+        return texts[best], float(self.grades.teacher.top_logprobs[index, 0])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the review as JSON-ready data (the schema of saved reviews)."""
@@ -193,9 +221,12 @@ class Review:
             "branch": None if self.branch is None else asdict(self.branch),
             "evidence": self.evidence,
             "trajectory": _columns(self.trajectory),
-            "grades": _columns(self.grades),
+            "grades": _columns(self.grades, gaps=self.grades.spans is not None),
             "pieces": list(self.pieces),
             "vocabulary": {str(i): text for i, text in self.vocabulary.items()},
+            "teacher_vocabulary": None
+            if self.teacher_vocabulary is None
+            else {str(i): text for i, text in self.teacher_vocabulary.items()},
         }
 
     @classmethod
@@ -216,7 +247,10 @@ class Review:
                 trajectory=_from_columns(Trajectory, data["trajectory"]),
                 grades=_from_columns(Grades, grades),
                 pieces=[str(piece) for piece in data["pieces"]],
-                vocabulary={int(i): str(text) for i, text in data["vocabulary"].items()},
+                vocabulary=_texts(data["vocabulary"]),
+                teacher_vocabulary=None
+                if data.get("teacher_vocabulary") is None
+                else _texts(data["teacher_vocabulary"]),
                 correct=data["correct"],
                 seed=data["seed"],
                 branch=None if data.get("branch") is None else BranchPoint(**data["branch"]),
@@ -228,6 +262,8 @@ class Review:
             raise ValueError(f"The review is malformed: {wrong}.") from wrong
         tokens = len(review.trajectory)
         for name, column in _token_columns(review):
+            if column is None:
+                raise ValueError(f"The review is malformed: it has no {name}.")
             if len(column) != tokens:
                 raise ValueError(f"The review has {tokens} tokens but {len(column)} entries in {name!r}.")
         _check_values(review)
@@ -286,26 +322,36 @@ _DTYPES: dict[str, type] = {
     **dict.fromkeys(("prompt_ids", "completion_ids", "teacher_prompt_ids"), np.int64),
     **dict.fromkeys(("behaviour_logprobs", "penalty", "reverse_kl", "forward_kl", "jsd"), np.float32),
     **dict.fromkeys(("logprobs", "entropy", "top_logprobs"), np.float32),
-    **dict.fromkeys(("ranks", "top_ids"), np.int32),
+    **dict.fromkeys(("ranks", "top_ids", "spans"), np.int32),
     "verdicts": np.uint8,
     "forks": np.bool_,
 }
 
 
-_ADDED_LATER = ("forward_kl", "jsd")
+_ADDED_LATER = ("forward_kl", "jsd", "bound", "spans")
 """Fields that files of version 1 need not have."""
 
+_MAY_BE_ABSENT = (
+    *("behaviour_logprobs", "reverse_kl", "forward_kl", "jsd", "verdicts", "spans"),
+    *("teacher.entropy", "teacher.ranks"),
+)
+"""Columns of tokens that may be None; _check_values says when."""
 
-def _columns(record: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Turn a dataclass of arrays into JSON-ready columns; floats keep six significant digits."""
+
+def _columns(record: Any, *, gaps: bool = False) -> dict[str, Any]:  # noqa: ANN401
+    """Turn a dataclass of arrays into JSON-ready columns; floats keep six significant digits.
+
+    With ``gaps`` NaN says that a value is absent and becomes None; elsewhere it is a fault and stays.
+    """
     out: dict[str, Any] = {}
     for f in fields(record):
         value = getattr(record, f.name)
         if isinstance(value, TokenScores):
-            value = _columns(value)
+            value = _columns(value, gaps=gaps)
         elif isinstance(value, np.ndarray):
             if value.dtype == np.float32:
                 value = _six_digits(value)
+                value = np.where(np.isnan(value), None, value) if gaps else value
             value = value.tolist()
         elif f.name == "temperature":
             value = float(value)
@@ -339,19 +385,20 @@ def _from_columns(kind: type, data: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return kind(**values)
 
 
-def _token_columns(review: Review) -> Iterable[tuple[str, Sequence[Any] | NDArray[Any]]]:
-    yield "pieces", review.pieces
-    if review.trajectory.behaviour_logprobs is not None:
-        yield "behaviour_logprobs", review.trajectory.behaviour_logprobs
+def _texts(data: Mapping[str, Any]) -> dict[int, str]:
+    return {int(i): str(text) for i, text in data.items()}
+
+
+def _token_columns(review: Review) -> Iterable[tuple[str, Any]]:
+    """Everything that has one entry a token, by name; what is absent and may be is left out."""
     grades = review.grades
-    for name in ("penalty", "reverse_kl", "verdicts", "forks"):
-        yield name, getattr(grades, name)
-    for name in ("forward_kl", "jsd"):
-        if getattr(grades, name) is not None:
-            yield name, getattr(grades, name)
+    columns = {"pieces": review.pieces, "behaviour_logprobs": review.trajectory.behaviour_logprobs}
+    for name in ("penalty", "reverse_kl", "forward_kl", "jsd", "verdicts", "forks", "spans"):
+        columns[name] = getattr(grades, name)
     for side in ("student", "teacher"):
         for f in fields(TokenScores):
-            yield f"{side}.{f.name}", getattr(getattr(grades, side), f.name)
+            columns[f"{side}.{f.name}"] = getattr(getattr(grades, side), f.name)
+    return [(name, c) for name, c in columns.items() if c is not None or name not in _MAY_BE_ABSENT]
 
 
 def _check_values(review: Review) -> None:
@@ -365,17 +412,33 @@ def _check_values(review: Review) -> None:
     check(review.correct in (True, False, None), "correct")
     check(review.seed is None or type(review.seed) is int, "seed")
     check(trajectory.finish_reason in ("stop", "length", None), "finish_reason")
-    check(grades.bias is None or isinstance(grades.bias, str), "bias")
+    for name in ("bias", "bound"):
+        check(getattr(grades, name) is None or isinstance(getattr(grades, name), str), name)
     for temperature in (trajectory.temperature, grades.temperature):
         check(0 <= temperature < float("inf"), "temperature")
+    spans = grades.spans
+    gaps = () if spans is None else ("penalty", "teacher.logprobs", "teacher.top_logprobs")
     for name, column in _token_columns(review):
         if name != "pieces":
-            check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(column).all(), name)
-    check((grades.verdicts < len(VERDICTS)).all(), "verdicts")
-    for name, scores in (("student", grades.student), ("teacher", grades.teacher)):
+            known = ~np.isnan(column) if name in gaps else True
+            check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(column)[known].all(), name)
+    absent = (grades.reverse_kl, grades.verdicts, grades.teacher.ranks)
+    check(all((column is None) == (spans is not None) for column in absent), "spans")
+    check((review.teacher_vocabulary is None) == (spans is None), "teacher_vocabulary")
+    if spans is None:
+        check((grades.verdicts < len(VERDICTS)).all(), "verdicts")
+    else:
+        goes_on = np.append(-1, spans[:-1])
+        check(((spans == np.arange(len(spans))) | (spans == goes_on) | (spans == -1)).all(), "spans")
+        check((np.isnan(grades.penalty) == (spans < 0)).all(), "penalty")
+    teacher_texts = review.vocabulary if spans is None else {-1: "", **review.teacher_vocabulary}
+    for name, scores, texts in (
+        ("student", grades.student, review.vocabulary),
+        ("teacher", grades.teacher, teacher_texts),
+    ):
         check(scores.top_ids.shape == scores.top_logprobs.shape, f"{name}.top_ids")
         check(scores.top_ids.shape[1] > 0, f"{name}.top_ids")
-        missing = set(scores.top_ids.ravel().tolist()) - review.vocabulary.keys()
+        missing = set(scores.top_ids.ravel().tolist()) - texts.keys()
         if missing:
             raise ValueError(f"The review has no text for the token {min(missing)} in its vocabulary.")
 

@@ -74,8 +74,13 @@ class Scored(Protocol):
         ...
 
 
-def drop(teacher: TokenScores) -> NDArray[np.float32]:
-    """Return D = p_teacher(best) - p_teacher(token) of each token, float32 ``[T]`` in [0, 1]."""
+def drop(teacher: TokenScores) -> NDArray[np.float32] | None:
+    """Return D = p_teacher(best) - p_teacher(token) of each token, float32 ``[T]`` in [0, 1].
+
+    None for a teacher that grades by spans: its best token need not be a token of the student at all.
+    """
+    if teacher.ranks is None:
+        return None
     return np.exp(teacher.top_logprobs[:, 0]) - np.exp(teacher.logprobs)
 
 
@@ -104,6 +109,8 @@ def verdicts(student: TokenScores, teacher: TokenScores) -> NDArray[np.uint8]:
 def fork_score(graded: Scored, definition: str) -> NDArray[np.float32]:
     """Return how much each token is a fork by one of :data:`FORK_DEFINITIONS`, float32 ``[T]``, nats.
 
+    It is -inf where that is not known.
+
     Raises:
         ValueError: there is no such definition.
     """
@@ -111,9 +118,10 @@ def fork_score(graded: Scored, definition: str) -> NDArray[np.float32]:
         case "entropy":
             return graded.student.entropy
         case "penalty":
-            return graded.penalty
+            return np.where(np.isnan(graded.penalty), np.float32(-np.inf), graded.penalty)
         case "entropy_drop":  # the student hesitates where the teacher minds
-            return graded.student.entropy * drop(graded.teacher)
+            lost = drop(graded.teacher)
+            return np.full_like(graded.penalty, -np.inf) if lost is None else graded.student.entropy * lost
     raise ValueError(f"There are no forks by {definition!r}. Known: {', '.join(FORK_DEFINITIONS)}.")
 
 

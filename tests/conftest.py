@@ -18,6 +18,18 @@ def pair() -> Pair:
     return Pair(make_model(0, name="tiny-student"), make_model(1, name="tiny-teacher", hidden_size=48))
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """Tiny random models that lie on disk, to be read only: their folders by name."""
+    out = {}
+    for seed, name in enumerate(("student", "teacher", "other")):
+        model, folder = make_model(seed), tmp_path_factory.mktemp(name)
+        model.model.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        out[name] = str(folder)
+    return out
+
+
 @pytest.fixture(autouse=True)
 def opd_home(tmp_path, monkeypatch):
     """Every test has its own folder of runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,4 +67,29 @@ def make_review(
         pieces=list(pieces),
         vocabulary=dict(enumerate(vocabulary)),
         correct=correct,
+    )
+
+
+def by_spans(review: Review, spans: Sequence[int]) -> Review:
+    """The review as if its teacher had another tokenizer: ``spans`` as in :class:`opd.trajectory.Grades`."""
+    first, grades = np.asarray(spans, dtype=np.int32), review.grades
+    begins, graded = first == np.arange(len(first)), first >= 0
+    alone = np.array([graded[i] and (first == first[i]).sum() == 1 for i in range(len(first))])
+    penalty = np.full(len(first), np.nan, dtype=np.float32)
+    for start in first[begins]:
+        penalty[first == start] = grades.penalty[first == start].mean()
+    teacher = TokenScores(
+        logprobs=np.where(alone, grades.teacher.logprobs, np.float32(np.nan)),
+        entropy=None,
+        ranks=None,
+        top_ids=np.where(begins[:, None], grades.teacher.top_ids, -1).astype(np.int32),
+        top_logprobs=np.where(begins[:, None], grades.teacher.top_logprobs, np.float32(np.nan)),
+    )
+    changed = {"penalty": penalty, "reverse_kl": None, "teacher": teacher, "verdicts": None, "spans": first}
+    bias = "Graded by aligned spans of text, because the teacher has another tokenizer; each "
+    bias += "token of a span carries an equal share."
+    return replace(
+        review,
+        grades=replace(grades, **changed, forks=grades.forks & begins, bias=bias),
+        teacher_vocabulary=dict(review.vocabulary),
     )

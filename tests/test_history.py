@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny import make_model
 
 import opd
 from opd import history, jobs
@@ -18,15 +17,11 @@ from opd.trajectory import StepReport
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(folders):
     """A quick run on a tiny random pair that lies on disk."""
-    for seed, name in enumerate(("student", "teacher")):
-        model = make_model(seed)
-        model.model.save_pretrained(tmp_path / name)
-        model.tokenizer.save_pretrained(tmp_path / name)
     return opd.DistillConfig(
-        student=str(tmp_path / "student"),
-        teacher=str(tmp_path / "teacher"),
+        student=folders["student"],
+        teacher=folders["teacher"],
         steps=3,
         warmup_steps=1,
         prompts_per_step=4,

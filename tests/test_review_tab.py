@@ -49,3 +49,13 @@ def test_asking_for_a_file_that_is_not_there_gives_nothing(question):
         raise ValueError(key)
 
     assert Shown(find).file_of(question) is None
+
+
+def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):
+    asked = []
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", lambda *names: asked.append(names))
+    names, line, *_ = tab._load(" a ", "b", True)
+    assert asked == [("a", "b", True)]
+    assert names.cross_tokenizer
+    assert "by spans of text" in line
+    assert "by spans of text" not in tab._load("a", "b", False)[1]

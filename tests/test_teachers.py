@@ -15,17 +15,6 @@ from opd.rollouts import gather
 from opd.runs import create_run
 
 
-@pytest.fixture
-def folders(tmp_path):
-    out = {}
-    for seed, name in enumerate(("student", "teacher", "other")):
-        model = make_model(seed)
-        model.model.save_pretrained(tmp_path / name)
-        model.tokenizer.save_pretrained(tmp_path / name)
-        out[name] = str(tmp_path / name)
-    return out
-
-
 def settings(folders, **values):
     quick = {"steps": 2, "warmup_steps": 1, "prompts_per_step": 8, "substeps": 1}
     quick |= {"max_tokens": 16, "eval_prompts": 4}

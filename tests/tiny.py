@@ -28,10 +28,17 @@ def make_tokenizer(extra: tuple[str, ...] = (), *, pad: str = "<|pad|>") -> PreT
     return fast
 
 
-def make_model(seed: int, *, name: str = "tiny", rows: int = 264, **config: object) -> LanguageModel:
+def make_model(
+    seed: int,
+    *,
+    name: str = "tiny",
+    rows: int = 264,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **config: object,
+) -> LanguageModel:
     """A random Qwen3 with more matrix rows than tokens, sharp enough to have clear preferences."""
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     settings = {
         "hidden_size": 32,
         "intermediate_size": 64,

@@ -105,7 +105,7 @@ class Branches:
 
     def _branch(
         self,
-        names: tuple[str, str],
+        names: tuple[str, str, bool],
         trained: str | None,
         max_tokens: int | None,
         own: str | None,
@@ -165,7 +165,7 @@ class Branches:
     def _measure(
         self,
         asked: tuple[str, Place] | None,
-        names: tuple[str, str],
+        names: tuple[str, str, bool],
         trained: str | None,
         max_tokens: int | None,
         own: str | None,
@@ -213,7 +213,7 @@ class Branches:
         return {"task": self.task, "example": self._example(review), "max_tokens": room}
 
 
-def _pair(review: Review, names: tuple[str, str], trained: str | None) -> Pair:
+def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
     """Return the pair that a review was made with, if it is one of the session's.
 
     A review may come from a file: that must not make the app load what the file names.
@@ -221,7 +221,7 @@ def _pair(review: Review, names: tuple[str, str], trained: str | None) -> Pair:
     Raises:
         ValueError: it is not.
     """
-    student, teacher = names
+    student, teacher, *_ = names
     students = [student] if trained is None else [student, str(open_run(trained).model_dir)]
     if review.student not in students or review.teacher != teacher:
         raise ValueError(

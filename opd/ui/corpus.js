@@ -71,6 +71,7 @@ const around = ({ left, token, right }) =>
   make("span", "around", make("span", "left", line(left)), make("b", "", label(token, 24)), make("span", "", line(right)));
 
 function verdictWords({ verdict }) {
+  if (verdict === null) return "–";
   const name = legend.verdicts[verdict];
   return `${name} ${legend.glyphs[name] ?? ""}`.trim();
 }
@@ -203,7 +204,9 @@ const tokenColumns = () => [
     name: "preferred", head: "teacher’s choice", words: true, rising: true, minor: true,
     value: ({ preferred }) => preferred,
     cell: ({ preferred, probability }) =>
-      make("span", "", make("code", "", label(preferred, 20)), make("span", "probability", ` ${share(probability)}`)),
+      probability === null
+        ? "–"
+        : make("span", "", make("code", "", label(preferred, 20)), make("span", "probability", ` ${share(probability)}`)),
   },
 ];
 

@@ -95,7 +95,10 @@ class Question:
         return (
             self.group in (None, group)
             and self.correct in (None, review.correct)
-            and (self.verdicts is VERDICTS or any(report_card(review).counts[v] for v in self.verdicts))
+            and (
+                self.verdicts is VERDICTS
+                or any((report_card(review).counts or {}).get(v) for v in self.verdicts)
+            )
             and (not self.text or any(self.text in t.casefold() for t in (review.text, _asked(review))))
         )
 
@@ -256,7 +259,7 @@ TABS: dict[str, Callable[[Selection], dict[str, Any]]] = {
 
 def _row(group: int, sample: int, review: Review) -> dict[str, Any]:
     card, penalty = report_card(review), review.grades.penalty
-    worst = int(penalty.argmax()) if len(penalty) else 0
+    worst = int(np.nan_to_num(penalty, nan=-np.inf).argmax()) if len(penalty) else 0
     return {
         "group": group,
         "sample": sample,
@@ -269,9 +272,9 @@ def _row(group: int, sample: int, review: Review) -> dict[str, Any]:
         "tokens": card.tokens,
         "penalty": card.mean_penalty,
         "kl": card.mean_reverse_kl,
-        "blunders": card.counts["blunder"],
+        "blunders": card.counts and card.counts["blunder"],
         "forks": card.forks,
-        "worst": _token((group, sample), *tokens_in_context([review], [(0, worst)])) if card.tokens else None,
+        "worst": _token((group, sample), *tokens_in_context([review], [(0, worst)])) if card.graded else None,
     }
 
 
@@ -294,11 +297,11 @@ def _token(address: Address, token: TokenInContext) -> dict[str, Any]:
         "left": visible(token.left)[-CONTEXT_CHARACTERS:],
         "token": _shown(token.token, TOKEN_CHARACTERS),
         "right": visible(token.right)[:CONTEXT_CHARACTERS],
-        "penalty": token.penalty,
+        "penalty": None if np.isnan(token.penalty) else token.penalty,
         "kl": token.reverse_kl,
         "entropy": token.student_entropy,
         "drop": token.drop,
-        "verdict": VERDICTS.index(token.verdict),
+        "verdict": None if token.verdict is None else VERDICTS.index(token.verdict),
         "preferred": _shown(token.preferred, TOKEN_CHARACTERS),
         "probability": token.preferred_probability,
     }

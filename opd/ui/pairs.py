@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from opd.models import LanguageModel, Pair
 
 
-def loaded_pair(student: str, teacher: str) -> Pair:
+def loaded_pair(student: str, teacher: str, cross_tokenizer: bool = False) -> Pair:
     """Return the pair; a model that another pair has loaded already is used again.
+
+    With ``cross_tokenizer`` the two may have different vocabularies; see :class:`opd.models.Pair`.
 
     While a run holds the GPU, the app's own models work on the CPU, and the page says so.
 
@@ -28,7 +30,8 @@ def loaded_pair(student: str, teacher: str) -> Pair:
     if run:
         make_room()
         gr.Info(f"The run {run} has the GPU; until it ends the app's own models work on the CPU.")
-    return Pair(_loaded_model(student, device), _loaded_model(teacher, device))
+    models = _loaded_model(student, device), _loaded_model(teacher, device)
+    return Pair(*models, cross_tokenizer=cross_tokenizer)
 
 
 def make_room() -> None:

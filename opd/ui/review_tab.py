@@ -37,10 +37,12 @@ class PairNames(NamedTuple):
 
     student: str = "demo-student"
     teacher: str = "demo-teacher"
+    cross_tokenizer: bool = False
 
     def __str__(self) -> str:
         """One line of Markdown."""
-        return f"`{self.student}` writes, `{self.teacher}` grades."
+        how = ", by spans of text if their tokenizers differ" if self.cross_tokenizer else ""
+        return f"`{self.student}` writes, `{self.teacher}` grades{how}."
 
 
 class ReviewTab:
@@ -164,8 +166,11 @@ class ReviewTab:
                 self.teacher = gr.Textbox(PairNames().teacher, label="Teacher", min_width=140)
             gr.Markdown(
                 "A folder, a LoRA adapter's folder, or a name on the Hugging Face Hub. "
-                "Both models must share a vocabulary.",
+                "Both models must share a vocabulary, unless the teacher grades spans of text.",
                 elem_classes="caption",
+            )
+            self.cross_tokenizer = gr.Checkbox(
+                False, label="grade spans of text if the tokenizers differ", elem_id="cross-tokenizer"
             )
             with gr.Row():
                 self.load_button = gr.Button("Load this pair", size="sm", elem_id="load-pair")
@@ -179,7 +184,7 @@ class ReviewTab:
             button.click(self._another_example, [button, self.prompt], self.prompt, **PLUMBING)
         models = {"concurrency_id": "models", "api_visibility": "private"}
         pair_names = [self.student, self.teacher]
-        self.load_button.click(self._load, pair_names, self.in_use, **models)
+        self.load_button.click(self._load, [*pair_names, self.cross_tokenizer], self.in_use, **models)
         self.examine_button.click(self._examine, pair_names, self.findings, **models)
         session = [self.names, self.trained, self.which]
         self._stream(
@@ -283,8 +288,8 @@ class ReviewTab:
         prompts = [e.prompt for e in self.examples.values() if e.family == family]
         return prompts[(prompts.index(prompt) + 1) % len(prompts)] if prompt in prompts else prompts[0]
 
-    def _load(self, student: str, teacher: str) -> list[Any]:
-        names = PairNames(student.strip(), teacher.strip())
+    def _load(self, student: str, teacher: str, cross_tokenizer: bool) -> list[Any]:
+        names = PairNames(student.strip(), teacher.strip(), cross_tokenizer)
         with spoken_errors():
             loaded_pair(*names)
         return self.use(names)
@@ -320,7 +325,7 @@ class ReviewTab:
             finished: list[ReviewGroup] = []
             for label, student in _students(names, trained, which).items():
                 reviews = []
-                pair = loaded_pair(student, names.teacher)
+                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **options)
                 for reviews in stream:
                     yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
@@ -341,7 +346,7 @@ class ReviewTab:
             chat = read_chat(text) if not prompt.strip() and text.strip() else None
             groups = []
             for label, student in _students(names, trained, which).items():
-                pair = loaded_pair(student, names.teacher)
+                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 if chat:
                     reviews = opd.review_chat(pair, chat)
                 else:
@@ -379,7 +384,7 @@ class ReviewTab:
             finished: list[ReviewGroup] = []
             for label, student in students.items():
                 reviews = []
-                pair = loaded_pair(student, names.teacher)
+                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 for reviews in opd.review_prompts(
                     pair, asked.prompts, asked.completions, task=self.task, examples=examples, **options
                 ):

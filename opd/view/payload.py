@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -161,16 +161,23 @@ def review_payload(review: Review, forks: Sequence[NDArray[np.bool_]]) -> dict[s
     """
     if review not in _encoded:
         _encoded[review] = _unmarked_payload(review)
-    flags = review.grades.verdicts | np.where(_special(review), _SPECIAL, 0).astype(np.uint8)
+    flags = _verdicts(review) | np.where(_special(review), _SPECIAL, 0).astype(np.uint8)
     for bit, marked in enumerate(forks, _FIRST_FORK):
         flags = flags | (marked.astype(np.uint8) << bit)
     return _encoded[review] | {"flags": _base64(flags, "<u1")}
+
+
+def _verdicts(review: Review) -> NDArray[np.uint8]:
+    """Return the verdicts; where there are none, one without a sign, and the page is told so by "spans"."""
+    judged = review.grades.verdicts
+    return np.full(len(review.pieces), VERDICTS.index("good"), dtype=np.uint8) if judged is None else judged
 
 
 def _unmarked_payload(review: Review) -> dict[str, Any]:
     """Everything of :func:`review_payload` that does not depend on the other reviews of its set."""
     grades = review.grades
     tokens = shown_pieces(review.pieces)
+    lost = cutoffs.drop(grades.teacher)
     lengths = [len(t) if t.isascii() else len(t.encode("utf-16-le")) // 2 for t in tokens]
     return {
         "student": visible(review.student),
@@ -178,7 +185,7 @@ def _unmarked_payload(review: Review) -> dict[str, Any]:
         "messages": [{key: visible(text) for key, text in message.items()} for message in review.messages],
         "finish_reason": review.trajectory.finish_reason,
         "temperature": grades.temperature,
-        "bias": grades.bias,
+        "notes": [note for note in (grades.bias, grades.bound) if note],
         "correct": review.correct,
         "off_policy": review.trajectory.behaviour_logprobs is None,
         "branch": None if review.branch is None else asdict(review.branch),
@@ -190,7 +197,8 @@ def _unmarked_payload(review: Review) -> dict[str, Any]:
         "lengths": _base64(np.minimum(lengths, _LONG), "<u1"),
         "long": {str(i): length for i, length in enumerate(lengths) if length >= _LONG},
         "penalty": _base64(np.clip(grades.penalty, -6e4, 6e4), "<f2"),
-        "drop": _base64(np.rint(np.clip(cutoffs.drop(grades.teacher), 0, 1) * 255), "<u1"),
+        "drop": None if lost is None else _base64(np.rint(np.clip(lost, 0, 1) * 255), "<u1"),
+        "spans": None if grades.spans is None else _base64(grades.spans, "<i4"),
     }
 
 
@@ -246,19 +254,28 @@ def alternatives_payload(review: Review, chunk: int) -> dict[str, Any]:
     """Return both models' likeliest tokens, ``[tokens, K]``, and all :data:`COLUMNS` of one chunk."""
     part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
     out: dict[str, Any] = {"tokens": len(review.grades.penalty[part])}
-    shown: set[int] = set()
+    shown: list[set[int]] = []
     for name, scores in (("student", review.grades.student), ("teacher", review.grades.teacher)):
-        shown.update(scores.top_ids[part].ravel().tolist())
+        shown.append(set(scores.top_ids[part].ravel().tolist()) - {-1})
         out[f"{name}_ids"] = _base64(scores.top_ids[part], "<i4")
         out[f"{name}_logprobs"] = _base64(scores.top_logprobs[part], "<f4")
     out["ids"] = _base64(review.trajectory.completion_ids[part], "<i4")
-    out["vocabulary"] = {str(token): visible(review.vocabulary[token]) for token in sorted(shown)}
+    ours, theirs = shown
+    if review.teacher_vocabulary is None:
+        out["vocabulary"] = _texts(review.vocabulary, ours | theirs)
+    else:
+        out["vocabulary"] = _texts(review.vocabulary, ours)
+        out["teacher_vocabulary"] = _texts(review.teacher_vocabulary, theirs)
     out["columns"] = {
         name: {"dtype": column.dtype, "data": _base64(values[part], column.dtype)}
         for name, column in COLUMNS.items()
         if (values := column.of(review)) is not None
     }
     return out
+
+
+def _texts(vocabulary: Mapping[int, str], ids: set[int]) -> dict[str, str]:
+    return {str(token): visible(vocabulary[token]) for token in sorted(ids)}
 
 
 def _visible_within(data: Any) -> Any:  # noqa: ANN401

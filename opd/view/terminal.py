@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from functools import cache
-from math import exp
+from math import exp, isnan
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, shown_
 WORST_TOKENS = 8
 """Rows of the table."""
 
-_BOLD, _DIM, _UNDERLINE, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[4m", "\x1b[0m"
+_BOLD, _DIM, _UNDERLINE, _STRUCK, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[4m", "\x1b[9m", "\x1b[0m"
 _FINISH = {"stop": "ended by itself", "length": "cut off by the length limit", None: "unfinished"}
 
 
@@ -43,20 +43,27 @@ def _heading(review: Review, color: bool) -> str:
 
 def _graded_text(review: Review, color: bool) -> str:
     grades = review.grades
+    signs = [""] * len(grades)
+    if grades.verdicts is not None:
+        signs = [VERDICT_GLYPHS.get(VERDICTS[verdict], "") for verdict in grades.verdicts]
     return "".join(
-        _token(shown, float(penalty), VERDICTS[verdict], bool(fork), color)
-        for shown, penalty, verdict, fork in zip(
-            shown_pieces(review.pieces), grades.penalty, grades.verdicts, grades.forks, strict=True
+        _token(shown, float(penalty), sign, bool(fork), color)
+        for shown, penalty, sign, fork in zip(
+            shown_pieces(review.pieces), grades.penalty, signs, grades.forks, strict=True
         )
     )
 
 
-def _token(shown: str, penalty: float, verdict: str, fork: bool, color: bool) -> str:
-    """One token with its colour, its sign and, without colours, a diamond where it is a fork."""
+def _token(shown: str, penalty: float, sign: str, fork: bool, color: bool) -> str:
+    """One token with its colour, its sign and, without colours, a diamond where it is a fork.
+
+    A token that could not be graded is dim and struck through, without colours between ``⟦`` and ``⟧``.
+    """
     if len(shown) > LONGEST_TOKEN:
         shown = f"{shown[:LONGEST_TOKEN]}…⟨+{len(shown) - LONGEST_TOKEN} characters⟩"
     text, line_break, rest = shown.partition("\n")
-    sign = VERDICT_GLYPHS.get(verdict, "")
+    if isnan(penalty):
+        return (_styled(text, _DIM + _STRUCK, True) if color else f"⟦{text}⟧") + line_break + rest
     if not color:
         return text + sign + ("◆" if fork else "") + line_break + rest
     # A leading space and what follows a line break stay unpainted: colour would fill the margin.
@@ -74,12 +81,19 @@ def _report(review: Review) -> str:
         words.append(f"teacher agrees {report.agreement:.0%}")
     if report.mean_penalty is not None:
         words.append(f"mean penalty {report.mean_penalty:.2f} nats")
+    if report.mean_reverse_kl is not None:
         words.append(f"mean reverse KL {report.mean_reverse_kl:.2f} nats")
-    words += [f"{verdict} {VERDICT_GLYPHS[verdict]} {report.counts[verdict]}" for verdict in DISAGREEMENTS]
+    if report.counts is not None:
+        words += [
+            f"{verdict} {VERDICT_GLYPHS[verdict]} {report.counts[verdict]}" for verdict in DISAGREEMENTS
+        ]
     words.append(f"forks {report.forks}")
     lines = [" · ".join(words)]
-    if review.grades.bias:
-        lines.append(review.grades.bias)
+    lines += [note for note in (review.grades.bias, review.grades.bound) if note]
+    if report.graded < report.tokens:
+        lines.append(
+            f"Tokens that could not be graded (struck through, or in ⟦ ⟧): {report.tokens - report.graded}."
+        )
     if replaced := sum("\ufffd" in visible(piece) for piece in review.pieces):
         lines.append(f"Tokens that cannot be written as text and show \ufffd: {replaced}.")
     return "\n".join(lines)
@@ -89,24 +103,25 @@ def _table(review: Review, color: bool) -> str:
     """The tokens with the highest penalties, worst first."""
     grades = review.grades
     student, teacher = grades.student, grades.teacher
-    ranked = np.argsort(-grades.penalty, kind="stable")[:WORST_TOKENS].tolist()
-    worst = [i for i in ranked if grades.penalty[i] >= COLOUR_STEPS[0]]
+    penalty = np.nan_to_num(grades.penalty)
+    ranked = np.argsort(-penalty, kind="stable")[:WORST_TOKENS].tolist()
+    worst = [i for i in ranked if penalty[i] >= COLOUR_STEPS[0]]
     if not worst:
         return f"No token has a penalty of {COLOUR_STEPS[0]} nats or more."
     rows = [("token", "", "penalty", "KL", "student", "teacher", "verdict", "teacher's choice")]
     for i in worst:
-        verdict = VERDICTS[grades.verdicts[i]]
-        choice = _label(review.vocabulary[int(teacher.top_ids[i, 0])])
+        verdict = "" if grades.verdicts is None else VERDICTS[grades.verdicts[i]]
+        choice = review.teacher_choice(i)
         rows.append(
             (
                 str(i + 1),
                 _label(review.pieces[i]),
-                f"{grades.penalty[i]:+.2f}",
-                f"{grades.reverse_kl[i]:.2f}",
+                f"{penalty[i]:+.2f}",
+                "–" if grades.reverse_kl is None else f"{grades.reverse_kl[i]:.2f}",
                 f"{exp(student.logprobs[i]):.1%}",
-                f"{exp(teacher.logprobs[i]):.1%}",
+                "–" if isnan(teacher.logprobs[i]) else f"{exp(teacher.logprobs[i]):.1%}",
                 f"{verdict}{' ◆' if grades.forks[i] else ''}",
-                f"{choice} {exp(teacher.top_logprobs[i, 0]):.1%}",
+                "–" if choice is None else f"{_label(choice[0])} {exp(choice[1]):.1%}",
             )
         )
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from component_page import write_page
-from graded import make_review
+from graded import by_spans, make_review
 from hostile import HOSTILE
 
 from opd import verdicts as cutoffs
@@ -440,3 +440,75 @@ def test_with_few_colours_underlines_speak(open_component, answer):
     page.emulate_media(forced_colors="active")
     style = page.locator(".token.is-blunder").first.evaluate("t => getComputedStyle(t).textDecorationLine")
     assert "underline" in style
+
+
+# Graded by spans: the teacher has another tokenizer
+
+
+@pytest.fixture
+def spans(answer):
+    """One span of " fi" and "ve"; " 2" and the last token are not graded."""
+    return by_spans(answer, [0, 1, -1, 3, 4, 5, 6, 7, 8, 8, 10, 11, 12, 13, -1])
+
+
+def test_what_cannot_be_graded_is_hatched_and_named(open_component, spans):
+    page = open_component(spans)
+    hatched = page.locator(".text .token.ungraded")
+    assert hatched.all_inner_texts() == ["2", "!"]
+    assert "gradient" in hatched.first.evaluate("token => getComputedStyle(token).backgroundImage")
+    assert "heat" not in hatched.first.get_attribute("class")
+    assert page.locator(".scale .ungraded").inner_text() == "not graded"
+    note = page.locator(".note").inner_text()
+    assert "the teacher has another tokenizer" in note
+    assert "2 tokens could not be graded: hatched." in note
+    page.locator(".toggles label", has_text="table").click()
+    cells = page.locator(".table tbody tr").nth(2).locator("td")
+    assert cells.nth(2).inner_text() == "–", "absent, not 0"
+    assert page.locator(".table code.ungraded").count() == 2
+
+
+def test_a_review_by_spans_claims_no_verdicts(open_component, spans):
+    page = open_component(spans)
+    assert page.locator(".report .agreement, .report .is-blunder").count() == 0
+    assert "reverse KL" not in page.locator(".report").inner_text()
+    assert page.locator(".verdicts .is-blunder").is_hidden()
+    assert page.get_by_label("blunders").is_disabled()
+    assert "%" not in page.locator(".rail .numbers").inner_text()
+    assert page.locator(".to-quiz").is_hidden()
+
+
+def test_a_span_is_one_value_and_units_add_up_what_is_known(open_component, spans):
+    page = open_component(spans)
+    pinned = page.locator(".pinned")
+    page.evaluate("view.pin(view.panes[0], 9)")
+    pinned.locator(".sentence", has_text="it grades ·five as one, +3.40 nats").wait_for()
+    assert "each of the 2 tokens has an equal share" in pinned.inner_text()
+    page.locator(".text .token").nth(8).hover()
+    assert page.locator(".token.pointed").all_inner_texts() == ["fi", "ve"]
+    page.locator(".units label", has_text="word").click()
+    page.wait_for_function("view.panes[0].unitValues.length === 14")
+    values = page.evaluate(
+        "[...view.panes[0].unitValues].map((value) => (Number.isNaN(value) ? null : value))"
+    )
+    expected = [0, 0.3, None, 0, 0, 0, 0, 0.2, 3.4, 0, 0, 0, 1.5, None]
+    assert [value is None for value in values] == [value is None for value in expected]
+    known = [value for value in expected if value is not None]
+    assert [value for value in values if value is not None] == pytest.approx(known, abs=5e-3)
+    page.locator(".units label", has_text="step").click()
+    page.wait_for_function("view.panes[0].unitValues.length === 2")
+    assert page.evaluate("[...view.panes[0].unitValues]") == pytest.approx([3.9, 1.5], abs=5e-3)
+
+
+def test_a_token_says_what_the_teacher_would_begin_with_and_offers_no_branch(open_component, spans):
+    page = open_component(spans)
+    page.evaluate("view.pin(view.panes[0], 8)")
+    sentence = page.locator(".pinned .sentence")
+    sentence.locator("text=The teacher would rather begin with").wait_for()
+    assert sentence.locator("code").last.inner_text() == "·yes"
+    assert page.locator(".pinned .actions button").count() == 0
+    page.locator(".text").press("b")
+    page.locator(".text").press("t")
+    assert not [name for name, _ in page.evaluate("told") if name != "state"]
+    page.evaluate("view.pin(view.panes[0], 14)")
+    page.locator(".pinned .judgement", has_text="not graded").wait_for()
+    assert "does not read it as it stands" in sentence.inner_text()

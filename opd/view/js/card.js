@@ -24,12 +24,14 @@ function fillCard(card, template, pane, index, details) {
   if (text.length > LONG_LABEL) find(".card-head").after(wholeText(text));
   find(".position").textContent = `token ${index + 1} of ${review.count}`;
   const judgement = find(".judgement");
-  judgement.append(make("span", `verdict is-${verdict.name}`, `${verdict.name} ${verdict.glyph}`.trim()));
+  if (review.judged) judgement.append(make("span", `verdict is-${verdict.name}`, `${verdict.name} ${verdict.glyph}`.trim()));
+  if (review.isUngraded(index)) judgement.append(make("span", "verdict ungraded", "not graded"));
   const fork = pane.forks.indexOf(index);
   if (fork >= 0) judgement.append(make("span", "verdict is-fork", `fork ${fork + 1} ◆`));
   if (index < (review.branch?.at ?? 0)) judgement.append(make("span", "verdict", "as before"));
 
-  find(".sentence").append(...(details ? sentence(details) : ["What the models wanted here is not at hand."]));
+  const say = review.spans ? (found) => spanSentence(review, index, found) : sentence;
+  find(".sentence").append(...(details ? say(details) : ["What the models wanted here is not at hand."]));
   if (details) find(".candidates").append(...details.candidates.map(candidateRow), ...unlikely(details));
   else find(".candidates").remove();
   const figures = FIGURES.filter(([name]) => details?.figures[name] !== undefined);
@@ -65,6 +67,24 @@ function sentence({ figures, candidates }) {
     const wish = make("code", "", label(favourite.text));
     words.push(". The teacher would rather say ", wish, ` (${percent(favourite.teacher)}).`);
   } else words.push(`, as its choice number ${figures.teacher_rank + 1}.`);
+  return words;
+}
+
+/** The same where the teacher, with another tokenizer, graded the span of text that the token is in. */
+function spanSentence(review, index, { figures, candidates }) {
+  const words = [`The student gave this token ${percent(figures.student_share)}`];
+  if (review.isUngraded(index)) return [...words, ". The teacher, which has another tokenizer, does not read it as it stands."];
+  const span = review.together(index);
+  if (span.length === 1) words.push(`, the teacher ${percent(figures.teacher_share)} to the same text.`);
+  else {
+    const text = make("code", "", label(span.map((place) => review.token(place)).join("")));
+    words.push(". The teacher has another tokenizer: it grades ", text, ` as one, ${signed(figures.penalty * span.length)} nats, `);
+    words.push(`of which each of the ${span.length} tokens has an equal share.`);
+  }
+  const favourite = teacherFavourite(candidates);
+  if (span[0] === index && favourite.teacher !== undefined && !favourite.sampled) {
+    words.push(" The teacher would rather begin with ", make("code", "", label(favourite.text)), ` (${percent(favourite.teacher)}).`);
+  }
   return words;
 }
 

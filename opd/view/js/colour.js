@@ -39,6 +39,9 @@ function prepareCanvas(canvas) {
   return { context, width, height };
 }
 
+/** How large a value is; one that is not known counts as none. */
+const sizeOf = (value) => Math.abs(value) || 0;
+
 /** For every pixel column the place of the largest magnitude: peaks survive when values are many. */
 function peaks(values, columns) {
   const winners = new Int32Array(columns);
@@ -46,7 +49,7 @@ function peaks(values, columns) {
     const first = Math.floor((x * values.length) / columns);
     const last = Math.max(first + 1, Math.floor(((x + 1) * values.length) / columns));
     winners[x] = first;
-    for (let i = first + 1; i < last; i++) if (Math.abs(values[i]) > Math.abs(values[winners[x]])) winners[x] = i;
+    for (let i = first + 1; i < last; i++) if (sizeOf(values[i]) > sizeOf(values[winners[x]])) winners[x] = i;
   }
   return winners;
 }

@@ -28,7 +28,7 @@ function halfToFloat(bits) {
 /** One graded trajectory. */
 class GradedText {
   constructor(payload) {
-    const { text, lengths, long, flags, penalty, drop, ...rest } = payload;
+    const { text, lengths, long, flags, penalty, drop, spans, ...rest } = payload;
     Object.assign(this, rest);
     this.text = text;
     this.flags = decodeColumn(flags, "<u1");
@@ -39,7 +39,10 @@ class GradedText {
     });
     // In half precision until the exact column is asked for; enough for colours.
     this.penalty = decodeColumn(penalty, "<f2");
-    this.drop = Float32Array.from(decodeColumn(drop, "<u1"), (step) => step / 255);
+    this.drop = drop && Float32Array.from(decodeColumn(drop, "<u1"), (step) => step / 255);
+    // Where the teacher has another tokenizer: the first token of each token's span, -1 where it is not graded.
+    this.spans = spans && decodeColumn(spans, "<i4");
+    this.judged = !spans; // spans have no verdicts
     this.verdicts = this.flags.map((flag) => flag & FLAG_VERDICT);
   }
 
@@ -54,6 +57,19 @@ class GradedText {
 
   isSpecial(index) {
     return (this.flags[index] & FLAG_SPECIAL) !== 0;
+  }
+
+  isUngraded(index) {
+    return this.spans !== null && this.spans[index] < 0;
+  }
+
+  /** The places of the tokens that were graded as one with this one. */
+  together(index) {
+    if (!this.spans || this.isUngraded(index)) return [index];
+    const first = this.spans[index];
+    let end = first;
+    while (this.spans[end] === first) end += 1;
+    return Array.from({ length: end - first }, (_, i) => first + i);
   }
 
   /** The places of the forks by the definition with this number. */
@@ -97,21 +113,22 @@ function decodeAlternatives(payload) {
  */
 function detailsAt(text, alternatives, offset) {
   const columns = Object.entries(alternatives.columns);
-  const figures = Object.fromEntries(columns.map(([name, values]) => [name, values[offset]]));
+  const known = columns.filter(([, values]) => !Number.isNaN(values[offset]));
+  const figures = Object.fromEntries(known.map(([name, values]) => [name, values[offset]]));
   const rows = new Map();
-  const row = (id) => {
-    if (!rows.has(id)) {
-      const spelling = alternatives.vocabulary[id] ?? text;
-      rows.set(id, { id, text: spelling, spelling });
-    }
-    return rows.get(id);
-  };
-  for (const name of ["student", "teacher"]) {
+  const newRow = (id, spelling) => rows.set(id, { id, text: spelling, spelling }).get(id);
+  const row = (id) => rows.get(id) ?? newRow(id, alternatives.vocabulary[id] ?? text);
+  const sampled = row(alternatives.ids[offset]);
+  // A teacher with another tokenizer has ids of its own: the same text stands for the same choice.
+  const foreign = alternatives.teacher_vocabulary;
+  const foreignRow = (id) => [...rows.values()].find(({ spelling }) => spelling === foreign[id]) ?? newRow(`teacher ${id}`, foreign[id]);
+  for (const [name, rowOf] of [["student", row], ["teacher", foreign ? foreignRow : row]]) {
     const { ids, logprobs } = alternatives[name];
     const width = ids.length / alternatives.tokens;
-    for (let k = offset * width; k < (offset + 1) * width; k++) row(ids[k])[name] = Math.exp(logprobs[k]);
+    for (let k = offset * width; k < (offset + 1) * width; k++) {
+      if (ids[k] >= 0) rowOf(ids[k])[name] = Math.exp(logprobs[k]);
+    }
   }
-  const sampled = row(alternatives.ids[offset]);
   const { student_share: student, teacher_share: teacher } = figures;
   Object.assign(sampled, { text, student, teacher, sampled: true });
 

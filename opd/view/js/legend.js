@@ -25,6 +25,7 @@ class Legend {
       reset: find(".reset"),
     };
     this.signals = new Map();
+    this.filters = new Map();
     this.thresholds = new Map(); // name -> { input, worth }
     this.build();
   }
@@ -46,6 +47,7 @@ class Legend {
     for (const [filter, text] of Object.entries(FILTERS)) {
       const { input, label: choice } = makeChoice("radio", name("filter"), text, () => view.filterBy(filter));
       input.checked = filter === view.filter;
+      this.filters.set(filter, input);
       parts.filters.append(choice);
     }
     const toggle = (text, title, act) => {
@@ -133,6 +135,16 @@ class Legend {
     const swatches = view.steps.map((from, i) => swatch(ramp(1), i + 1, String(from)));
     if (both) swatches.unshift(...view.steps.map((from, i) => swatch(ramp(-1), i + 1, `−${from}`)).reverse());
     parts.scale.replaceChildren(...swatches, make("span", "unit", unit));
+    const reviews = view.panes.map((pane) => pane.review);
+    if (view.signal === "penalty" && reviews.some(({ report }) => report.graded < report.tokens)) {
+      const hatch = make("span", "swatch ungraded", "not graded");
+      hatch.title = "The teacher has another tokenizer and does not read these tokens as they stand.";
+      parts.scale.append(hatch);
+    }
+    // Where the teacher graded spans there is no verdict to explain.
+    const unjudged = reviews.length > 0 && !reviews.some(({ judged }) => judged);
+    parts.verdicts.toggleAttribute("data-unjudged", unjudged);
+    for (const name of ["disagreement", "blunder"]) this.filters.get(name).disabled = unjudged;
     parts.scale.title = view.fit
       ? "Fitted to what is shown: colours of two pictures cannot be compared."
       : "Fixed scale: colours of any two pictures can be compared.";

@@ -15,6 +15,7 @@ const BEFORE = 1 << 11;
 const HIT = 1 << 12;
 const CURSOR = 1 << 13;
 const BLANK = 1 << 14;
+const UNGRADED = 1 << 15;
 const MARKS = [
   [FORK, "fork"],
   [SPECIAL, "special"],
@@ -22,6 +23,7 @@ const MARKS = [
   [HIT, "hit"],
   [CURSOR, "cursor"],
   [BLANK, "blank"],
+  [UNGRADED, "ungraded"],
 ];
 
 class Pane {
@@ -169,6 +171,7 @@ class Pane {
       let code = codes[i];
       if (review.isSpecial(i)) code |= SPECIAL;
       if (i < before) code |= BEFORE;
+      if (review.isUngraded(i)) code |= UNGRADED;
       if (code === (this.codes[i] & ~BLANK)) continue;
       if (/^[\s↵⇥]*$/.test(review.token(i))) code |= BLANK;
       if (code === this.codes[i]) continue;
@@ -220,32 +223,34 @@ class Pane {
   // -- words around the picture
 
   writeNote() {
-    const { bias, replaced } = this.review;
-    const words = bias ? [bias] : [];
+    const { notes, replaced } = this.review;
+    const words = [...notes];
     if (replaced) words.push(`${counted(replaced, "token")} cannot be written as text and ${replaced === 1 ? "shows" : "show"} \ufffd.`);
+    const { tokens, graded } = this.review.report;
+    if (graded < tokens) words.push(`${counted(tokens - graded, "token")} could not be graded: hatched.`);
     this.note.textContent = words.join(" ");
     this.note.hidden = !words.length;
   }
 
   fillReport() {
-    const { report, correct, finish_reason: finish, verdicts, count } = this.review;
+    const { report, correct, finish_reason: finish, judged, verdicts, count } = this.review;
     const names = this.view.verdictNames;
     const { counts, agreement } = tally(verdicts, names);
     const nats = (value, digits) => (value === null ? "–" : `${number(value, digits)} nats`);
     const entries = [];
     if (correct !== null) entries.push(["answer", correct ? "✓ right" : "✗ wrong", correct ? "right" : "wrong"]);
-    entries.push(["teacher agrees", agreement === null ? "–" : percent(agreement), "agreement"]);
-    for (const name of DISAGREEMENTS) {
+    if (judged) entries.push(["teacher agrees", agreement === null ? "–" : percent(agreement), "agreement"]);
+    for (const name of judged ? DISAGREEMENTS : []) {
       const glyph = this.view.legend.verdicts[names.indexOf(name)].glyph;
       entries.push([plural(counts[name], name), this.countButton(name, `${counts[name]} ${glyph}`), `is-${name}`]);
     }
+    const ifJudged = (...rows) => (judged ? rows : []); // the distributions of two tokenizers are not compared
     entries.push(
       [plural(this.forks.length, "fork"), this.countButton("fork", `${this.forks.length} ◆`), "is-fork"],
       ["mean penalty", nats(report.mean_penalty)],
-      ["mean reverse KL", nats(report.mean_reverse_kl)],
-      ["total reverse KL", nats(report.total_reverse_kl, 1)],
+      ...ifJudged(["mean reverse KL", nats(report.mean_reverse_kl)], ["total reverse KL", nats(report.total_reverse_kl, 1)]),
       ["mean student entropy", nats(report.mean_student_entropy)],
-      ["top-k overlap", report.overlap === null ? "–" : percent(report.overlap)],
+      ...ifJudged(["top-k overlap", report.overlap === null ? "–" : percent(report.overlap)]),
       [finish ? FINISH[finish] : "still writing …", counted(count, "token")],
     );
     if (this.lit) this.light(null); // the button that lit it goes
@@ -271,7 +276,7 @@ class Pane {
     const top = Number((2 * view.steps.at(-1)).toPrecision(2));
     const words = [`${name[0].toUpperCase()}${name.slice(1)} per ${view.granularity}, ${scale} scale up to ${top} ${unit}.`];
     const downstream = this.downstream();
-    if (downstream) {
+    if (downstream && review.judged) {
       const { agreement } = tally(review.verdicts, view.verdictNames, downstream.at + 1);
       if (agreement !== null) {
         words.push(

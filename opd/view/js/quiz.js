@@ -33,13 +33,13 @@ function spread(hash) {
 
 /** The forks where the teacher minds what was said. */
 function strayedForks({ forkDefinition, verdictNames }, review) {
-  if (review.branch) return [];
+  if (review.branch || !review.judged) return [];
   return review.forks(forkDefinition).filter((index) => DISAGREEMENTS.includes(verdictNames[review.verdicts[index]]));
 }
 
 /** Where the teacher's first choice was taken and was not the only one: the student may have hesitated. */
 function wellChosen({ verdictNames }, review) {
-  if (review.branch) return [];
+  if (review.branch || !review.judged) return [];
   const places = Array.from(review.drop.keys());
   return places.filter((index) => review.drop[index] === 0 && verdictNames[review.verdicts[index]] !== "forced");
 }

@@ -62,10 +62,11 @@ class Rail {
     const bars = find(".barcodes");
     while (bars.childElementCount > reviews.length) bars.lastElementChild.remove();
     while (bars.childElementCount < reviews.length) bars.append(make("canvas", "barcode"));
-    const { report, verdicts } = reviews.at(-1);
+    const { report, judged, verdicts } = reviews.at(-1);
     const { agreement } = tally(verdicts, this.view.verdictNames);
+    const agrees = judged ? [agreement === null ? "–" : percent(agreement)] : [];
     find(".numbers").textContent =
-      report.mean_penalty === null ? "" : `${agreement === null ? "–" : percent(agreement)} · ${number(report.mean_penalty)} nats`;
+      report.mean_penalty === null ? "" : [...agrees, `${number(report.mean_penalty)} nats`].join(" · ");
   }
 
   draw() {

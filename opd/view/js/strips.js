@@ -99,6 +99,7 @@ function drawGraph(pane) {
     const step = x(review.count) / columns;
     peaks(shown, columns).forEach((index, at) => bar(shown[index], at * step, (at + 1) * step));
   }
+  if (review.spans) drawUngraded(context, review, { x, base, palette });
   if (view.cumulative) drawCumulative(context, pane, { x, base, width, palette });
   if (review.evidence?.noReturn) drawNoReturn(context, review.evidence.noReturn, { x, base, slot, palette });
 
@@ -113,6 +114,21 @@ function drawGraph(pane) {
   }
 }
 
+/** A hatch where there is no value: a gap would look like a 0. */
+function drawUngraded(context, review, { x, base, palette }) {
+  context.strokeStyle = palette.muted;
+  context.lineWidth = 1;
+  context.beginPath();
+  for (let i = 0; i < review.count; i++) {
+    if (!review.isUngraded(i)) continue;
+    for (let left = x(i) + 1; left + 4 <= x(i + 1); left += 4) {
+      context.moveTo(left, base - 1);
+      context.lineTo(left + 4, base - 9);
+    }
+  }
+  context.stroke();
+}
+
 /** The running sum of the signal, from 0 to its end. */
 function drawCumulative(context, pane, { x, base, width, palette }) {
   const { values } = pane;
@@ -120,7 +136,7 @@ function drawCumulative(context, pane, { x, base, width, palette }) {
   const points = [];
   let sum = 0;
   values.forEach((value, i) => {
-    sum += value;
+    sum += value || 0; // what is not known adds nothing
     if (i % step === 0 || i === values.length - 1) points.push([x(i + 1), sum]);
   });
   const most = Math.max(...points.map(([, value]) => Math.abs(value)));

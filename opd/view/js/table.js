@@ -61,7 +61,7 @@ class TokenTable {
     const { review, forks } = this.pane;
     if (name === "place") return index;
     if (name === "text") return review.token(index);
-    if (name === "verdict") return review.verdicts[index];
+    if (name === "verdict") return review.judged ? review.verdicts[index] : undefined;
     if (name === "fork") return forks.indexOf(index) + 1;
     return this.columns[name]?.[index];
   }
@@ -100,14 +100,15 @@ class TokenTable {
   }
 
   cell({ name, digits, share }, index, view) {
+    const { review } = this.pane;
     const value = this.valueAt(name, index);
     if (name === "place") {
       const button = makeButton("", String(index + 1), () => view.pin(this.pane, index));
       button.ariaLabel = `Show token ${index + 1}`;
       return button;
     }
-    if (name === "text") return make("code", "", label(value, 40));
-    if (name === "verdict") {
+    if (name === "text") return make("code", review.isUngraded(index) ? "ungraded" : "", label(value, 40));
+    if (name === "verdict" && value !== undefined) {
       const verdict = view.legend.verdicts[value];
       return `${verdict.name} ${verdict.glyph}`.trim();
     }

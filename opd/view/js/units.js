@@ -38,23 +38,16 @@ function unitsOf(text, granularity) {
 }
 
 const COMBINERS = {
-  sum: (values, from, to) => {
-    let sum = 0;
-    for (let i = from; i < to; i++) sum += values[i];
-    return sum;
-  },
-  mean: (values, from, to) => COMBINERS.sum(values, from, to) / (to - from),
-  max: (values, from, to) => {
-    let most = values[from];
-    for (let i = from + 1; i < to; i++) most = Math.max(most, values[i]);
-    return most;
-  },
+  sum: (values) => values.reduce((sum, value) => sum + value),
+  mean: (values) => COMBINERS.sum(values) / values.length,
+  max: (values) => values.reduce((most, value) => Math.max(most, value)),
 };
 
-/** One value per unit. */
+/** One value per unit, of what is known of it; NaN where nothing is. */
 function combine(values, units, how) {
   if (units.count === values.length) return values;
-  return Float32Array.from({ length: units.count }, (_, u) =>
-    COMBINERS[how](values, units.first[u], units.first[u + 1]),
-  );
+  return Float32Array.from({ length: units.count }, (_, u) => {
+    const known = values.subarray(units.first[u], units.first[u + 1]).filter((value) => !Number.isNaN(value));
+    return known.length ? COMBINERS[how](known) : NaN;
+  });
 }

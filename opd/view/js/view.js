@@ -209,13 +209,16 @@ class ReviewView {
     if (this.hoveredIndex(pane) === index) return;
     clearTimeout(this.hoverTimer);
     const wasOpen = !this.parts.preview.hidden;
-    this.hovered?.pane.spans[this.hovered.index]?.classList.remove("pointed");
+    const point = ({ pane: where, index: at }, on) => {
+      for (const place of where.review.together(at)) where.spans[place]?.classList.toggle("pointed", on);
+    };
+    if (this.hovered) point(this.hovered, false);
     if (index === null) {
       this.parts.preview.hidden = true;
       this.hovered = null;
     } else {
       this.hovered = { pane, index };
-      pane.spans[index].classList.add("pointed");
+      point(this.hovered, true);
       this.hoverTimer = setTimeout(() => this.preview(pane, index, pointer), wasOpen ? 0 : PREVIEW_DELAY);
     }
     pane.draw();
@@ -266,7 +269,7 @@ class ReviewView {
     const { pinned, guide, side } = this.parts;
     fillCard(pinned, this.templates.card, pane, index, details);
     this.showEvidence();
-    addActions(pinned, this.actions, () => this.target());
+    addActions(pinned, this.actionsFor(pane.review), () => this.target());
     pinned.querySelector(".close").addEventListener("click", () => this.unpin());
     pinned.hidden = false;
     guide.hidden = true;
@@ -286,6 +289,11 @@ class ReviewView {
   showEvidence() {
     const { pane, index } = this.pinned;
     fillEvidence(this.parts.pinned.querySelector(".evidence"), pane.review.evidence?.forkValue?.[index]);
+  }
+
+  /** What can be done from a token: nothing where the teacher's choices are no tokens of the student. */
+  actionsFor(review) {
+    return review.spans ? {} : this.actions;
   }
 
   /** What an action is about. */
@@ -312,11 +320,13 @@ class ReviewView {
   announce(pane, index, details) {
     const { review } = pane;
     const verdict = this.legend.verdicts[review.verdicts[index]];
-    const words = [`token ${index + 1}`, `“${spoken(label(review.token(index)))}”`, verdict.name];
+    const words = [`token ${index + 1}`, `“${spoken(label(review.token(index)))}”`];
+    if (review.judged) words.push(verdict.name);
     if (pane.forks.includes(index)) words.push("fork");
-    words.push(`penalty ${signed(details?.figures.penalty ?? review.penalty[index])}`);
+    if (review.isUngraded(index)) words.push("not graded");
+    else words.push(`penalty ${signed(details?.figures.penalty ?? review.penalty[index])}`);
     const favourite = details && teacherFavourite(details.candidates);
-    if (favourite && !favourite.sampled) {
+    if (favourite?.teacher !== undefined && !favourite.sampled) {
       words.push(`teacher prefers “${spoken(label(favourite.text))}”, ${percent(favourite.teacher)}`);
     }
     this.say(words.join(", "));
@@ -346,7 +356,7 @@ class ReviewView {
     const act = {
       Enter: () => this.branchHere(),
       b: () => this.branchHere(),
-      t: () => here !== null && this.actions.teacherLine?.(this.target()),
+      t: () => here !== null && this.actionsFor(pane.review).teacherLine?.(this.target()),
       "/": () => this.finder.open(),
       "?": () => this.parts.help.showModal(),
       Escape: () => this.unpin(),
@@ -359,7 +369,7 @@ class ReviewView {
 
   /** Let the student go on with the teacher's first choice at the pinned token. */
   async branchHere() {
-    if (!this.pinned || !this.actions.branch) return;
+    if (!this.pinned || !this.actionsFor(this.pinned.pane.review).branch) return;
     const { pane, index } = this.pinned;
     const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
     if (!details || !this.isPinned(pane, index)) return;
