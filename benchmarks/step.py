@@ -35,6 +35,9 @@ class Replay:
         """Hand out the next step's; the requests are those that they answer."""
         yield from next(self.steps)
 
+    def sync(self) -> None:
+        """Do nothing: what is handed out is there already."""
+
 
 def measure() -> list[Figure]:
     """Measure whole steps, then updates on identical ids."""

@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--html", type=Path, metavar="FILE.html", help="write a page that works offline")
     grade.add_argument("--no-color", action="store_true", help="plain text")
     _add_models(grade)
+    grade.add_argument(
+        "--cross-tokenizer",
+        action="store_true",
+        help="let a teacher with another tokenizer grade aligned spans of text",
+    )
 
     branch = command(
         "branch", _branch, "go another way at a token of a saved review, or measure what it is worth"
@@ -107,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("reviews", _reviews, "list the ids of saved reviews, the newest first, and of the gallery")
 
-    train = command("train", _train, "distil the teacher into the student")
+    train = command("train", _led(_train), "distil the teacher into the student")
     train.add_argument("--name", help="name of the run (default: a new one)")
     train.add_argument(
         "--resume",
@@ -121,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config(train)
 
-    race = command("race", _race, "train the same pair with several methods, one after another")
+    race = command("race", _led(_race), "train the same pair with several methods, one after another")
     race.add_argument("name", help="name of the race; its runs are called NAME-PRESET")
     race.add_argument(
         "--methods",
@@ -248,6 +253,7 @@ def _load_pair(options: argparse.Namespace) -> Any:  # noqa: ANN401
         dtype=options.dtype,
         teacher_device=options.teacher_device,
         teacher_dtype=options.teacher_dtype,
+        cross_tokenizer=getattr(options, "cross_tokenizer", False),
     )
 
 
@@ -395,7 +401,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def _doctor(options: argparse.Namespace) -> int:
     from opd.config import make_config, override, read_config
     from opd.doctor import examine
-    from opd.lessons import load_lesson_task, load_teacher
+    from opd.lessons import load_lesson_task, load_teacher, main_pair
     from opd.models import load_model
 
     saved = read_config(options.config) if options.config else {}
@@ -403,17 +409,46 @@ def _doctor(options: argparse.Namespace) -> int:
     student = load_model(config.student, device=config.device, dtype=config.dtype)
     for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
         task = load_lesson_task(lesson.task, config)
-        teacher = load_teacher(lesson.teacher, student, config)
+        if lesson is config and config.teacher_url:
+            pair = main_pair(student, config)
+        else:  # not a Pair yet: that the vocabularies differ is a finding like others
+            pair = student, load_teacher(lesson.teacher, student, config)
         if config.lessons:
             print(f"{lesson.teacher} for {lesson.task}:")
-        for finding in examine((student, teacher), config=config, task=task):
+        for finding in examine(pair, config=config, task=task):
             print(finding)
             failed |= finding.level == "fail"
     return FAILURE if failed else 0
 
 
+def _led(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+    """Under torchrun, let the first process do what a command says and all others take part in its runs."""
+
+    def led(options: argparse.Namespace) -> int:
+        from opd.jobs import follow
+        from opd.parallel import FailedElsewhere, processes, rank, tell
+
+        first = True
+        try:
+            with processes():
+                first = rank() == 0
+                if first or getattr(options, "dry_run", False):
+                    run(options)
+                    tell(None)
+                else:
+                    follow()
+        except FailedElsewhere:
+            if first:
+                raise
+            return FAILURE
+        return 0
+
+    return led
+
+
 def _train(options: argparse.Namespace) -> None:
     from opd.config import make_config, override, read_config
+    from opd.parallel import rank
     from opd.presets import as_command, preset
     from opd.preview import preview
     from opd.runs import create_run, new_name, open_run
@@ -429,8 +464,10 @@ def _train(options: argparse.Namespace) -> None:
     saved = read_config(options.config) if options.config else {}
     config = make_config(override(override(start, saved), given))
     if options.dry_run:
-        print(as_command(config))
-        _print_preview(preview(config))
+        found = preview(config)
+        if rank() == 0:
+            print(as_command(config))
+            _print_preview(found)
     else:
         _work(create_run(options.name or new_name(), config))
 

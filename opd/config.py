@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 # of a cautious full fine-tuning.
 DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 
+# PPO's bound, for rollouts that are an update old and whose ratio is no longer 1.
+ASYNCHRONOUS_CLIP = 0.2
+
 OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
     "reverse_kl": {},
     "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "clip": None},
@@ -142,10 +145,33 @@ class DistillConfig(BaseModel):
     report_to: Literal["none", "trackio", "wandb"] = Field(
         "none", description="a tracker that gets the metrics too, if it is installed"
     )
+    shard: bool = Field(
+        False, description="divide the student's weights, gradients and moments over torchrun's processes"
+    )
     ignore_doctor: bool = Field(False, description="train although the doctor says that it would go wrong")
     seed: int = Field(0, ge=0, description="decides every random number of the run")
     device: str = Field("auto", description="device of both models: auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="compute dtype: auto, float32, bfloat16, float16")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what samples from the student; vllm runs in a process of its own"
+    )
+    vllm_memory: float | None = Field(
+        None, gt=0, lt=1, description="share of the device's memory for vLLM; default 0.3"
+    )
+    vllm_hot_swap: bool = Field(
+        False, description="hand vLLM the adapter after each update, instead of merged weights"
+    )
+    vllm_sleeps: bool = Field(False, description="let vLLM give its memory to the update, on a CUDA device")
+    asynchronous: bool = Field(
+        False, description="let vLLM write the next step while this one trains: rollouts are an update old"
+    )
+    teacher_url: str | None = Field(
+        None,
+        description="a vLLM server that scores for the teacher; teacher then names its tokenizer and config",
+    )
+    teacher_served_as: str | None = Field(
+        None, description="the teacher's name on that server, if it has another one there"
+    )
     teacher_device: str | None = Field(None, description="device of the teacher, if another")
     teacher_dtype: str | None = Field(None, description="dtype of the teacher, if another; also 8bit, 4bit")
 
@@ -157,6 +183,8 @@ class DistillConfig(BaseModel):
             return data
         own = OBJECTIVE_OPTIONS.get(data.get("objective", "reverse_kl"), {})
         data = {**data, **{name: value for name, value in own.items() if data.get(name) is None}}
+        if data.get("asynchronous") and "clip" in own and data["clip"] is None:
+            data["clip"] = ASYNCHRONOUS_CLIP
         if data.get("learning_rate") is None:
             rate = LORA_LEARNING_RATE if data.get("lora_rank") else FULL_LEARNING_RATE
             if data.get("student", "demo-student") == "demo-student":
@@ -187,7 +215,9 @@ class DistillConfig(BaseModel):
         completions = self.prompts_per_step * self.samples_per_prompt
         if self.substeps > completions:
             raise ValueError(f"substeps ({self.substeps}) exceeds the {completions} completions of a step")
-        if self.clip is not None and self.substeps == 1:
+        if self.asynchronous and (self.engine != "vllm" or self.vllm_sleeps):
+            raise ValueError("asynchronous needs engine vllm, and awake: it samples while the update runs")
+        if self.clip is not None and self.substeps == 1 and not self.asynchronous:
             raise ValueError("clip needs substeps > 1: in a single update the importance ratio is 1")
         if (self.reward_weight or self.objective == "rl") and self.samples_per_prompt < 2:
             raise ValueError("a task reward is centred in its group: samples_per_prompt must be at least 2")
@@ -204,6 +234,16 @@ class DistillConfig(BaseModel):
             )
         if self.teacher_live and self.teacher != "self":
             raise ValueError("teacher_live needs teacher self")
+        if self.teacher_url and self.teacher == "self":
+            raise ValueError("teacher_url is for a teacher of its own, not for self")
+        if self.teacher_served_as and not self.teacher_url:
+            raise ValueError("teacher_served_as is a name on a server: it needs teacher_url")
+        if self.engine != "vllm" and (self.vllm_memory or self.vllm_hot_swap or self.vllm_sleeps):
+            raise ValueError("vllm_memory, vllm_hot_swap and vllm_sleeps need engine vllm")
+        if self.vllm_hot_swap and not self.lora_rank:
+            raise ValueError("vllm_hot_swap hands over an adapter: it needs lora_rank")
+        if self.shard and self.engine == "vllm":
+            raise ValueError("shard gathers the weights to sample with them: it needs engine transformers")
         if sum(lesson.share for lesson in self.lessons) >= 1:
             raise ValueError("the shares of the lessons must leave something for the main teacher")
         return self

@@ -12,7 +12,9 @@ import itertools
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -20,13 +22,29 @@ import torch
 from torch import Tensor
 
 from opd.config import DistillConfig
-from opd.divergence import Distributions, over_chunks, reverse_kl, sampled, token_signals
+from opd.divergence import Distributions, TopK, over_chunks, sampled, token_signals
+from opd.doctor import check_sampler
+from opd.engines import Sampler
 from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
-from opd.grading import grade, to_grades
+from opd.grading import grade, teacher_distributions, to_grades
 from opd.lessons import load_lessons
 from opd.models import LanguageModel, Pair, resolve_dtype
-from opd.objectives import Chunk, token_loss
+from opd.objectives import TOP_K, Chunk, alternatives, token_loss
+from opd.overlap import EarlyScores, Told
+from opd.parallel import (
+    cut_like,
+    exchange,
+    gathered,
+    on_first,
+    rank,
+    shard,
+    share,
+    spread,
+    sum_gradients,
+    whole,
+    world,
+)
 from opd.reviewing import review
 from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
@@ -35,7 +53,6 @@ from opd.traces import FrozenScores, Push
 from opd.trajectory import Grades, Review, StepReport, Trajectory
 
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
-TOP_K = 8  # alternatives kept of each token in the loop
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
 PUSHES_FROM = 16  # rollouts of a step from which scoring those again costs at most 3 % (of 128: 0.4 %)
 PROBES = 64  # held-out prompts whose completions are graded at an evaluation
@@ -88,7 +105,16 @@ class Distillation:
         self.student = self.lessons[0].pair.student
         if pair is not None:
             pair.student = self.student
-        self.sampler = TransformersSampler(self.student)
+        if config.asynchronous and world() > 1:
+            raise ValueError(
+                "asynchronous works in one process only: leave it out, or start without torchrun."
+            )
+        self.sampler = _sampler(self.student, config)
+        self.early = EarlyScores(self._score_teacher, self.precision)
+        self._writer = ThreadPoolExecutor(1, "opd-rollouts")
+        self._ahead: dict[int, Future[list[Rollout]]] = {}  # by step
+        if config.shard:
+            shard(self.student)
         self.parameters = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=config.weight_decay
@@ -97,7 +123,7 @@ class Distillation:
         self.next_step = 0
         self.teacher_accuracies: dict[str, float] = {}
         self.frozen: list[Trajectory] = []  # the probes that the student wrote at step 0
-        self._teacher_of_frozen: Distributions | None = None
+        self._teacher_of_frozen: Distributions | TopK | None = None
 
     def __iter__(self) -> Iterator[StepReport]:
         """Return itself: iterating again goes on where it stopped."""
@@ -113,10 +139,11 @@ class Distillation:
             raise StopIteration
         report = self._step(self.next_step) if self.next_step else StepReport(0, {})
         if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
-            heldout, probes = self._evaluate()
-            if self.next_step == 0:
-                self.frozen = [probe.trajectory for probe in probes]
-            frozen = self._score_frozen()
+            with gathered(self.student):
+                heldout, probes = self._evaluate()
+                if self.next_step == 0:
+                    self.frozen = [probe.trajectory for probe in probes]
+                frozen = self._score_frozen()
             report = replace(report, metrics={**report.metrics, **heldout}, probes=probes, frozen=frozen)
         self.next_step += 1
         return report
@@ -125,13 +152,16 @@ class Distillation:
         config, started, notes = self.config, self._now(), []
         rate = learning_rate(config, step)
 
-        with self.precision():
-            rollouts = gather(config, self.lessons, self.sampler, step)
+        with gathered(self.student), self.precision():
+            rollouts = self._rollouts(step)
+        if config.vllm_sleeps:
+            self.sampler.sleep()
         sampled_at = self._now()
         if config.grades_first:
             rollouts = settle(config, rollouts, self._grade(rollouts))
         parts = _parts(rollouts, config.substeps)
         updates = [self._update(part, rate, notes) for part in parts]
+        self._synchronise()
         updated_at = self._now()
 
         rollouts = [r for part in parts for r in part]
@@ -148,12 +178,44 @@ class Distillation:
             "seconds_sample": sampled_at - started,
             "seconds_teacher": teacher_seconds,
             "seconds_update": updated_at - sampled_at - teacher_seconds,
-            "memory_peak_bytes": self._memory_peak(),
+            "memory_peak_bytes": max(exchange(self._memory_peak())),
         }
         kept = list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
         samples = [self.review_of(rollout, g) for rollout, g in kept]
         pushes = self._pushes(kept) if len(rollouts) >= PUSHES_FROM else []
+        notes = [note for part in exchange(notes) for note in part]
         return StepReport(step, metrics, samples, pushes, notes=notes)
+
+    def _rollouts(self, step: int) -> list[Rollout]:
+        """Return the step's rollouts; asynchronous, the next ones begin, to be there when they are wanted."""
+
+        def written(step: int) -> list[Rollout]:
+            return gather(self.config, self.lessons, self.sampler, step, self._finished)
+
+        if not self.config.asynchronous:
+            return written(step)
+        ahead = self._ahead.pop(step, None)
+        rollouts = ahead.result() if ahead else written(step)
+        if step < self.config.steps:
+            self._ahead[step + 1] = self._writer.submit(written, step + 1)
+        return rollouts
+
+    def _synchronise(self) -> None:
+        """Give the sampler the student's weights; where they have to travel, a probe shows that they arrived.
+
+        Raises:
+            RuntimeError: they did not.
+            EngineError: the engine cannot go on.
+        """
+        wait(self._ahead.values())  # an engine does one thing at a time
+        if self.config.vllm_sleeps:
+            self.sampler.wake()
+        self.sampler.sync()
+        if self.config.engine != "transformers":
+            with self.precision():
+                probe = check_sampler(self.student, self.sampler, temperature=self.config.temperature)
+            if probe.level == "fail":
+                raise RuntimeError(probe.message)
 
     def review_of(self, rollout: Rollout, grades: Grades) -> Review:
         """Put text to a graded rollout."""
@@ -169,7 +231,7 @@ class Distillation:
             The graded rollouts, and how many seconds it took.
         """
         started = self._now()
-        with self.precision():
+        with gathered(self.student), self.precision():
             rollouts = gather(self.config, self.lessons, self.sampler, max(1, self.next_step))
         if self.config.grades_first:
             rollouts = settle(self.config, rollouts, self._grade(rollouts))
@@ -184,7 +246,7 @@ class Distillation:
     def _pushes(self, graded: Sequence[tuple[Rollout, Grades]]) -> list[Push]:
         """Score rollouts anew after the update: what it was meant to do to their tokens, and what it did."""
         trajectories = [rollout.trajectory for rollout, _ in graded]
-        with torch.inference_mode(), self.precision():
+        with gathered(self.student), torch.inference_mode(), self.precision():
             now = self._score(trajectories)
             signals = over_chunks(
                 lambda student, _, ids: (None, {"logprobs": sampled(student, ids)}),
@@ -206,35 +268,38 @@ class Distillation:
         with torch.inference_mode(), self.precision():
             teacher = self._teacher_of_frozen
             if teacher is None or lesson.pair.teacher is self.student:
-                teacher = self._score(self.frozen, lesson.pair.teacher)
+                teacher, _ = self._score_teacher(lesson.pair, self.frozen)
             self._teacher_of_frozen = teacher
             signals = over_chunks(
-                lambda student, teacher, ids: (
-                    None,
-                    {
-                        "penalty": sampled(student, ids) - sampled(teacher, ids),
-                        "reverse_kl": reverse_kl(student, teacher).clamp_min(0),
-                        "logprobs": sampled(student, ids),
-                    },
-                ),
+                lambda student, teacher, ids: (None, token_signals(student, teacher, ids, 1)),
                 self._score(self.frozen),
                 teacher,
                 self._ids(self.frozen),
             )
+        signals["logprobs"] = signals["student.logprobs"]
         columns = [_split(signals[f.name], self.frozen) for f in fields(FrozenScores)]
         return [FrozenScores(*column) for column in zip(*columns, strict=True)]
 
-    def _score(
-        self, trajectories: Sequence[Trajectory], teacher: LanguageModel | None = None
-    ) -> Distributions:
-        """Return the student's, or a teacher of the first lesson's, distributions of a few trajectories."""
+    def _score(self, trajectories: Sequence[Trajectory]) -> Distributions:
+        """Return the student's distributions of a few trajectories."""
         return distributions(
-            teacher or self.student,
+            self.student,
             trajectories,
-            side="student" if teacher is None else "teacher",
+            side="student",
             temperature=self.config.temperature,
             vocabulary=self.lessons[0].pair.vocabulary,
         )
+
+    def _score_teacher(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
+        """Return what a teacher says of some trajectories, and its scores where it computes elsewhere."""
+        top_k = alternatives(self.config, pair.vocabulary)
+        return teacher_distributions(pair, trajectories, temperature=self.config.temperature, top_k=top_k)
+
+    def _finished(self, pair: Pair, trajectory: Trajectory) -> None:
+        """Let a teacher that computes elsewhere score what is finished while the student writes the rest."""
+        elsewhere = pair.scorer is not None or pair.teacher.device != self.student.device
+        if elsewhere and world() == 1 and not self.config.grades_first:
+            self.early.begin(pair, trajectory)
 
     def _ids(self, trajectories: Sequence[Trajectory]) -> Tensor:
         ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
@@ -243,16 +308,11 @@ class Distillation:
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first."""
         grades: list[Grades] = []
-        with self.precision():
+        scoring = {"temperature": self.config.temperature, "top_k": TOP_K, "all_divergences": False}
+        with gathered(self.student), self.precision():
             for lesson in self.lessons:
                 own = [r.trajectory for r in rollouts if r.lesson is lesson]
-                grades += grade(
-                    lesson.pair,
-                    own,
-                    temperature=self.config.temperature,
-                    top_k=TOP_K,
-                    all_divergences=False,
-                )
+                grades += spread(partial(grade, lesson.pair, **scoring), own, len)
         return grades
 
     def _update(self, rollouts: Sequence[Rollout], rate: float, notes: list[str]) -> Updated:
@@ -263,7 +323,8 @@ class Distillation:
                 break
             except torch.OutOfMemoryError:
                 longest = max(len(r.trajectory.prompt_ids) + len(r.trajectory) for r in rollouts)
-                if self.micro_batch_tokens <= longest:
+                alone = world() > 1 and self.config.shard  # the others wait inside the step that failed
+                if self.micro_batch_tokens <= longest or alone:
                     raise
                 self.micro_batch_tokens = max(longest, self.micro_batch_tokens // 2)
                 notes.append(
@@ -286,7 +347,7 @@ class Distillation:
         settled = any(r.advantages is not None for r in rollouts)
 
         def loss_and_grades(
-            student: Tensor, teacher: Tensor, ids: Tensor, columns: Tensor
+            student: Tensor, teacher: Tensor | TopK, ids: Tensor, columns: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             behaviour, weights, rewards, advantages = columns.unbind(1)
             chunk = Chunk(student, teacher, ids, behaviour, advantages if settled else None, rewards)
@@ -296,18 +357,16 @@ class Distillation:
             return loss, signals
 
         self.optimizer.zero_grad(set_to_none=True)
-        grades: list[Grades | None] = [None] * len(rollouts)
+        found: dict[int, tuple[Grades, float]] = {}  # of each rollout, its grades and stop mass
         loss = teacher_seconds = 0.0
-        stop_mass: list[float] = []
         for lesson in self.lessons:
             own = [i for i, r in enumerate(rollouts) if r.lesson is lesson]
             scoring = {"temperature": config.temperature, "vocabulary": lesson.pair.vocabulary}
-            for group in batches([rollouts[i].trajectory for i in own], self.micro_batch_tokens):
-                part = [rollouts[own[i]] for i in group]
+            for group, part in self._micro_batches(rollouts, own):
                 trajectories = [r.trajectory for r in part]
                 started = self._now()
                 with torch.no_grad(), self.precision():
-                    teacher = distributions(lesson.pair.teacher, trajectories, side="teacher", **scoring)
+                    teacher, told = self.early.take(lesson.pair, trajectories)
                 teacher_seconds += self._now() - started
                 with self.precision(), _training(self.student):
                     student = distributions(self.student, trajectories, side="student", **scoring)
@@ -324,17 +383,45 @@ class Distillation:
                     )
                 loss += float(signals.pop("loss").sum())
                 ends = np.cumsum([len(t) for t in trajectories]) - 1
-                stop_mass += signals.pop("stop_mass")[torch.from_numpy(ends).to(device)].tolist()
-                for i, g in zip(group, to_grades(signals, trajectories, config.temperature), strict=True):
-                    grades[own[i]] = g
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm))
+                stop_mass = signals.pop("stop_mass")[torch.from_numpy(ends).to(device)].tolist()
+                graded = to_grades(signals, trajectories, config.temperature, told)
+                # One that counts for nothing has no index.
+                found |= zip(group, zip(graded, stop_mass, strict=True), strict=False)
+        losses, parts = zip(*exchange((loss, found)), strict=True)
+        sum_gradients(self.parameters.values())
+        loss, found = sum(losses), {i: known for part in parts for i, known in part.items()}
+        grades, stop_mass = zip(*(found[i] for i in range(len(rollouts))), strict=True)
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)))
         if not np.isfinite(loss) or not np.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             raise RuntimeError(
                 f"The loss ({loss}) or the gradient norm ({norm}) is not finite; the step was not made. "
                 "Lower the learning rate, or use float32."
             )
-        return Updated([g for g in grades if g is not None], loss, norm, stop_mass, teacher_seconds)
+        return Updated(list(grades), loss, norm, list(stop_mass), teacher_seconds)
+
+    def _micro_batches(
+        self, rollouts: Sequence[Rollout], own: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[Rollout]]]:
+        """Cut this process's share of some rollouts into micro-batches: their indices, and they themselves.
+
+        Sharded weights want as many forwards of every process. Whoever has fewer takes part with a rollout
+        that counts for nothing, under no index.
+        """
+        lengths = [len(rollouts[i].trajectory) for i in own]
+
+        def cut(process: int) -> list[list[int]]:
+            mine = [own[i] for i in share(lengths, process)]
+            groups = batches([rollouts[i].trajectory for i in mine], self.micro_batch_tokens)
+            return [[mine[i] for i in group] for group in groups]
+
+        mine = cut(rank())
+        for group in mine:
+            yield group, [rollouts[i] for i in group]
+        if self.config.shard:
+            for _ in range(max(len(cut(process)) for process in range(world())) - len(mine)):
+                shortest = min((rollouts[i] for i in own), key=lambda r: len(r.trajectory))
+                yield [], [replace(shortest, weights=np.zeros(len(shortest.trajectory), np.float32))]
 
     def _evaluate(self) -> tuple[dict[str, float], list[Review]]:
         """Measure held-out accuracy and KL of every lesson; those of further ones carry the task's name.
@@ -353,7 +440,8 @@ class Distillation:
             problems = lesson.task.heldout(PROBES, split=config.eval_split)
             with self.precision():
                 probes = sample(self.student, [e.prompt for e in problems], **sampling)
-                grades = grade(lesson.pair, probes, temperature=config.temperature, top_k=TOP_K)
+                scoring = partial(grade, lesson.pair, temperature=config.temperature, top_k=TOP_K)
+                grades = spread(scoring, probes, len)
             kl = np.concatenate([g.reverse_kl for g in grades])
             metrics[f"heldout_kl{suffix}"] = float(kl.mean(dtype=np.float64))
             if not number:
@@ -362,7 +450,7 @@ class Distillation:
                     kept.append(review(lesson.pair, e.prompt, t, g, seed=config.seed, correct=correct))
             if problems[0].answer is None:
                 continue
-            if f"{number}" not in self.teacher_accuracies:
+            if f"{number}" not in self.teacher_accuracies and lesson.pair.scorer is None:
                 told = lesson.teacher_messages if lesson.privileged else None
                 taught = evaluate(lesson.pair.teacher, lesson.task, prompt_of=told, **options)
                 self.teacher_accuracies[f"{number}"] = taught.value
@@ -374,8 +462,9 @@ class Distillation:
                 f"heldout_accuracy_low{suffix}": low,
                 f"heldout_accuracy_high{suffix}": high,
                 f"heldout_n{suffix}": student.n,
-                f"teacher_accuracy{suffix}": self.teacher_accuracies[f"{number}"],
             }
+            if f"{number}" in self.teacher_accuracies:  # a teacher that only scores answers nothing
+                metrics[f"teacher_accuracy{suffix}"] = self.teacher_accuracies[f"{number}"]
         return metrics | {"seconds_evaluate": self._now() - started}, kept
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -399,10 +488,11 @@ class Distillation:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on: trained weights, optimizer tensors, the place in the run.
 
-        Random numbers and prompts are functions of seed and step, so there is no generator to save.
+        Random numbers and prompts are functions of seed and step, so there is no generator to save. Nothing
+        depends on the number of processes. Where weights are sharded, the first process's state is complete.
         """
         optimizer = {
-            f"{name}.{key}": value
+            f"{name}.{key}": on_first(value)
             for name, parameter in self.parameters.items()
             for key, value in self.optimizer.state[parameter].items()
         }
@@ -411,7 +501,7 @@ class Distillation:
             "micro_batch_tokens": self.micro_batch_tokens,
             "teacher_accuracies": self.teacher_accuracies,
             "frozen": [{name: getattr(t, name).tolist() for name in FROZEN_IDS} for t in self.frozen],
-            "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "weights": {name: on_first(p.detach()) for name, p in self.parameters.items()},
             "optimizer": optimizer,
         }
 
@@ -425,13 +515,13 @@ class Distillation:
             raise ValueError("The saved state belongs to another student: its parameters have other names.")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(state["weights"][name])
+                parameter.copy_(cut_like(state["weights"][name], parameter))
         for key, value in state["optimizer"].items():
             name, _, field = key.rpartition(".")
             parameter = self.parameters[name]
             # AdamW keeps its step counter on the CPU.
-            kept = value.clone() if field == "step" else value.to(parameter.device, copy=True)
-            self.optimizer.state[parameter][field] = kept
+            kept = value if field == "step" else cut_like(value, parameter)
+            self.optimizer.state[parameter][field] = kept.clone()
         self.next_step = int(state["next_step"])
         self.micro_batch_tokens = int(state["micro_batch_tokens"])
         self.teacher_accuracies = dict(state["teacher_accuracies"])
@@ -442,7 +532,29 @@ class Distillation:
             for ids in state.get("frozen", ())
         ]
         self._teacher_of_frozen = None
+        self._synchronise()
+        self._ahead.clear()  # written by other weights
         return self
+
+
+def _sampler(student: LanguageModel, config: DistillConfig) -> Sampler:
+    """Return what samples from the student.
+
+    Raises:
+        ValueError: vLLM is not installed, or cannot do what is asked.
+        EngineError: vLLM cannot start.
+    """
+    if config.engine == "transformers":
+        return TransformersSampler(student)
+    from opd.engines.vllm import VllmEngine
+
+    return VllmEngine(
+        student,
+        dtype=config.dtype,
+        memory_share=config.vllm_memory or 0.3,
+        hot_swap=config.vllm_hot_swap,
+        sleeps=config.vllm_sleeps,
+    )
 
 
 def learning_rate(config: DistillConfig, step: int) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,37 @@ class Distributions:
             logits = logits / self.temperature
         return torch.log_softmax(logits, dim=-1)
 
+    def of(self, hidden: Tensor) -> Distributions:
+        """Return the distributions that other hidden states ``[M, H]`` of the model stand for."""
+        return replace(self, hidden=hidden)
+
+    def rows(self, cut: slice) -> Tensor:
+        """Return fp32 log-probs ``[n, V]`` of the rows of a cut."""
+        return self.log_probs(self.hidden[cut])
+
+
+@dataclass(frozen=True)
+class TopK:
+    """What an engine elsewhere tells of ``N`` next-token distributions: exact, but not all of it.
+
+    Attributes:
+        taken: ``[N]``, log-prob of each token that was taken.
+        ids: int64 ``[N, K]``, the model's likeliest tokens.
+        logprobs: ``[N, K]``, their log-probs.
+    """
+
+    taken: Tensor
+    ids: Tensor
+    logprobs: Tensor
+
+    def rows(self, cut: slice) -> TopK:
+        """Return the same of the rows of a cut."""
+        return TopK(self.taken[cut], self.ids[cut], self.logprobs[cut])
+
+    def to(self, device: torch.device) -> TopK:
+        """Return the same on a device."""
+        return TopK(self.taken.to(device), self.ids.to(device), self.logprobs.to(device))
+
 
 ChunkFn = Callable[..., tuple[Tensor | None, dict[str, Tensor]]]
 
@@ -56,7 +87,7 @@ ChunkFn = Callable[..., tuple[Tensor | None, dict[str, Tensor]]]
 def over_chunks(
     fn: ChunkFn,
     student: Distributions,
-    teacher: Distributions,
+    teacher: Distributions | TopK,
     *columns: Tensor,
     backward: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
@@ -64,7 +95,7 @@ def over_chunks(
     """Run ``fn`` over chunks of rows and join what it reports.
 
     Args:
-        fn: ``fn(student_logprobs [n, V], teacher_logprobs [n, V], *columns [n, ...])`` returns the loss of
+        fn: ``fn(student_logprobs [n, V], teacher [n, V] or TopK, *columns [n, ...])`` returns the loss of
             each row ``[n]`` (already divided by whatever the step divides by; None where nothing is trained)
             and a dict of detached signals ``[n, ...]``.
         student: the student's distributions; its hidden states carry the graph when ``backward``.
@@ -83,9 +114,9 @@ def over_chunks(
     for start in range(0, len(student), rows):
         cut = slice(start, start + rows)
         with torch.no_grad():
-            teacher_logprobs = teacher.log_probs(teacher.hidden[cut]).to(leaf.device)
+            known = teacher.rows(cut).to(leaf.device)
         with torch.set_grad_enabled(backward):
-            loss, signals = fn(student.log_probs(leaf[cut]), teacher_logprobs, *(c[cut] for c in columns))
+            loss, signals = fn(student.log_probs(leaf[cut]), known, *(c[cut] for c in columns))
             if loss is not None:
                 signals["loss"] = loss.detach()
                 if backward:
@@ -101,8 +132,10 @@ def over_chunks(
     return out
 
 
-def sampled(logprobs: Tensor, ids: Tensor) -> Tensor:
+def sampled(logprobs: Tensor | TopK, ids: Tensor) -> Tensor:
     """Return the log-prob of each row's token: ``[n, V]``, ``[n]`` -> ``[n]``."""
+    if isinstance(logprobs, TopK):
+        return logprobs.taken
     return logprobs.gather(1, ids[:, None]).squeeze(1)
 
 
@@ -128,17 +161,21 @@ def jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return beta * reverse_kl(teacher, mixture) + (1 - beta) * reverse_kl(student, mixture)
 
 
-def topk_reverse_kl(student: Tensor, teacher: Tensor, support: Tensor) -> Tensor:
+def topk_reverse_kl(student: Tensor, teacher: Tensor | TopK, support: Tensor) -> Tensor:
     """Return the reverse KL over some tokens and one bucket for all others, nats.
 
     By the data-processing inequality it is a lower bound of the full reverse KL.
 
     Args:
         student: log-probs ``[n, V]``.
-        teacher: log-probs ``[n, V]``.
+        teacher: log-probs ``[n, V]``, or what is known of them; then ``support`` is the first K of its ids.
         support: the tokens kept, int64 ``[n, K]``.
     """
-    kept_student, kept_teacher = student.gather(1, support), teacher.gather(1, support)
+    kept_student = student.gather(1, support)
+    if isinstance(teacher, TopK):
+        kept_teacher = teacher.logprobs[:, : support.shape[1]]
+    else:
+        kept_teacher = teacher.gather(1, support)
     tail_student, tail_teacher = _tail(kept_student), _tail(kept_teacher)
     return reverse_kl(kept_student, kept_teacher) + tail_student.exp() * (tail_student - tail_teacher)
 
@@ -149,30 +186,40 @@ def _tail(kept: Tensor) -> Tensor:
 
 
 def token_signals(
-    student: Tensor, teacher: Tensor, ids: Tensor, top_k: int, all_divergences: bool = False
+    student: Tensor, teacher: Tensor | TopK, ids: Tensor, top_k: int, all_divergences: bool = False
 ) -> dict[str, Tensor]:
     """Return the signals of :class:`opd.trajectory.Grades` for a chunk of log-probs.
 
     Args:
         student: the student's log-probs ``[n, V]``.
-        teacher: the teacher's log-probs ``[n, V]``.
+        teacher: the teacher's log-probs ``[n, V]``; or what is known of them, and then the reverse KL is the
+            lower bound by its tokens and the tail, and there are no signals of the teacher alone.
         ids: the tokens that were taken, int64 ``[n]``.
         top_k: how many alternatives of each model to keep.
         all_divergences: forward KL and JSD too. To look at, not to train on: they cost more passes over the
             vocabulary than all the other signals.
     """
-    student, teacher = student.detach(), teacher.detach()
-    out = {"reverse_kl": reverse_kl(student, teacher).clamp_min(0)}
+    student = student.detach()
+    out = {
+        "penalty": sampled(student, ids) - sampled(teacher, ids),
+        **_scores("student", student, ids, top_k),
+    }
+    if isinstance(teacher, TopK):
+        return out | {"reverse_kl": topk_reverse_kl(student, teacher, teacher.ids).clamp_min(0)}
+    out["reverse_kl"] = reverse_kl(student, teacher).clamp_min(0)
     if all_divergences:
         out["forward_kl"] = reverse_kl(teacher, student).clamp_min(0)
         out["jsd"] = jsd(student, teacher, 0.5).clamp_min(0)
-    for side, logprobs in (("student", student), ("teacher", teacher)):
-        taken = sampled(logprobs, ids)
-        top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)
-        out[f"{side}.logprobs"] = taken
-        out[f"{side}.entropy"] = entropy(logprobs)
-        out[f"{side}.ranks"] = (logprobs > taken[:, None]).sum(-1)
-        out[f"{side}.top_ids"] = top.indices
-        out[f"{side}.top_logprobs"] = top.values
-    out["penalty"] = out["student.logprobs"] - out["teacher.logprobs"]
-    return out
+    return out | _scores("teacher", teacher, ids, top_k)
+
+
+def _scores(side: str, logprobs: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
+    taken = sampled(logprobs, ids)
+    top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)
+    return {
+        f"{side}.logprobs": taken,
+        f"{side}.entropy": entropy(logprobs),
+        f"{side}.ranks": (logprobs > taken[:, None]).sum(-1),
+        f"{side}.top_ids": top.indices,
+        f"{side}.top_logprobs": top.values,
+    }

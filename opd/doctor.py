@@ -21,10 +21,11 @@ from torch import Tensor
 
 from opd.config import DistillConfig
 from opd.divergence import CHUNK_ELEMENTS
-from opd.engines import Sampler
+from opd.engines import Sampler, Scorer
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.grading import grade
 from opd.models import LanguageModel, Pair, VocabularyMismatch, resolve_device, resolve_dtype
+from opd.parallel import neighbours, world
 from opd.sampling import requests
 from opd.tasks import Task
 from opd.trajectory import Messages, Prompt, Trajectory
@@ -97,9 +98,12 @@ def examine(
         One finding a check, in a fixed order. Models without a common vocabulary get no further checks: all
         of them compare ids.
     """
-    student, teacher = (pair.student, pair.teacher) if isinstance(pair, Pair) else pair
+    scorer = None
+    if isinstance(pair, Pair):
+        scorer, pair = pair.scorer, (pair.student, pair.teacher)
+    student, teacher = pair
     patient = _Patient(
-        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student)
+        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), scorer
     )
     findings = [_find("vocabulary", _vocabulary, patient)]
     if findings[0].level != "fail":
@@ -138,10 +142,16 @@ class _Patient:
     config: DistillConfig
     task: Task | None
     sampler: Sampler
+    scorer: Scorer | None = None
 
     @property
     def models(self) -> tuple[LanguageModel, LanguageModel]:
         return self.student, self.teacher
+
+    @property
+    def local(self) -> tuple[LanguageModel, ...]:
+        """The models that compute here."""
+        return self.models if self.scorer is None else (self.student,)
 
     @property
     def probe_tokens(self) -> int:
@@ -168,6 +178,13 @@ class _Patient:
         vocabulary = min(self.student.vocabulary, self.teacher.vocabulary)
         found = distributions(model, trajectories, side=side, temperature=1.0, vocabulary=vocabulary)
         return found.log_probs(found.hidden)
+
+    def taken(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
+        """What a model gives to each token of some trajectories, ``[N]``, wherever it computes."""
+        if model is self.student or self.scorer is None:
+            return _taken(self.log_probs(model, trajectories), _ids(trajectories))
+        scores = self.scorer.score(trajectories, side="teacher", top_k=1)
+        return torch.from_numpy(np.concatenate([s.logprobs for s in scores]))
 
 
 def _vocabulary(p: _Patient) -> Verdict:
@@ -227,10 +244,7 @@ def _where_they_part(p: _Patient, prompt: Prompt) -> str:
 def _template_bias(p: _Patient) -> float:
     """How much better the teacher predicts the probes behind its own rendering, nats a token."""
     own = [replace(t, teacher_prompt_ids=p.teacher.render(p.prompts[t.prompt_index])) for t in p.probes]
-    ids = _ids(p.probes)
-    return float(
-        (_taken(p.log_probs(p.teacher, own), ids) - _taken(p.log_probs(p.teacher, p.probes), ids)).mean()
-    )
+    return float((p.taken(p.teacher, own) - p.taken(p.teacher, p.probes)).mean())
 
 
 def _thinking(p: _Patient) -> Verdict:
@@ -263,6 +277,13 @@ def _end_of_sequence(p: _Patient) -> Verdict:
         return "fail", (
             f"{p.student.name} has no end-of-sequence id, so no completion would ever end. Set eos_token_id "
             "in its generation_config.json."
+        )
+    if p.scorer is not None:
+        if ours & theirs:
+            return "pass", f"Both models end with {_tokens(p, ours & theirs)}, by their own settings."
+        return "warn", (
+            f"The models list different end tokens: the student {_tokens(p, ours)}, the teacher "
+            f"{_tokens(p, theirs) or 'none'}. Only the student's end a completion; watch its length."
         )
     ended = [t for t in p.probes if t.finish_reason == "stop"]
     if not ended:  # a reply that is complete, whoever wrote it
@@ -310,7 +331,7 @@ def _tokens(p: _Patient, ids: set[int]) -> str:
 
 
 def _self_grade(p: _Patient) -> Verdict:
-    for model in p.models:
+    for model in p.local:
         grades = grade(Pair(model, model), [replace(t, teacher_prompt_ids=t.prompt_ids) for t in p.probes])
         worst = max(float(np.abs(np.concatenate([g.penalty, g.reverse_kl])).max()) for g in grades)
         if not np.isfinite(worst):
@@ -331,8 +352,8 @@ def _self_grade(p: _Patient) -> Verdict:
 def _scoring(p: _Patient) -> Verdict:
     said = []
     for model in p.models:
-        together = _taken(p.log_probs(model, p.probes), _ids(p.probes))
-        alone = torch.cat([_taken(p.log_probs(model, [t]), _ids([t])) for t in p.probes])
+        together = p.taken(model, p.probes)
+        alone = torch.cat([p.taken(model, [t]) for t in p.probes])
         mean, worst, bound = _disagreement(model, together, alone)
         if not mean <= bound:
             return "fail", (
@@ -372,13 +393,15 @@ def _disagreement(model: LanguageModel, a: Tensor, b: Tensor) -> tuple[float, fl
     """Return mean and largest difference of two columns of log-probs ``[N]``, and the mean allowed."""
     difference = (a - b).abs()
     kind = model.device.type
+    if kind == "meta":  # it computes elsewhere, in a dtype of its own
+        return float(difference.mean()), float(difference.max()), AGREEMENT[torch.bfloat16]
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.causal_lm.dtype
     return float(difference.mean()), float(difference.max()), AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
 
 
 def _teacher(p: _Patient) -> Verdict:
     sizes = [sum(w.numel() for w in model.causal_lm.parameters()) for model in p.models]
-    grades = grade(Pair(*p.models), p.probes)
+    grades = grade(Pair(*p.models, p.scorer), p.probes)
     kl = np.concatenate([g.reverse_kl for g in grades])
     if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
         if p.config.teacher_hint or p.config.teacher_system:
@@ -435,22 +458,28 @@ class Memory:
     def __str__(self) -> str:
         """The parts in words."""
         return (
-            f"{_size(self.student)} student, {_size(self.teacher)} teacher, "
-            f"{_size(self.gradients + self.moments)} gradients and AdamW, "
-            f"{_size(self.sampling)} to sample or {_size(self.update)} to update"
+            f"{size_in_words(self.student)} student, {size_in_words(self.teacher)} teacher, "
+            f"{size_in_words(self.gradients + self.moments)} gradients and AdamW, "
+            f"{size_in_words(self.sampling)} to sample or {size_in_words(self.update)} to update"
         )
 
 
 def estimate_memory(
-    student: torch.nn.Module, teacher: torch.nn.Module, config: DistillConfig, *, prompt_tokens: int = 256
+    student: torch.nn.Module,
+    teacher: torch.nn.Module,
+    config: DistillConfig,
+    *,
+    prompt_tokens: int = 256,
+    processes: int = 1,
 ) -> Memory:
-    """Estimate the memory of a run from the shapes of its models, which may be skeletons without weights.
+    """Estimate the memory of each process of a run from the shapes of its models, skeletons or whole ones.
 
     Args:
         student: the student's transformers model, or :func:`skeleton` of it.
         teacher: the teacher's.
         config: the run.
         prompt_tokens: length of a prompt.
+        processes: how many there are.
     """
     shape = student.config.get_text_config()
     compute = resolve_dtype(config.dtype, resolve_device(config.device)).itemsize
@@ -467,7 +496,7 @@ def estimate_memory(
     width = getattr(shape, "head_dim", None) or hidden // heads
     cached = 2 * (getattr(shape, "num_key_value_heads", None) or heads) * width
     tokens = prompt_tokens + config.max_tokens
-    completions = config.prompts_per_step * config.samples_per_prompt
+    completions = -(-config.prompts_per_step * config.samples_per_prompt // processes)
     rows = min(TransformersSampler.in_flight, completions)
     micro = min(config.micro_batch_tokens, completions * tokens)
     # What autograd keeps of a layer and token: norms, queries to outputs, the gated MLP.
@@ -478,15 +507,23 @@ def estimate_memory(
         + 4 * (getattr(shape, "intermediate_size", None) or 4 * hidden)
     )
     kept = layers * hidden + layer if config.gradient_checkpointing else layers * layer
+    whole = parameters * (compute if config.lora_rank else 4) + (trained * 4 if config.lora_rank else 0)
+    parts = processes if config.shard else 1
+    # Sharded weights are whole while they sample; an update gathers the matrices at both ends and two layers.
+    ends = 2 * shape.vocab_size * hidden * whole // parameters
     return Memory(
-        student=parameters * (compute if config.lora_rank else 4) + (trained * 4 if config.lora_rank else 0),
-        teacher=sum(p.numel() for p in teacher.parameters()) * teacher_bytes,
-        gradients=4 * trained,
-        moments=8 * trained,
+        student=whole // parts,
+        teacher=0 if config.teacher_url else sum(p.numel() for p in teacher.parameters()) * teacher_bytes,
+        gradients=4 * trained // parts,
+        moments=8 * trained // parts,
         # fp32 logits and log-probs, float64 probabilities and their sums
-        sampling=rows * (tokens * layers * cached * compute + shape.vocab_size * (4 + 4 + 8 + 8)),
+        sampling=rows * (tokens * layers * cached * compute + shape.vocab_size * (4 + 4 + 8 + 8))
+        + whole
+        - whole // parts,
         # a chunk of both models' logits, log-probs and the gradient: eight fp32 tensors
-        update=micro * kept * compute + 8 * 4 * min(CHUNK_ELEMENTS, micro * shape.vocab_size),
+        update=micro * kept * compute
+        + 8 * 4 * min(CHUNK_ELEMENTS, micro * shape.vocab_size)
+        + (min(whole, ends + 2 * whole // layers) if parts > 1 else 0),
     )
 
 
@@ -507,7 +544,10 @@ def skeleton(name: str) -> torch.nn.Module:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes a device has left for this process; None where nobody can tell."""
+    """Return how many bytes a device has left for this process; None where nobody can tell.
+
+    Main memory is shared by all processes of the run on this machine.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -520,19 +560,21 @@ def free_memory(device: torch.device) -> int | None:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
         free = min(free, limit - int((group / "memory.current").read_text()))
-    return free
+    return free // neighbours()
 
 
 def _memory(p: _Patient) -> Verdict:
     longest = max(len(p.student.render(prompt)) for prompt in p.prompts)
-    need = estimate_memory(p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest)
+    need = estimate_memory(
+        p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest, processes=world()
+    )
     there = sum(w.numel() * w.element_size() for w in p.student.model.parameters())
     missing = need.total - need.teacher - there  # the teacher is loaded already
     free = free_memory(p.student.device)
-    said = f"Training needs about {_size(missing)} more than is loaded ({need})"
+    said = f"Training needs about {size_in_words(missing)} more than is loaded ({need})"
     if free is None:
         return "warn", f"{said}; how much is free on {p.student.device} cannot be told. Watch it."
-    said += f"; {_size(free)} are free on {p.student.device}."
+    said += f"; {size_in_words(free)} are free on {p.student.device}."
     if missing <= TIGHT * free:
         return "pass", said
     return "fail" if missing > free else "warn", (
@@ -541,7 +583,8 @@ def _memory(p: _Patient) -> Verdict:
     )
 
 
-def _size(size: int) -> str:
+def size_in_words(size: int) -> str:
+    """Return bytes as people write them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 

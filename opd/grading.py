@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from opd.divergence import over_chunks, token_signals
+from opd.cross_grading import grade_spans
+from opd.divergence import Distributions, TopK, over_chunks, token_signals
 from opd.engines.transformers import batches, distributions
 from opd.models import Pair
 from opd.trajectory import Grades, TokenScores, Trajectory
@@ -16,6 +17,17 @@ from opd.verdicts import find_forks, verdicts
 
 SCORE_TOKENS = 8192
 """Padded tokens scored in one forward."""
+
+BY_SPANS = (
+    "Graded by aligned spans of text, because the teacher has another tokenizer; each token of a span "
+    "carries an equal share."
+)
+NO_ESTIMATE = "The mean penalty does not estimate the KL."
+
+LOWER_BOUND = (
+    "The reverse KL is a lower bound, over the {} tokens that the teacher finds likeliest and one bucket for "
+    "all others. The penalty is exact."
+)
 
 
 def grade(
@@ -30,7 +42,7 @@ def grade(
 
     Both models are scored at one temperature. With the sampling temperature the mean penalty is an unbiased
     estimate of the reverse KL between the tempered distributions; with another one :attr:`Grades.bias` says
-    that it is not.
+    that it is not. A ``cross_tokenizer`` pair is graded by spans of text (:mod:`opd.cross_grading`).
 
     Args:
         pair: the student and the teacher.
@@ -67,39 +79,79 @@ def grade(
 def _grade_batch(
     pair: Pair, trajectories: Sequence[Trajectory], temperature: float, top_k: int, all_divergences: bool
 ) -> list[Grades]:
+    if pair.cross_tokenizer:
+        spans = grade_spans(pair, trajectories, temperature, top_k)
+        return _marked(
+            [
+                replace(g, bias=f"{BY_SPANS} {sampling_bias(t, temperature) or NO_ESTIMATE}")
+                for g, t in zip(spans, trajectories, strict=True)
+            ]
+        )
     ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
-    student, teacher = (
-        distributions(model, trajectories, side=side, temperature=temperature, vocabulary=pair.vocabulary)
-        for model, side in ((pair.student, "student"), (pair.teacher, "teacher"))
+    student = distributions(
+        pair.student, trajectories, side="student", temperature=temperature, vocabulary=pair.vocabulary
     )
+    teacher, told = teacher_distributions(pair, trajectories, temperature=temperature, top_k=top_k)
     signals = over_chunks(
         lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
         student,
         teacher,
         ids.to(student.hidden.device),
     )
-    return to_grades(signals, trajectories, temperature)
+    return to_grades(signals, trajectories, temperature, told)
+
+
+def teacher_distributions(
+    pair: Pair, trajectories: Sequence[Trajectory], *, temperature: float, top_k: int
+) -> tuple[Distributions | TopK, list[TokenScores] | None]:
+    """Let a pair's teacher score completions, here or wherever it computes.
+
+    Args:
+        pair: the pair.
+        trajectories: what is scored.
+        temperature: divides the logits.
+        top_k: how many of the teacher's likeliest tokens are asked for where it computes elsewhere.
+
+    Returns:
+        The distributions, packed row by row, or what is known of them; and then also the teacher's scores as
+        they came, one a trajectory.
+
+    Raises:
+        EngineError: the teacher computes elsewhere and cannot go on.
+    """
+    if pair.scorer is None:
+        return distributions(
+            pair.teacher, trajectories, side="teacher", temperature=temperature, vocabulary=pair.vocabulary
+        ), None
+    told = pair.scorer.score(trajectories, side="teacher", temperature=temperature, top_k=top_k)
+    columns = (
+        torch.from_numpy(np.concatenate([getattr(scores, name) for scores in told]))
+        for name in ("logprobs", "top_ids", "top_logprobs")
+    )
+    taken, top_ids, top_logprobs = columns
+    if top_ids.shape[1] == pair.vocabulary:
+        whole = torch.empty_like(top_logprobs).scatter_(1, top_ids.long(), top_logprobs)
+        return Distributions(whole, torch.nn.Identity(), pair.vocabulary), None
+    return TopK(taken, top_ids.long(), top_logprobs), told
 
 
 def to_grades(
-    signals: dict[str, torch.Tensor], trajectories: Sequence[Trajectory], temperature: float
+    signals: dict[str, torch.Tensor],
+    trajectories: Sequence[Trajectory],
+    temperature: float,
+    told: Sequence[TokenScores] | None = None,
 ) -> list[Grades]:
-    """Cut what :func:`opd.divergence.token_signals` says of packed rows into :class:`Grades`."""
+    """Cut what :func:`opd.divergence.token_signals` says of packed rows into :class:`Grades`.
+
+    ``told`` are the teacher's scores where an engine elsewhere gave them.
+    """
     columns = {name: value.cpu().numpy() for name, value in signals.items()}
     ends = np.cumsum([len(t) for t in trajectories])
     out = []
-    for trajectory, end in zip(trajectories, ends, strict=True):
+    for i, (trajectory, end) in enumerate(zip(trajectories, ends, strict=True)):
         part = slice(end - len(trajectory), end)
-        student, teacher = (
-            TokenScores(
-                logprobs=columns[f"{side}.logprobs"][part].astype(np.float32),
-                entropy=columns[f"{side}.entropy"][part].astype(np.float32),
-                ranks=columns[f"{side}.ranks"][part].astype(np.int32),
-                top_ids=columns[f"{side}.top_ids"][part].astype(np.int32),
-                top_logprobs=columns[f"{side}.top_logprobs"][part].astype(np.float32),
-            )
-            for side in ("student", "teacher")
-        )
+        student = _token_scores(columns, "student", part)
+        teacher = told[i] if told else _token_scores(columns, "teacher", part)
         divergences = {
             name: columns[name][part].astype(np.float32)
             for name in ("penalty", "reverse_kl", "forward_kl", "jsd")
@@ -114,9 +166,25 @@ def to_grades(
                 forks=np.zeros(len(trajectory), dtype=bool),
                 temperature=temperature,
                 bias=sampling_bias(trajectory, temperature),
+                bound=told and LOWER_BOUND.format(teacher.top_ids.shape[1]),
             )
         )
-    return [replace(g, forks=marks) for g, marks in zip(out, find_forks(out), strict=True)]
+    return _marked(out)
+
+
+def _marked(graded: Sequence[Grades]) -> list[Grades]:
+    """Mark the forks of trajectories that are graded together."""
+    return [replace(g, forks=marks) for g, marks in zip(graded, find_forks(graded), strict=True)]
+
+
+def _token_scores(columns: Mapping[str, np.ndarray], side: str, part: slice) -> TokenScores:
+    return TokenScores(
+        logprobs=columns[f"{side}.logprobs"][part].astype(np.float32),
+        entropy=columns[f"{side}.entropy"][part].astype(np.float32),
+        ranks=columns[f"{side}.ranks"][part].astype(np.int32),
+        top_ids=columns[f"{side}.top_ids"][part].astype(np.int32),
+        top_logprobs=columns[f"{side}.top_logprobs"][part].astype(np.float32),
+    )
 
 
 def sampling_bias(trajectory: Trajectory, temperature: float) -> str | None:

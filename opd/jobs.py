@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,17 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from opd.alarms import alarms_at
 from opd.config import DistillConfig
 from opd.devices import Place, stand_in_line, waiting_sentence
 from opd.distillation import Distillation, distill, learning_rate
-from opd.doctor import examine
+from opd.doctor import Finding, examine
 from opd.hub import absent, fetch
 from opd.models import resolve_device
+from opd.parallel import cause, gathered, gpus, tell, told, world
 from opd.runs import Race, Run, create_run, merit
 from opd.trajectory import StepReport
+
+Found = TypeVar("Found")
 
 POLL_SECONDS = 0.2
 """How often a run that waits (for a device, or paused) looks whether it may go on."""
@@ -48,8 +52,32 @@ def work(
                 with tracker(run) as track:
                     _train(run, lambda report: (track(report), on_report(report)))
     except Exception as error:
-        run.log_event("failed", message=str(error) or type(error).__name__)
-        raise
+        reason = cause(error)
+        run.log_event("failed", message=str(reason) or type(reason).__name__)
+        if reason is error:
+            raise
+        raise reason from error
+
+
+def follow() -> None:
+    """Take part in the runs of the first process, as any other one: do all that it says, and write nothing.
+
+    Raises:
+        FailedElsewhere: another process failed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C asks the first process to stop the run
+    distillation: Distillation | None = None
+    while (order := told()) is not None:
+        if isinstance(order, Run):
+            distillation = _load(order)
+        else:
+            order(distillation)
+
+
+def _all(order: Callable[[Distillation], Found], distillation: Distillation) -> Found:
+    """Let every process of the run do something with its part of the distillation."""
+    tell(order)
+    return order(distillation)
 
 
 def devices_of(config: DistillConfig) -> list[str]:
@@ -58,8 +86,14 @@ def devices_of(config: DistillConfig) -> list[str]:
     Raises:
         ValueError: one of them is not there.
     """
-    found = (resolve_device(name) for name in (config.device, config.teacher_device or config.device))
-    return sorted({f"{d.type}:{d.index or 0}" if d.type == "cuda" else d.type for d in found})
+    found = [resolve_device(name) for name in (config.device, config.teacher_device or config.device)]
+    if world() > 1 and found[0].index is not None:
+        raise ValueError(
+            f"torchrun started {world()} processes, and each wants a GPU of its own for the student: set the "
+            f"device to auto instead of {config.device}."
+        )
+    cuda = {f"cuda:{index}" for d in found if d.type == "cuda" for index in gpus(d)}
+    return sorted({d.type for d in found if d.type != "cuda"} | cuda)
 
 
 def _wait_for_turn(run: Run, place: Place, on_wait: Callable[[str], None]) -> bool:
@@ -82,7 +116,8 @@ def _fetch_models(run: Run) -> bool:
         ValueError: one cannot be downloaded.
     """
     config = run.config
-    for name in absent([config.student, config.teacher, *(lesson.teacher for lesson in config.lessons)]):
+    teachers = [] if config.teacher_url else [config.teacher]
+    for name in absent([config.student, *teachers, *(lesson.teacher for lesson in config.lessons)]):
         with contextlib.closing(fetch(name)) as download:
             for progress in download:
                 print(f"\r{progress}", end="", file=sys.stderr, flush=True)
@@ -96,25 +131,31 @@ def _fetch_models(run: Run) -> bool:
 def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
     if not _fetch_models(run):
         return
-    distillation = distill(run.config)
-    state = run.load_checkpoint()
-    if state is not None:
-        distillation.load_state_dict(state)
-    run.log_event("started" if state is None else "resumed", step=distillation.next_step)
-    if state is None:
+    tell(run)
+    distillation = _load(run)
+    resumed = distillation.next_step > 0
+    run.log_event("resumed" if resumed else "started", step=distillation.next_step)
+    if not resumed:
         _examine(run, distillation)
+    elif run.config.engine == "vllm":
+        run.log_event(
+            "note",
+            message="Resumed with vLLM: the prompts are those of an uninterrupted run, the sampled tokens "
+            "need not be.",
+        )
     rows = [row for row in run.rows() if row["step"] < distillation.next_step]
-    saved_at = None if state is None else distillation.next_step - 1
+    saved_at = distillation.next_step - 1 if resumed else None
 
     def save() -> None:
         nonlocal saved_at
         if saved_at != distillation.next_step - 1:
-            run.save_checkpoint(distillation.student, distillation.state_dict())
+            run.save_checkpoint(distillation.student, _all(Distillation.state_dict, distillation))
             saved_at = distillation.next_step - 1
 
     race = run.race()
     asked = message = None
-    for report in distillation:
+    while distillation.next_step <= run.config.steps:
+        report = _all(next, distillation)
         rows.append(report.row())
         report = replace(report, alarms=alarms_at(rows))
         run.append(report)
@@ -140,6 +181,13 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
     run.log_event(ended, step=step, message=message or "")
 
 
+def _load(run: Run) -> Distillation:
+    """Load a run's models, as its newest checkpoint says if it has one."""
+    distillation = distill(run.config)
+    state = run.load_checkpoint()
+    return distillation if state is None else distillation.load_state_dict(state)
+
+
 def _pause(run: Run, step: int) -> str | None:
     """Wait, with the models in memory, until something else than a pause is asked for; return it."""
     run.log_event("paused", step=step)
@@ -156,14 +204,19 @@ def _examine(run: Run, distillation: Distillation) -> None:
     Raises:
         ValueError: a finding says that the run would go wrong, and the config does not ignore it.
     """
-    for lesson in distillation.lessons:
+    for lesson, findings in zip(distillation.lessons, _all(_findings, distillation), strict=True):
         run.log_event("task", message=lesson.task.summary())
-        with distillation.precision():
-            findings = examine(lesson.pair, config=run.config, task=lesson.task, sampler=distillation.sampler)
         run.log_event("examined", findings=[asdict(finding) for finding in findings])
         failed = " ".join(f.message for f in findings if f.level == "fail")
         if failed and not run.config.ignore_doctor:
             raise ValueError(f"The doctor advises against this run. {failed} (ignore_doctor trains anyway.)")
+
+
+def _findings(distillation: Distillation) -> list[list[Finding]]:
+    """Return what the doctor finds in each lesson."""
+    of, sampler = distillation.config, distillation.sampler
+    with gathered(distillation.student), distillation.precision():
+        return [examine(x.pair, config=of, task=x.task, sampler=sampler) for x in distillation.lessons]
 
 
 @contextlib.contextmanager

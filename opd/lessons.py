@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from opd.config import DistillConfig
-from opd.models import LanguageModel, Pair, as_messages, load_model, resolve_device, resolve_dtype
+from opd.models import (
+    LanguageModel,
+    Pair,
+    as_messages,
+    load_model,
+    load_skeleton,
+    resolve_device,
+    resolve_dtype,
+)
+from opd.objectives import OBJECTIVES, alternatives, need_of
 from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.trajectory import Messages
 
@@ -77,8 +86,9 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
             f"{', '.join(map(str, (main, *shares)))} prompts a step. Choose shares that are multiples of it."
         )
     student = trainable(pair.student if pair else _load_student(config), config)
-    teacher = pair.teacher if pair else load_teacher(config.teacher, student, config)
-    lessons = [Lesson(tasks[0], Pair(student, teacher), main, config.teacher_system, config.teacher_hint)]
+    # What compares tokens cannot train on spans of text: such a pair is refused here.
+    pair = replace(pair, student=student, cross_tokenizer=False) if pair else main_pair(student, config)
+    lessons = [Lesson(tasks[0], pair, main, config.teacher_system, config.teacher_hint)]
     for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
         teacher = load_teacher(lesson.teacher, student, config)
         lessons.append(Lesson(task, Pair(student, teacher), share))
@@ -109,6 +119,33 @@ def _load_student(config: DistillConfig) -> LanguageModel:
     return load_model(
         config.student, device=config.device, dtype=config.dtype if config.lora_rank else "float32"
     )
+
+
+def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
+    """Return a student with the config's main teacher, which is loaded here or asked on its server.
+
+    Raises:
+        ValueError: the teacher cannot be loaded; or its server cannot serve this run, and why.
+        EngineError: the server does not answer.
+    """
+    if not config.teacher_url:
+        return Pair(student, load_teacher(config.teacher, student, config))
+    from opd.engines.remote import RemoteScorer
+
+    source = OBJECTIVES[config.objective].source
+    if source != "student":
+        raise ValueError(
+            f"{config.objective} needs completions that the teacher writes, and a teacher on a server only "
+            "scores. Choose an objective on the student's own completions, such as importance_sampling."
+        )
+    pair = Pair(student, load_skeleton(config.teacher))
+    name = config.teacher_served_as or config.teacher
+    scorer = RemoteScorer(config.teacher_url, name, vocabulary=pair.vocabulary)
+    asked = {"temperature": config.temperature, "tokens": config.micro_batch_tokens}
+    if refusal := scorer.refusal(need_of(config), **asked):
+        raise ValueError(refusal)
+    scorer.check(student, top_k=alternatives(config, pair.vocabulary))
+    return replace(pair, scorer=scorer)
 
 
 def load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> LanguageModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +24,10 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging as transformers_logging
 
+from opd.engines import Scorer
 from opd.engines.attention import use_grouped_attention
 from opd.hub import is_hub_id
 from opd.paths import assets_dir
@@ -40,6 +43,13 @@ QUANTIZED = ("8bit", "4bit")
 # How far a head that is applied to hidden states by us may be from the model's own logits, relative to the
 # largest logit: round-off of one matrix product in fp32 and in bf16.
 HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
+"""How byte-level tokenizers spell a byte."""
+
+_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+"""How other tokenizers spell a byte that no token of theirs covers."""
 
 
 class VocabularyMismatch(ValueError):
@@ -234,6 +244,33 @@ class LanguageModel:
             start, read = read, end
         return pieces
 
+    def token_bytes(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[list[bytes], NDArray[np.bool_]]:
+        """Return the UTF-8 bytes of each token of a sequence; joined they are the decoded sequence.
+
+        A character whose bytes are spread over several tokens is shared out where their spelling tells how,
+        and belongs to the last of them elsewhere. The second value, bool ``[T]``, is False where tokens are
+        no text: half a character, which is decoded as U+FFFD.
+        """
+        found: list[bytes] = []
+        legible: list[bool] = []
+        group: list[int] = []  # tokens up to the end of a character
+        for token, piece in zip(ids, self.pieces(ids), strict=True):
+            group.append(int(token))
+            if piece or len(found) + len(group) == len(ids):
+                text = piece.encode()
+                spelled = [_spelled_bytes(t) for t in self.tokenizer.convert_ids_to_tokens(group)]
+                known = b"".join(spelled) == text
+                found += spelled if known else [*[b""] * (len(group) - 1), text]
+                legible += [known or "\ufffd" not in piece] * len(group)
+                group = []
+        return found, np.array(legible, dtype=bool)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that are no text: those that mark turns and ends, in whatever list they stand."""
+        marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(marked | set(self.eos_ids))
+
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -242,21 +279,39 @@ class LanguageModel:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
+def _spelled_bytes(token: str) -> bytes:
+    """Return the bytes that a token's spelling stands for; of one that is no spelling of bytes, none."""
+    if fallback := _FALLBACK.fullmatch(token):
+        return bytes.fromhex(fallback[1])
+    return bytes(_BYTE_OF[letter] for letter in token) if _BYTE_OF.keys() >= set(token) else b""
+
+
 @dataclass
 class Pair:
-    """A student and the teacher that grades it, with one meaning per token id."""
+    """A student and the teacher that grades it, with one meaning per token id unless ``cross_tokenizer``.
+
+    Attributes:
+        student: who writes.
+        teacher: who grades; a skeleton (:func:`load_skeleton`) where it computes elsewhere.
+        scorer: the engine that scores for the teacher where it computes elsewhere.
+        cross_tokenizer: the vocabularies may map differently, and then the teacher grades text instead of ids
+            (:mod:`opd.cross_grading`). False once it turns out that they do not.
+    """
 
     student: LanguageModel
     teacher: LanguageModel
+    scorer: Scorer | None = None
+    cross_tokenizer: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a pair whose token ids mean different tokens.
+        """Refuse a pair whose token ids mean different tokens, unless that was asked for.
 
         Raises:
             VocabularyMismatch: the two vocabularies map differently; the message says how.
         """
         ours, theirs = self.student.tokenizer.get_vocab(), self.teacher.tokenizer.get_vocab()
-        if ours == theirs:
+        self.cross_tokenizer = self.cross_tokenizer and ours != theirs
+        if ours == theirs or self.cross_tokenizer:
             return
         different = sorted((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=repr)
         example = different[0]
@@ -264,17 +319,20 @@ class Pair:
             f"{self.student.name} and {self.teacher.name} do not share a vocabulary: {len(ours)} and "
             f"{len(theirs)} tokens, {len(different)} of them mapped differently. {example!r}, for example, "
             f"has id {ours.get(example)} here and {theirs.get(example)} there. Choose a student and a "
-            "teacher of one model family."
+            "teacher of one model family. (Such a pair can be graded by aligned text, though not trained: "
+            "opd grade --cross-tokenizer, cross_tokenizer=True, or the switch among the page's models.)"
         )
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401
-        """The tokenizer both models understand."""
+        """The tokenizer of the completions, which both models understand unless ``cross_tokenizer``."""
         return self.student.tokenizer
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids both models know."""
+        """Number of token ids that a completion may hold: those the student knows, and the teacher too."""
+        if self.cross_tokenizer:
+            return self.student.vocabulary
         return min(self.student.vocabulary, self.teacher.vocabulary)
 
 
@@ -381,6 +439,7 @@ def load_pair(
     dtype: str = "auto",
     teacher_device: str | None = None,
     teacher_dtype: str | None = None,
+    cross_tokenizer: bool = False,
 ) -> Pair:
     """Load a student and a teacher; without arguments, the embedded demo pair.
 
@@ -391,6 +450,7 @@ def load_pair(
         dtype: their dtype; see :func:`load_model`.
         teacher_device: overrides ``device`` for the teacher.
         teacher_dtype: overrides ``dtype`` for the teacher.
+        cross_tokenizer: the vocabularies may differ: the pair can then be graded, by text, but not trained.
 
     Raises:
         ValueError: one of them cannot be loaded, or their vocabularies differ (:class:`VocabularyMismatch`).
@@ -398,6 +458,7 @@ def load_pair(
     return Pair(
         load_model(student, device=device, dtype=dtype),
         load_model(teacher, device=teacher_device or device, dtype=teacher_dtype or dtype),
+        cross_tokenizer=cross_tokenizer,
     )
 
 

@@ -17,7 +17,11 @@ from torch import Tensor
 
 from opd import divergence
 from opd.config import DistillConfig
-from opd.divergence import sampled
+from opd.divergence import TopK, sampled
+from opd.engines import Need
+
+TOP_K = 8
+"""Alternatives kept of each token in the loop."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Chunk:
 
     Attributes:
         student: log-probs ``[n, V]``, with the graph.
-        teacher: log-probs ``[n, V]``.
+        teacher: log-probs ``[n, V]``, or what is known of them.
         ids: the tokens taken, int64 ``[n]``.
         behaviour: the sampler's log-probs of them ``[n]``.
         advantages: ``[n]``, where they were settled before the update; None = from the live penalty.
@@ -34,7 +38,7 @@ class Chunk:
     """
 
     student: Tensor
-    teacher: Tensor
+    teacher: Tensor | TopK
     ids: Tensor
     behaviour: Tensor
     advantages: Tensor | None
@@ -50,6 +54,7 @@ class Objective:
         sentence: what it does, in a sentence.
         formula: the loss of one token.
         source: who writes the trajectories.
+        need: what it wants to know of the teacher; see :func:`need_of`.
         takes_rewards: whether the loss contains the task reward itself.
     """
 
@@ -57,6 +62,7 @@ class Objective:
     sentence: str
     formula: str
     source: Literal["student", "teacher", "both"] = "student"
+    need: Need = "full"
     takes_rewards: bool = False
 
 
@@ -102,8 +108,11 @@ def jsd(chunk: Chunk, config: DistillConfig) -> Tensor:
 
 def topk_reverse_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
     """Reverse KL over the k likeliest tokens of one model and a bucket for all others."""
-    chooser = chunk.student if config.top_k_from == "student" else chunk.teacher
-    support = chooser.detach().topk(min(config.top_k, chooser.shape[1]), dim=-1).indices
+    if isinstance(chunk.teacher, TopK):
+        support = chunk.teacher.ids[:, : config.top_k]
+    else:
+        chooser = chunk.student if config.top_k_from == "student" else chunk.teacher
+        support = chooser.detach().topk(min(config.top_k, chooser.shape[1]), dim=-1).indices
     return divergence.topk_reverse_kl(chunk.student, chunk.teacher, support)
 
 
@@ -127,6 +136,7 @@ OBJECTIVES = {
         importance_sampling,
         "Make each sampled token less likely by as much as the student rates it above the teacher.",
         "-(p_S(y) / p_sampler(y)) A,  A = -(log p_S(y) - log p_T(y)), held fixed",
+        need="sampled",
         takes_rewards=True,
     ),
     "forward_kl": Objective(
@@ -143,12 +153,14 @@ OBJECTIVES = {
         topk_reverse_kl,
         "Reverse KL over the k likeliest tokens and one bucket for the rest.",
         "Σ_{v in top k} p_S(v) log (p_S(v) / p_T(v)) + p_S(rest) log (p_S(rest) / p_T(rest))",
+        need="top_k",
     ),
     "sft": Objective(
         sft,
         "Baseline: imitate completions that the teacher wrote.",
         "-log p_S(y),  y from the teacher",
         source="teacher",
+        need="sampled",
     ),
     "gkd": Objective(
         jsd,
@@ -160,10 +172,22 @@ OBJECTIVES = {
         rl,
         "Baseline: reward for a right answer, none for a wrong one, and no teacher.",
         "-(p_S(y) / p_sampler(y)) (r - mean of r in the group)",
+        need="sampled",
         takes_rewards=True,
     ),
 }
 """Every objective by name."""
+
+
+def need_of(config: DistillConfig) -> Need:
+    """Return what a run wants to know of its teacher's distribution at each token."""
+    need = OBJECTIVES[config.objective].need
+    return "chosen" if need == "top_k" and config.top_k_from == "student" else need
+
+
+def alternatives(config: DistillConfig, vocabulary: int) -> int:
+    """Return how many of its likeliest tokens a run asks a teacher for that computes elsewhere."""
+    return vocabulary if need_of(config) == "full" else min(vocabulary, max(TOP_K, config.top_k or 0))
 
 
 def token_loss(chunk: Chunk, config: DistillConfig) -> Tensor:

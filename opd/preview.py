@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from opd.config import DistillConfig
 from opd.distillation import PROBES, Distillation, distill
-from opd.doctor import Memory, estimate_memory, free_memory
+from opd.doctor import Memory, estimate_memory, free_memory, size_in_words
 from opd.models import LanguageModel, Pair
+from opd.parallel import exchange, gathered, world
 from opd.rollouts import given_advantage
 from opd.sampling import sample
 from opd.tasks import Example
@@ -66,7 +68,8 @@ class Preview:
         evaluations: how many the run makes.
         seconds_per_evaluation: estimated from a few held-out answers of the student.
         seconds_of_teacher: the same for the teacher's own accuracy, which is measured once.
-        memory: what the run needs, estimated from the models' shapes.
+        plan: what sits where, and who talks to whom.
+        memory: what each process needs on the student's device, estimated from the models' shapes.
         memory_free: bytes that are free on the student's device; None where nobody can tell.
     """
 
@@ -84,6 +87,7 @@ class Preview:
     evaluations: int
     seconds_per_evaluation: float
     seconds_of_teacher: float
+    plan: Sequence[str]
     memory: Memory
     memory_free: int | None
 
@@ -97,7 +101,9 @@ class Preview:
             f"Of {self.tokens} tokens {self.trained_tokens} train; their advantages weigh like "
             f"{self.effective_tokens:.0f} equal ones.",
             *self._durations(),
-            f"Memory: about {self.memory.total / 2**30:.1f} GiB ({self.memory}){free}.",
+            f"Memory: about {self.memory.total / 2**30:.1f} GiB{' a process' if world() > 1 else ''} "
+            f"({self.memory}){free}.",
+            *self.plan,
         ]
 
     @property
@@ -163,6 +169,7 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
         evaluations=evaluations,
         seconds_per_evaluation=of_student,
         seconds_of_teacher=of_teacher,
+        plan=plan(run),
         memory=_memory(run, max(len(r.trajectory.prompt_ids) for r in rollouts)),
         memory_free=free_memory(run.student.device),
     )
@@ -181,7 +188,7 @@ def _evaluating(run: Distillation) -> tuple[int, float, float]:
         examples = lesson.task.heldout(TIMED, split=config.eval_split)
         measured = config.eval_prompts if examples[0].answer is not None else 0
         of_student += _seconds(run, run.student, examples) * (PROBES + measured) / len(examples)
-        if measured:
+        if measured and lesson.pair.scorer is None:
             of_teacher += _seconds(run, lesson.pair.teacher, examples) * measured / len(examples)
     return 1 + -(-config.steps // config.eval_every), of_student, of_teacher
 
@@ -189,14 +196,57 @@ def _evaluating(run: Distillation) -> tuple[int, float, float]:
 def _seconds(run: Distillation, model: LanguageModel, examples: Sequence[Example]) -> float:
     config, started = run.config, time.perf_counter()
     prompts = [example.prompt for example in examples]
-    with run.precision():
+    with gathered(run.student), run.precision():
         sample(model, prompts, seed=0, temperature=config.temperature, max_tokens=config.max_tokens)
     return time.perf_counter() - started
 
 
 def _memory(run: Distillation, prompt_tokens: int) -> Memory:
     teacher = run.lessons[0].pair.teacher
-    return estimate_memory(run.student.causal_lm, teacher.causal_lm, run.config, prompt_tokens=prompt_tokens)
+    need = estimate_memory(
+        run.student.causal_lm, teacher.causal_lm, run.config, prompt_tokens=prompt_tokens, processes=world()
+    )
+    return need if teacher.device == run.student.device else replace(need, teacher=0)
+
+
+def plan(run: Distillation) -> list[str]:
+    """Say what sits where in a run, and who talks to whom."""
+    config, count = run.config, world()
+    weights, gradients = _bytes(run.student.model.parameters()), _bytes(run.parameters.values())
+    devices = exchange(str(run.student.device))
+    sharded = config.shard and count > 1
+    said = [f"One process trains the student, on {devices[0]}."]
+    if count > 1:
+        held = f"1/{count} of" if sharded else "all of"
+        said = [
+            f"{count} processes train the student, on {', '.join(devices)}; each holds {held} its "
+            "weights, gradients and moments, and samples and grades a share of every step. They exchange "
+            "trajectories and grades."
+        ]
+    for lesson in run.lessons:
+        teacher = lesson.pair.teacher
+        where = f"sits on {teacher.device} ({_bytes(teacher.model.parameters())}"
+        where += ", once for each process)" if count > 1 else ")"
+        if teacher is run.student:
+            where = "is the student as it trains"
+        elif lesson.pair.scorer is not None:
+            where = f"is asked at {config.teacher_url}" + (", by each process" if count > 1 else "")
+        said.append(f"The teacher {teacher.name} {where}.")
+    if config.engine == "vllm":
+        each = "each process's own vLLM" if count > 1 else "vLLM"
+        said.append(f"After every step {each} is handed the student's weights ({weights}).")
+    if sharded:
+        said.append(
+            f"To sample, every process gathers the weights once ({weights}). A micro-batch gathers them by "
+            f"layers, forth and back, and adds up the gradients ({gradients})."
+        )
+    elif count > 1:
+        said.append(f"At each update the processes add up their gradients ({gradients}).")
+    return said
+
+
+def _bytes(tensors: Iterable[Tensor]) -> str:
+    return size_in_words(sum(t.numel() * t.element_size() for t in tensors))
 
 
 def _token(reviews: Sequence[Review], number: int, position: int, advantage: float) -> PushedToken:

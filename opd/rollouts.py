@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from opd.config import DistillConfig
 from opd.engines import Sampler
 from opd.engines.transformers import TransformersSampler
 from opd.lessons import Lesson
+from opd.models import Pair
 from opd.objectives import OBJECTIVES
-from opd.sampling import requests, uniforms
+from opd.sampling import requests, sample_together, uniforms
 from opd.tasks import Example
 from opd.trajectory import Grades, Trajectory
 from opd.verdicts import fork_score
@@ -47,7 +49,13 @@ class Rollout:
         return len(self.trajectory) if self.weights is None else int(self.weights.sum())
 
 
-def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, step: int) -> list[Rollout]:
+def gather(
+    config: DistillConfig,
+    lessons: Sequence[Lesson],
+    student: Sampler,
+    step: int,
+    finished: Callable[[Pair, Trajectory], None] = lambda *_: None,
+) -> list[Rollout]:
     """Sample the trajectories of a step and let the verifier look at them.
 
     Args:
@@ -55,6 +63,7 @@ def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, s
         lessons: where prompts come from.
         student: samples from the student.
         step: the training step, from 1; decides prompts and random numbers.
+        finished: is given each trajectory of the student with its pair while others still grow.
     """
     out: list[Rollout] = []
     for number, lesson in enumerate(lessons):
@@ -77,10 +86,9 @@ def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, s
             seen = [lesson.pair.teacher.render(lesson.teacher_messages(e), room=room) for e in examples]
             asked = [replace(r, teacher_prompt_ids=seen[r.prompt_index]) for r in asked]
         by_student = [_student_writes(config, r.prompt_index, r.sample_index, source_step) for r in asked]
-        written = list(
-            student.sample(
-                [r for r, ours in zip(asked, by_student, strict=True) if ours], temperature=config.temperature
-            )
+        own = [r for r, ours in zip(asked, by_student, strict=True) if ours]
+        written = sample_together(
+            student, own, temperature=config.temperature, finished=partial(finished, lesson.pair)
         )
         theirs = [r for r, ours in zip(asked, by_student, strict=True) if not ours]
         teacher = TransformersSampler(lesson.pair.teacher)
@@ -88,7 +96,7 @@ def gather(config: DistillConfig, lessons: Sequence[Lesson], student: Sampler, s
         told = [
             r if r.teacher_prompt_ids is None else replace(r, prompt_ids=r.teacher_prompt_ids) for r in theirs
         ]
-        for t in teacher.sample(told, temperature=config.temperature):
+        for t in sample_together(teacher, told, temperature=config.temperature):
             # The student did not sample it: it has no behaviour log-probs to form a ratio with.
             ours = prompts[t.prompt_index, t.sample_index]
             written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))

@@ -453,7 +453,8 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            student.model.save_pretrained(partial)
+            # What is sharded is whole in the state alone.
+            student.model.save_pretrained(partial, state_dict=state["weights"] if self.config.shard else None)
             student.tokenizer.save_pretrained(partial)
             for group in ("weights", "optimizer"):
                 tensors = {name: t.detach().cpu().contiguous() for name, t in state[group].items()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opd.engines import SampleRequest
+from opd.engines import Sampler, SampleRequest
 from opd.engines.transformers import TransformersSampler
 from opd.models import LanguageModel, Pair
+from opd.parallel import exchange, rank, world
 from opd.trajectory import Prompt, Trajectory
 
 
@@ -25,7 +26,7 @@ def uniforms(
 
 
 def requests(
-    model: LanguageModel,
+    pair: Pair | LanguageModel,
     prompts: Sequence[Prompt],
     *,
     n: int = 1,
@@ -38,7 +39,8 @@ def requests(
     """Turn prompts into requests, flat and prompt-major: all samples of the first prompt come first.
 
     Args:
-        model: whose chat template renders the prompts.
+        pair: the student whose chat template renders the prompts, or the pair that it is of; a
+            ``cross_tokenizer`` pair has its teacher render them too.
         prompts: texts or lists of messages.
         n: samples a prompt.
         seed: with ``step``, ``lesson``, prompt and sample index, decides every random number.
@@ -59,15 +61,17 @@ def requests(
         raise ValueError(f"The seed must be 0 or a positive integer, not {seed}.")
     if prefixes is not None and len(prefixes) != len(prompts):
         raise ValueError(f"There are {len(prompts)} prompts but {len(prefixes)} prefixes; give one each.")
+    model = pair.student if isinstance(pair, Pair) else pair
     out = []
     for i, prompt in enumerate(prompts):
         ids = model.render(prompt, room=max_tokens)
+        told = pair.teacher.render(prompt) if isinstance(pair, Pair) and pair.cross_tokenizer else None
         prefix = None if prefixes is None else np.asarray(prefixes[i], dtype=np.int64)
         if prefix is not None and len(prefix) >= max_tokens:
             raise ValueError(f"A prefix of {len(prefix)} tokens leaves nothing to sample of {max_tokens}.")
         for j in range(n):
             u = uniforms(max_tokens, seed=seed, step=step, prompt_index=i, sample_index=j, lesson=lesson)
-            out.append(SampleRequest(ids, u, prefix_ids=prefix, prompt_index=i, sample_index=j))
+            out.append(SampleRequest(ids, u, prefix, told, prompt_index=i, sample_index=j))
     return out
 
 
@@ -100,9 +104,29 @@ def sample(
     """
     check_temperature(temperature)
     model = pair.student if isinstance(pair, Pair) else pair
-    asked = requests(model, prompts, n=n, seed=seed, max_tokens=max_tokens, prefixes=prefixes)
-    done = TransformersSampler(model).sample(asked, temperature=temperature)
+    asked = requests(pair, prompts, n=n, seed=seed, max_tokens=max_tokens, prefixes=prefixes)
+    done = sample_together(TransformersSampler(model), asked, temperature=temperature)
     return sorted(done, key=lambda t: (t.prompt_index, t.sample_index))
+
+
+def sample_together(
+    sampler: Sampler,
+    asked: Sequence[SampleRequest],
+    *,
+    temperature: float,
+    finished: Callable[[Trajectory], None] = lambda _: None,
+) -> list[Trajectory]:
+    """Sample, each process its share of the prompts; all get all trajectories, in no particular order.
+
+    What is sampled does not depend on the number of processes: the requests bring their random numbers. Each
+    of this process's own trajectories is given to ``finished`` while others still grow.
+    """
+    mine = [request for request in asked if request.prompt_index % world() == rank()]
+    written = []
+    for trajectory in sampler.sample(mine, temperature=temperature):
+        finished(trajectory)
+        written.append(trajectory)
+    return [t for part in exchange(written) for t in part]
 
 
 def check_temperature(temperature: float) -> None:

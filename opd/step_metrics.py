@@ -28,14 +28,15 @@ def step_metrics(
     def mean(columns: Sequence[np.ndarray]) -> float:
         return float(np.concatenate(columns).mean(dtype=np.float64))
 
-    shared = [(g.student.top_ids[:, :, None] == g.teacher.top_ids[:, None, :]).any(-1) for g in grades]
+    # A teacher elsewhere may tell more alternatives than are kept of the student.
+    k = min(g.student.top_ids.shape[1] for g in grades)
+    shared = [(g.student.top_ids[:, :, None] == g.teacher.top_ids[:, None, :k]).any(-1) for g in grades]
     masses = [(np.exp(g.student.top_logprobs) * s).sum(-1) for g, s in zip(grades, shared, strict=True)]
     trajectories = [r.trajectory for r in rollouts]
     metrics = {
         "penalty": mean([g.penalty for g in grades]),
         "reverse_kl": mean([g.reverse_kl for g in grades]),
         "student_entropy": mean([g.student.entropy for g in grades]),
-        "teacher_entropy": mean([g.teacher.entropy for g in grades]),
         "topk_overlap": mean([s.mean(-1) for s in shared]),
         "shared_mass": mean(masses),
         "tokens": sum(len(t) for t in trajectories),
@@ -43,6 +44,8 @@ def step_metrics(
         "completion_tokens": float(np.mean([len(t) for t in trajectories])),
         "clipped_share": float(np.mean([t.finish_reason == "length" for t in trajectories])),
     }
+    if all(g.teacher.entropy is not None for g in grades):
+        metrics["teacher_entropy"] = mean([g.teacher.entropy for g in grades])
     bodies = [t.completion_ids[~np.isin(t.completion_ids, eos_ids)] for t in trajectories]
     metrics |= {
         "repetition": float(np.mean([repetition(body) for body in bodies])),

@@ -2,11 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from tiny import make_model
 
 import opd
 from opd.cli import main
@@ -14,12 +14,10 @@ from opd.runs import open_run
 
 
 @pytest.fixture
-def models(tmp_path):
-    for seed, name in enumerate(("s", "t")):
-        model = make_model(seed)
-        model.model.save_pretrained(tmp_path / name)
-        model.tokenizer.save_pretrained(tmp_path / name)
-    return ["--student", str(tmp_path / "s"), "--teacher", str(tmp_path / "t")]
+def models(folders, tmp_path):
+    """Copies, which a test may change."""
+    student, teacher = (shutil.copytree(folders[name], tmp_path / name[0]) for name in ("student", "teacher"))
+    return ["--student", str(student), "--teacher", str(teacher)]
 
 
 def train_arguments(models, *more):
@@ -105,6 +103,22 @@ def test_two_vocabularies_are_refused(models, tmp_path, capsys):
     make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
     assert main(["grade", "--prompt", "hi", *models]) == 2
     assert "do not share a vocabulary" in capsys.readouterr().err
+
+
+def test_a_teacher_with_another_tokenizer_grades_spans_when_asked(models, tmp_path, capsys):
+    from tiny import make_tokenizer
+
+    make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
+    files = {name: tmp_path / f"review.{name}" for name in ("json", "csv", "html")}
+    written = ["--save", str(files["json"]), "--csv", str(files["csv"]), "--html", str(files["html"])]
+    asked = ["grade", "--prompt", "hi", "--max-tokens", "12", "--cross-tokenizer", *written, *models]
+    assert main(asked) == 0
+    assert "because the teacher has another tokenizer" in capsys.readouterr().out
+    assert next(iter(opd.load_reviews(files["json"]))).grades.spans is not None
+    assert all(file.stat().st_size for file in files.values())
+    assert main(["grade", "--open", str(files["json"])]) == 0
+    assert main(["branch", str(files["json"]), *models]) == 2
+    assert "share a vocabulary" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_is_said_and_nothing_is_left(models, tmp_path):

@@ -78,7 +78,7 @@ def test_a_run_that_is_not_there_is_gone():
 
 
 def test_the_cards_hold_every_setting_and_begin_with_the_defaults(card):
-    assert {*card.fields, "lessons"} == DistillConfig.model_fields.keys()
+    assert {*card.fields, "lessons", "shard"} == DistillConfig.model_fields.keys()
     assert card.config(values(card)) == DistillConfig()
 
 
@@ -127,7 +127,7 @@ def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
     loaded = []
     monkeypatch.setattr("opd.models.resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr("opd.models.load_model", lambda name, device: loaded.append((name, device)))
-    monkeypatch.setattr("opd.models.Pair", lambda student, teacher: None)
+    monkeypatch.setattr("opd.models.Pair", lambda *models, **options: None)
     monkeypatch.setattr(pairs, "holders", lambda: {"cuda:0": "busy", "cpu": "other"})
     pairs._loaded_model.cache_clear()
     pairs.loaded_pair("a", "b")

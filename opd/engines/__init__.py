@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opd.trajectory import Trajectory
+from opd.trajectory import TokenScores, Trajectory
+
+Need = Literal["sampled", "top_k", "chosen", "full"]
+"""What an objective wants to know of a model's distribution at each token: the log-prob of the token that was
+taken; also those of the model's own likeliest tokens, of tokens that somebody else chose, or of all."""
+
+
+class EngineError(RuntimeError):
+    """An engine outside this process cannot go on; the message says what happened and the way out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,5 +54,57 @@ class Sampler(Protocol):
             requests: what to sample; the length of ``uniforms`` bounds the completion.
             temperature: 0 takes the likeliest token.
             snapshot_every: also yield the unfinished trajectories every so many tokens; 0 = never.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Sample from the model's weights as they are now."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores given completions with one model, wherever that model lives.
+
+    A log-prob that it gives is exact (to round-off). What it cannot tell is None in the scores, never 0; a
+    divergence formed from its top-k and the tail's mass is a lower bound of the one over the vocabulary.
+
+    Attributes:
+        name: the model's, for messages.
+        vocabulary: number of token ids that count.
+    """
+
+    name: str
+    vocabulary: int
+
+    def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
+        """Say in a sentence why a need cannot be served, before a run begins; None where it can.
+
+        Args:
+            need: what the objective wants to know.
+            temperature: to score at.
+            tokens: prompt and completion tokens of one call, at most.
+        """
+        ...
+
+    def score(
+        self,
+        trajectories: Sequence[Trajectory],
+        *,
+        side: Literal["student", "teacher"],
+        temperature: float = 1.0,
+        top_k: int = 0,
+    ) -> list[TokenScores]:
+        """Score every token of every trajectory: all of them, or an exception.
+
+        Args:
+            trajectories: what to score.
+            side: whose prompt goes before the completion.
+            temperature: divides the logits.
+            top_k: how many of the model's likeliest tokens to return at each position; with ``vocabulary``
+                of them the entropy is there too.
+
+        Raises:
+            ValueError: this cannot be asked of it.
+            EngineError: it cannot go on.
         """
         ...

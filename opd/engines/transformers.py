@@ -64,6 +64,9 @@ class TransformersSampler:
             stream = _Stream(self.model, requests[start : start + size], self.in_flight, temperature, refills)
             yield from stream.run(snapshot_every)
 
+    def sync(self) -> None:
+        """Do nothing: the model that trains is the one that samples."""
+
 
 @dataclass
 class _Prompts:

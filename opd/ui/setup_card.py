@@ -15,14 +15,15 @@ from opd.ui.events import PLUMBING
 
 PAIR, MORE_PAIR = ("student", "teacher"), (
     *("teacher_live", "teacher_system", "teacher_hint"),
-    *("device", "dtype", "teacher_device", "teacher_dtype"),
+    *("device", "dtype", "teacher_device", "teacher_dtype", "teacher_url", "teacher_served_as"),
+    *("engine", "vllm_memory", "vllm_hot_swap", "vllm_sleeps", "asynchronous"),
 )  # fmt: skip
 PROMPTS, MORE_PROMPTS = ("task",), (
     *("prompt_column", "answer_column", "verifier", "on_malformed", "heldout_share", "task_split"),
 )  # fmt: skip
 RECIPE = ("objective", "steps", "prompts_per_step", "samples_per_prompt", "learning_rate", "lora_rank")
 PROBES = ("eval_every", "eval_prompts", "eval_split")
-ELSEWHERE = {*PAIR, *MORE_PAIR, *PROMPTS, *MORE_PROMPTS, *RECIPE, *PROBES, "lessons"}
+ELSEWHERE = {*PAIR, *MORE_PAIR, *PROMPTS, *MORE_PROMPTS, *RECIPE, *PROBES, "lessons", "shard"}
 MORE_RECIPE = tuple(name for name in DistillConfig.model_fields if name not in ELSEWHERE)
 OPTIONS = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
 

@@ -315,8 +315,7 @@ def test_64_trajectories_of_200_tokens_are_fluent(open_many):
     assert again < 3
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)], ids=["1440-light", "390-dark"])
 def test_axe_finds_nothing_serious_and_nothing_sticks_out(open_many, dark, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     page = open_many(dark=dark, width=width)

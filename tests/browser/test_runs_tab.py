@@ -152,6 +152,7 @@ def test_a_run_is_opened_on_the_train_tab(runs, page):
     page.wait_for_selector(".run-view .run-name:text-is('south')")
 
 
+@pytest.mark.slow
 def test_a_race_is_watched_on_shared_axes(page):
     page.get_by_role("tab", name="Train").click()
     page.locator("#card-recipe .fold .label-wrap").click()

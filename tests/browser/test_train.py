@@ -128,6 +128,7 @@ def test_a_run_is_paused_resumed_stopped_and_taken_up_again(page):
     assert "Kept the best checkpoint" in page.locator(".happened li").last.inner_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_device_and_says_for_whom(page):
     open_train(page, **LONG)
     holder = start(page, "holder")
@@ -144,6 +145,7 @@ def test_a_second_run_waits_for_the_device_and_says_for_whom(page):
     state(page, "stopped")
 
 
+@pytest.mark.slow
 def test_a_job_that_dies_shows_its_last_words_and_can_be_resumed(page, home, kill):
     open_train(page, **LONG | {"save_every": 1})
     name = start(page)

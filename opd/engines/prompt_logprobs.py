@@ -1,0 +1,94 @@
+"""Scoring by vLLM's prompt log-probs, in a process beside this one or on a server: what they can tell."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opd.engines import Need
+from opd.trajectory import TokenScores, Trajectory
+
+FULL_ENTRIES = 2_000_000
+"""Log-probs of whole vocabularies that one call may ask for. vLLM makes a Python object of every one, and a
+server sends each as text: a million took 15 seconds and 73 MiB."""
+
+
+class PromptLogprobScorer(ABC):
+    """A :class:`opd.engines.Scorer` by prompt log-probs, which are always those at temperature 1.
+
+    Attributes:
+        name: the model's, for messages.
+        vocabulary: number of token ids that count.
+        context: the most tokens, prompt and completion together, that can be scored.
+    """
+
+    name: str
+    vocabulary: int
+    context: int
+
+    @abstractmethod
+    def _prompt_logprobs(
+        self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
+    ) -> list[TokenScores]:
+        """Score the last ``lengths[i]`` tokens of each sequence, without entropy."""
+
+    def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
+        """Say why a need cannot be served; see :class:`opd.engines.Scorer`."""
+        if temperature != 1.0:
+            return (
+                f"{self.name} is scored by vLLM, which scores given tokens at temperature 1 only, not at "
+                f"{temperature:g}. Set temperature to 1, or score with the transformers engine."
+            )
+        if need == "chosen":
+            return (
+                f"{self.name} is scored by vLLM, which tells the log-probs of its own likeliest tokens, not "
+                "of the student's. Set top_k_from to teacher, or score with the transformers engine."
+            )
+        if need == "full" and tokens * self.vocabulary >= FULL_ENTRIES:
+            return (
+                f"{self.name} is scored by vLLM, which would have to send {tokens:,} x {self.vocabulary:,} "
+                f"log-probs; it can send fewer than {FULL_ENTRIES:,}. Use importance_sampling or "
+                "topk_reverse_kl, or score with the transformers engine."
+            )
+        return None
+
+    def score(
+        self,
+        trajectories: Sequence[Trajectory],
+        *,
+        side: Literal["student", "teacher"],
+        temperature: float = 1.0,
+        top_k: int = 0,
+    ) -> list[TokenScores]:
+        """Score every token of every trajectory; see :class:`opd.engines.Scorer`."""
+        prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
+        sequences = [
+            np.concatenate([p, t.completion_ids]) for p, t in zip(prompts, trajectories, strict=True)
+        ]
+        for ids, trajectory in zip(sequences, trajectories, strict=True):
+            if not len(trajectory):
+                raise ValueError("There is nothing to score: the completion has no tokens.")
+            if ids.min() < 0 or ids.max() >= self.vocabulary:
+                raise ValueError(f"Token ids must lie in [0, {self.vocabulary}); this trajectory has others.")
+            if len(ids) > self.context:
+                raise ValueError(
+                    f"A prompt of {len(ids) - len(trajectory)} tokens and a completion of {len(trajectory)} "
+                    f"exceed the {self.context} tokens that {self.name} can score. Shorten one of them."
+                )
+        top_k = min(top_k, self.vocabulary)
+        need: Need = "full" if top_k == self.vocabulary else "top_k"
+        tokens = sum(len(ids) for ids in sequences)
+        if sentence := self.refusal(need, temperature=temperature, tokens=tokens):
+            raise ValueError(sentence)
+        scores = self._prompt_logprobs(sequences, [len(t) for t in trajectories], top_k)
+        return [_with_entropy(s) for s in scores] if need == "full" else scores
+
+
+def _with_entropy(scores: TokenScores) -> TokenScores:
+    """Complete the scores of a whole vocabulary."""
+    return replace(scores, entropy=-(np.exp(scores.top_logprobs) * scores.top_logprobs).sum(1))

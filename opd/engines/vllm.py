@@ -1,0 +1,357 @@
+"""The vLLM engine: samples from a model, or scores with it, in a process of its own.
+
+The trainer keeps its model; vLLM has a copy, which :meth:`VllmEngine.sync` brings up to date. A request is
+sampled with a seed made of its random numbers, so a completion does not depend on its batch; but vLLM draws
+from it in its own way, so tokens are those of a run, not those of the transformers engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+
+from opd.engines import EngineError, SampleRequest
+from opd.engines.prompt_logprobs import PromptLogprobScorer
+from opd.models import LanguageModel, locate, resolve_dtype
+from opd.trajectory import TokenScores, Trajectory
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker is the one process
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one token more: it asks for a next token even to score
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer lives on the same cores
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}  # what vLLM compiles there takes longer than it saves
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Bounds on an adapter's rank that vLLM can be started with."""
+
+LAST_LINES = 5
+
+
+class VllmEngine(PromptLogprobScorer):
+    """A :class:`opd.engines.Sampler` and :class:`opd.engines.Scorer` on vLLM. Close it, or use ``with``."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        dtype: str = "auto",
+        context: int | None = None,
+        memory_share: float = 0.3,
+        hot_swap: bool = False,
+        sleeps: bool = False,
+    ) -> None:
+        """Start vLLM with a model and wait until it serves.
+
+        Args:
+            model: the model; if :func:`opd.models.load_skeleton` made it, vLLM reads the weights itself.
+            dtype: vLLM's dtype, a name that :func:`opd.models.resolve_dtype` knows.
+            context: most tokens of a prompt and its completion together, if fewer than the model can read:
+                room for so many must be in the cache.
+            memory_share: share of the device's memory for weights and key-value cache together.
+            hot_swap: give vLLM the adapter at each sync, instead of weights with the adapter merged in.
+            sleeps: whether :meth:`sleep` will be used (CUDA only).
+
+        Raises:
+            ValueError: vLLM is not installed, or this cannot be asked of it.
+            EngineError: vLLM cannot start; the message has its own words.
+        """
+        if not installed():
+            raise ValueError(
+                "The vLLM engine needs vLLM: pip install opd-studio[vllm] for an NVIDIA GPU; on a machine "
+                "without one, make vllm prepares .venv-vllm."
+            )
+        if not 0 < memory_share < 1:
+            raise ValueError(f"memory_share is a share of the memory, between 0 and 1, not {memory_share:g}.")
+        if sleeps and not torch.cuda.is_available():
+            raise ValueError("vLLM can sleep during the update on a CUDA device only. Leave sleep off here.")
+        adapter = _lora_options(model) if hot_swap else {}
+        self.name, self.vocabulary = model.name, model.vocabulary
+        self.context = min(model.context, context or model.context)
+        self.model, self.memory_share, self.hot_swap = model, memory_share, hot_swap
+        self.dtype = resolve_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._folder = tempfile.TemporaryDirectory(prefix="opd-vllm-", ignore_cleanup_errors=True)
+        self._log = Path(self._folder.name) / "log.txt"
+        self._asked = False
+        source = self._source()
+        self._connection, self._process = self._start()
+        self._finalizer = weakref.finalize(self, _stop, self._connection, self._process, self._folder)
+        self._do(
+            "start",
+            folder=source,
+            vocabulary=self.vocabulary,
+            dtype=str(self.dtype).removeprefix("torch."),
+            max_model_len=self.context + 1,
+            gpu_memory_utilization=memory_share,
+            enable_sleep_mode=sleeps,
+            **adapter,
+        )
+        if hot_swap:
+            self.sync()
+
+    def sample(
+        self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
+    ) -> Iterator[Trajectory]:
+        """Yield trajectories as they finish; see :class:`opd.engines.Sampler`.
+
+        Raises:
+            ValueError: a request does not fit into the context, or a forced prefix at a temperature other
+                than 1, whose log-probs vLLM cannot tell.
+            EngineError: vLLM died.
+        """
+        begins, prefixes, budgets = [], [], []
+        for request in requests:
+            prefix = request.prefix_ids if request.prefix_ids is not None else request.prompt_ids[:0]
+            if len(prefix) and temperature not in (0.0, 1.0):
+                raise ValueError(
+                    f"vLLM cannot tell the log-probs of a forced prefix at temperature {temperature:g}. "
+                    "Branch at temperature 1, or with the transformers engine."
+                )
+            if len(request.prompt_ids) + len(request.uniforms) > self.context:
+                raise ValueError(
+                    f"A prompt of {len(request.prompt_ids)} tokens and a completion of "
+                    f"{len(request.uniforms)} exceed the {self.context} tokens that {self.name} can read. "
+                    "Shorten one of them."
+                )
+            begins.append(np.concatenate([request.prompt_ids, prefix]))
+            prefixes.append(len(prefix))
+            budgets.append(len(request.uniforms) - len(prefix))
+        seeds = [int(request.uniforms[0] * 2**53) for request in requests]  # all the bits of a random number
+        options = {
+            "eos_ids": self.model.eos_ids,
+            "temperature": temperature,
+            "snapshot_every": snapshot_every,
+        }
+        for index, ids, logprobs, reason in self._ask("sample", begins, prefixes, budgets, seeds, **options):
+            request = requests[index]
+            teacher_prompt = request.teacher_prompt_ids
+            yield Trajectory(
+                prompt_ids=request.prompt_ids,
+                completion_ids=np.array(ids, dtype=np.int64),
+                behaviour_logprobs=np.array(logprobs, dtype=np.float32),
+                finish_reason=reason,
+                teacher_prompt_ids=request.prompt_ids if teacher_prompt is None else teacher_prompt,
+                temperature=temperature,
+                prompt_index=request.prompt_index,
+                sample_index=request.sample_index,
+            )
+
+    def sync(self) -> None:
+        """Give vLLM the model's weights as they are now; what it computed with the old ones is forgotten.
+
+        Raises:
+            EngineError: vLLM died.
+        """
+        if self.hot_swap:
+            folder = Path(self._folder.name) / "adapter"
+            self.model.model.save_pretrained(folder, save_embedding_layers=False)
+            self._do("swap", str(folder))
+        else:
+            self._do("load", self._write_weights())
+
+    def sleep(self) -> None:
+        """Give the device's memory to the trainer until :meth:`wake`; only with ``sleeps``.
+
+        Raises:
+            EngineError: vLLM died.
+        """
+        self._do("sleep")
+
+    def wake(self) -> None:
+        """Take the memory back, before a sync or a rollout.
+
+        Raises:
+            EngineError: vLLM died.
+        """
+        self._do("wake")
+
+    def close(self) -> None:
+        """End vLLM's process."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _prompt_logprobs(
+        self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
+    ) -> list[TokenScores]:
+        found = {}
+        for index, logprobs, ids, ranks in self._ask("score", sequences, lengths, top_k=top_k):
+            found[index] = TokenScores(logprobs[:, 0], None, ranks, ids[:, 1:], logprobs[:, 1:])
+        return [found[i] for i in range(len(sequences))]
+
+    def _source(self) -> str:
+        """Return the folder vLLM loads: the model's own, or one with the weights that are in memory."""
+        if self.model.device.type == "meta":
+            return locate(self.model.name)
+        self._write_weights()
+        config = copy.deepcopy(self.model.causal_lm.config)
+        config.architectures = [type(self.model.causal_lm).__name__]
+        config.save_pretrained(self._folder.name)
+        return self._folder.name
+
+    def _write_weights(self) -> str:
+        path = Path(self._folder.name) / "model.safetensors"
+        save_file(weights(self.model, self.dtype, merged=not self.hot_swap), path)
+        return str(path)
+
+    def _start(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+        ours, theirs = Pipe()
+        with theirs, self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "opd.engines.vllm_worker", str(theirs.fileno())],
+                env=os.environ | ENVIRONMENT | ({} if torch.cuda.is_available() else CPU_ENVIRONMENT),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the trainer, which ends this process with it
+            )
+        return ours, process
+
+    def _do(self, command: str, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        for _ in self._ask(command, *arguments, **options):
+            pass
+
+    def _ask(self, command: str, *arguments: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401
+        """Send a command and yield what comes back; whoever stops listening stops the command."""
+        if self._asked:
+            raise RuntimeError("vLLM is still sampling: take or drop those trajectories first.")
+        self._asked = True
+        try:
+            self._send((command, arguments, options))
+            while (item := self._receive()) is not None:
+                yield item
+        except GeneratorExit:
+            self._send("stop")
+            while self._receive() is not None:
+                pass
+        finally:
+            self._asked = False
+
+    def _send(self, message: Any) -> None:  # noqa: ANN401
+        with contextlib.suppress(BrokenPipeError):  # a dead process is noticed when its answer is awaited
+            self._connection.send(message)
+
+    def _receive(self) -> Any:  # noqa: ANN401
+        """Return the next item; None after the last."""
+        try:
+            kind, value = self._connection.recv()
+        except (EOFError, OSError):
+            raise EngineError(self._death()) from None
+        if kind == "failed":
+            said = _shortened(value).rstrip(".")
+            raise EngineError(f"vLLM cannot serve {self.name}: {said}. {self._advice(value)}")
+        return value
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = self._log.read_text(errors="replace").split("\n")[-LAST_LINES:] if self._log.exists() else []
+        said = _shortened(" | ".join(line.strip() for line in last if line.strip()))
+        advice = self._advice("memory" if code == -signal.SIGKILL else said)
+        last_words = f" Its last words: {said}" if said else ""
+        return f"The vLLM process of {self.name} {how}. {advice}{last_words}"
+
+    def _advice(self, said: str) -> str:
+        # "Could not create a primitive" is what oneDNN says when it gets no memory.
+        if any(word in said.lower() for word in ("memory", "alloc", "cache", "create a primitive")):
+            return (
+                f"Memory is the likely reason: change memory_share (now {self.memory_share:g}), lower the "
+                "number of prompts a step, or use a smaller model. A run goes on from its last checkpoint."
+            )
+        return "A run goes on from its last checkpoint; the transformers engine does without vLLM."
+
+
+def installed() -> bool:
+    """Say whether vLLM is there; a folder of that name, which Python takes for a package, is not it."""
+    spec = find_spec("vllm")
+    return spec is not None and spec.origin is not None
+
+
+def weights(model: LanguageModel, dtype: torch.dtype, *, merged: bool) -> Mapping[str, torch.Tensor]:
+    """Return a model's weights under the names of its checkpoint, adapters merged in or left out.
+
+    The model's own weights are, to the last bit, what they were before.
+    """
+    causal_lm = model.causal_lm
+    replaced: dict[str, torch.Tensor] = {}
+    if merged:
+        for name, layer in _adapted_layers(model):
+            weight = layer.get_base_layer().weight
+            kept = weight.detach().clone()
+            layer.merge()
+            replaced[f"{name}.base_layer.weight"] = weight.detach().clone()
+            layer.unmerge()
+            weight.data.copy_(kept)
+    tied = causal_lm.config.get_text_config().tie_word_embeddings
+    out = {}
+    for name, tensor in causal_lm.state_dict().items():
+        if ".lora_" in name or (tied and name.endswith("lm_head.weight")):
+            continue
+        kept = replaced.get(name, tensor).detach()
+        out[name.replace(".base_layer.", ".")] = kept.to("cpu", dtype, copy=False).contiguous()
+    return out
+
+
+def _adapted_layers(model: LanguageModel) -> list[tuple[str, BaseTunerLayer]]:
+    modules = model.causal_lm.named_modules()
+    return [(name, module) for name, module in modules if isinstance(module, BaseTunerLayer)]
+
+
+def _lora_options(model: LanguageModel) -> dict[str, Any]:
+    """Return vLLM's settings for the adapter of a model.
+
+    Raises:
+        ValueError: the model has none, or vLLM cannot swap it.
+    """
+    if not hasattr(model.model, "peft_config"):
+        raise ValueError(f"hot_swap needs an adapter, and {model.name} is trained whole. Set lora_rank.")
+    config = model.model.active_peft_config
+    fits = [rank for rank in LORA_RANKS if rank >= config.r]
+    if not fits or config.use_dora or config.modules_to_save or config.bias != "none":
+        raise ValueError("vLLM can swap plain LoRA adapters up to rank 512 only. Leave hot_swap off.")
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": fits[0],
+        # named, so that the head stays as it is: with a wrapped head vLLM cannot score
+        "lora_target_modules": sorted({name.rpartition(".")[2] for name, _ in _adapted_layers(model)}),
+    }
+
+
+def _shortened(text: str, characters: int = 600) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= characters else f"{text[:characters]} …"
+
+
+def _stop(
+    connection: Connection, process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]
+) -> None:
+    connection.close()
+    process.kill()  # it has nothing to save, and its own farewell takes seconds
+    process.wait()
+    folder.cleanup()

@@ -1,0 +1,200 @@
+"""A teacher that computes elsewhere: what an engine tells of it must train and grade as if it were here."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model
+
+import opd
+from opd.divergence import TopK, sampled, topk_reverse_kl
+from opd.doctor import examine
+from opd.engines import EngineError
+from opd.engines.prompt_logprobs import PromptLogprobScorer
+from opd.engines.transformers import TransformersSampler, distributions
+from opd.lessons import main_pair
+from opd.models import Pair
+from opd.trajectory import Review, TokenScores, Trajectory
+
+
+class Elsewhere(PromptLogprobScorer):
+    """What a vLLM server tells, told by a local model."""
+
+    def __init__(self, model):
+        self.model, self.name, self.vocabulary, self.context = model, "elsewhere", model.vocabulary, 256
+
+    def _prompt_logprobs(self, sequences, lengths, top_k):
+        out = []
+        for ids, n in zip(sequences, lengths, strict=True):
+            t = Trajectory(ids[:-n], ids[-n:], None, None, ids[:-n])
+            with torch.no_grad():
+                d = distributions(
+                    self.model, [t], side="teacher", temperature=1.0, vocabulary=self.vocabulary
+                )
+                logprobs = d.log_probs(d.hidden)
+            top = logprobs.topk(top_k, -1)
+            taken = sampled(logprobs, torch.from_numpy(ids[-n:]))
+            ranks = (logprobs > taken[:, None]).sum(-1)
+            columns = (taken, None, ranks.int(), top.indices.int(), top.values)
+            out.append(TokenScores(*(c if c is None else c.numpy() for c in columns)))
+        return out
+
+
+@pytest.fixture
+def pairs():
+    """The same pair twice: with its teacher here, and with the teacher elsewhere."""
+    student, teacher = make_model(0), make_model(1)
+    return Pair(student, teacher), Pair(make_model(0), make_model(1), Elsewhere(teacher))
+
+
+def test_grades_of_a_teacher_elsewhere(pairs):
+    here, elsewhere = pairs
+    done = opd.sample(here, ["hi", "What is 7 + 3?"], n=2, max_tokens=20)
+    for known, told in zip(opd.grade(here, done), opd.grade(elsewhere, done, top_k=20), strict=True):
+        np.testing.assert_allclose(told.penalty, known.penalty, atol=1e-5)
+        np.testing.assert_array_equal(told.verdicts, known.verdicts)
+        np.testing.assert_array_equal(told.forks, known.forks)
+        np.testing.assert_array_equal(told.teacher_rank, known.teacher_rank)
+        assert (told.reverse_kl <= known.reverse_kl + 1e-5).all()
+        assert (told.reverse_kl > 0).all()
+        assert told.teacher_entropy is None
+        assert told.forward_kl is None
+        assert known.bound is None
+        assert "lower bound" in told.bound
+        assert "20 tokens" in told.bound
+
+
+def test_the_whole_vocabulary_is_as_good_as_a_teacher_here(pairs):
+    here, elsewhere = pairs
+    done = opd.sample(here, ["hi"], n=2, max_tokens=12)
+    whole = opd.grade(elsewhere, done, top_k=here.vocabulary)
+    for known, told in zip(opd.grade(here, done, top_k=here.vocabulary), whole, strict=True):
+        np.testing.assert_allclose(told.reverse_kl, known.reverse_kl, atol=1e-5)
+        np.testing.assert_allclose(told.teacher_entropy, known.teacher_entropy, atol=1e-5)
+        assert told.bound is None
+
+
+SETTINGS = {
+    "importance_sampling": {},
+    "topk_reverse_kl": {"top_k": 5, "top_k_from": "teacher"},
+    "reverse_kl": {},
+}
+
+
+@pytest.mark.parametrize("objective", SETTINGS)
+def test_a_run_is_the_same_wherever_its_teacher_computes(pairs, objective):
+    config = opd.DistillConfig(
+        objective=objective, steps=2, prompts_per_step=4, substeps=1, max_tokens=12, eval_prompts=0,
+        learning_rate=1e-3, device="cpu", **SETTINGS[objective],
+    )  # fmt: skip
+    runs = [list(opd.distill(config, pair)) for pair in pairs]
+    for known, told in zip(*runs, strict=True):
+        if known.step:
+            for name in ("loss", "penalty", "gradient_norm"):
+                assert told.metrics[name] == pytest.approx(known.metrics[name], rel=1e-3, abs=1e-5)
+    for a, b in zip(*(pair.student.model.parameters() for pair in pairs), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
+
+
+def test_the_bound_by_what_is_known_equals_the_one_by_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.log_softmax(torch.randn(6, 40, generator=generator) * 2, -1) for _ in range(2))
+    top = teacher.topk(7, -1)
+    known = TopK(teacher[:, 0], top.indices, top.values)
+    torch.testing.assert_close(
+        topk_reverse_kl(student, known, top.indices), topk_reverse_kl(student, teacher, top.indices)
+    )
+
+
+def test_the_doctor_examines_a_pair_whose_teacher_is_elsewhere(pairs):
+    findings = {f.check: f for f in examine(pairs[1], config=opd.DistillConfig(max_tokens=16, device="cpu"))}
+    assert {f.level for f in findings.values()} <= {"pass", "warn"}, findings
+    assert "nats a token from the student" in findings["teacher"].message
+
+
+def test_a_review_says_what_is_a_bound_and_keeps_it(pairs):
+    ((review,),) = opd.review_prompts(pairs[1], ["hi"], max_tokens=8)
+    again = Review.from_dict(review.to_dict())
+    assert again.grades.bound == review.grades.bound is not None
+    assert again.grades.teacher_entropy is None
+
+
+REFUSED = {
+    "reverse_kl": ({}, "log-probs"),
+    "topk_reverse_kl": ({"top_k_from": "student"}, "top_k_from to teacher"),
+    "sft": ({}, "completions that the teacher writes"),
+    "importance_sampling": ({"temperature": 0.7}, "temperature 1 only"),
+}
+
+
+@pytest.mark.parametrize("objective", REFUSED)
+def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeypatch):
+    options, words = REFUSED[objective]
+    student = make_model(0)
+    monkeypatch.setattr("opd.lessons.load_skeleton", lambda name: replace(student, name=name))
+
+    def server(url, name, *, vocabulary):
+        scorer = Elsewhere(student)
+        scorer.check = lambda *args, **options: None
+        return scorer
+
+    monkeypatch.setattr("opd.engines.remote.RemoteScorer", server)
+    config = opd.DistillConfig(objective=objective, teacher_url="http://127.0.0.1:9", **options)
+    with pytest.raises(ValueError, match=words):
+        main_pair(student, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"teacher_url": "http://x:1", "teacher": "self"}, "not for self"),
+        ({"teacher_served_as": "t"}, "needs teacher_url"),
+        ({"vllm_sleeps": True}, "need engine vllm"),
+        ({"engine": "vllm", "vllm_hot_swap": True}, "needs lora_rank"),
+    ],
+)
+def test_settings_that_do_not_belong_together(settings, words):
+    with pytest.raises(ValueError, match=words):
+        opd.DistillConfig(**settings)
+
+
+POLICY_GRADIENT = {
+    "objective": "importance_sampling", "steps": 1, "prompts_per_step": 4, "substeps": 1, "max_tokens": 12,
+    "eval_prompts": 0, "learning_rate": 1e-3, "device": "cpu",
+}  # fmt: skip
+
+
+def test_a_teacher_elsewhere_scores_while_the_student_still_writes(pairs, monkeypatch):
+    run, asked = opd.distill(opd.DistillConfig(**POLICY_GRADIENT), pairs[1]), threading.Event()
+    score, sample = Elsewhere.score, TransformersSampler.sample
+
+    def scored(self, *args, **options):
+        asked.set()
+        return score(self, *args, **options)
+
+    def patient(self, *args, **options):
+        for i, trajectory in enumerate(sample(self, *args, **options)):
+            yield trajectory
+            assert i or asked.wait(60), "nobody scored the first one while others waited"
+
+    next(run)
+    asked.clear()
+    monkeypatch.setattr(Elsewhere, "score", scored)
+    monkeypatch.setattr(TransformersSampler, "sample", patient)
+    assert next(run).metrics["tokens"] > 4
+
+
+def test_a_teacher_that_dies_while_the_student_writes_ends_the_step_untrained(pairs, monkeypatch):
+    run = opd.distill(opd.DistillConfig(**POLICY_GRADIENT), pairs[1])
+    next(run)
+    before = {name: p.clone() for name, p in run.parameters.items()}
+
+    def dead(self, *args, **options):
+        raise EngineError("The server is gone.")
+
+    monkeypatch.setattr(Elsewhere, "score", dead)
+    with pytest.raises(EngineError, match="is gone"):
+        next(run)
+    assert all(torch.equal(p, before[name]) for name, p in run.parameters.items())
