@@ -19,8 +19,10 @@ from opd.config import DistillConfig
 from opd.devices import Place, stand_in_line, waiting_sentence
 from opd.distillation import Distillation, distill, learning_rate
 from opd.doctor import Finding, examine
+from opd.grading import LOWER_BOUND
 from opd.hub import absent, fetch
 from opd.models import resolve_device
+from opd.objectives import alternatives
 from opd.parallel import cause, gathered, gpus, tell, told, world
 from opd.runs import Race, Run, create_run, merit
 from opd.trajectory import StepReport
@@ -206,6 +208,9 @@ def _examine(run: Run, distillation: Distillation) -> None:
     """
     for lesson, findings in zip(distillation.lessons, _all(_findings, distillation), strict=True):
         run.log_event("task", message=lesson.task.summary())
+        vocabulary = lesson.pair.vocabulary
+        if lesson.pair.scorer is not None and (kept := alternatives(run.config, vocabulary)) < vocabulary:
+            run.log_event("note", message=LOWER_BOUND.format(kept))
         run.log_event("examined", findings=[asdict(finding) for finding in findings])
         failed = " ".join(f.message for f in findings if f.level == "fail")
         if failed and not run.config.ignore_doctor:

@@ -9,6 +9,7 @@ import torch
 from tiny import make_model
 
 import opd
+from opd import jobs
 from opd.divergence import TopK, sampled, topk_reverse_kl
 from opd.doctor import examine
 from opd.engines import EngineError
@@ -16,6 +17,7 @@ from opd.engines.prompt_logprobs import PromptLogprobScorer
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.lessons import main_pair
 from opd.models import Pair
+from opd.runs import create_run
 from opd.trajectory import Review, TokenScores, Trajectory
 
 
@@ -121,6 +123,21 @@ def test_a_review_says_what_is_a_bound_and_keeps_it(pairs):
     assert again.grades.teacher_entropy is None
 
 
+POLICY_GRADIENT = {
+    "objective": "importance_sampling", "steps": 1, "prompts_per_step": 4, "substeps": 1, "max_tokens": 12,
+    "eval_prompts": 0, "learning_rate": 1e-3, "device": "cpu",
+}  # fmt: skip
+
+
+def test_a_run_says_that_its_curves_are_bounds(pairs):
+    for pair, said in zip(pairs, (False, True), strict=True):
+        config = opd.DistillConfig(**POLICY_GRADIENT, ignore_doctor=True)
+        run = create_run(f"bound-{said}", config)
+        with run.hold():
+            jobs._examine(run, opd.distill(config, pair))
+        assert any("lower bound" in event.get("message", "") for event in run.events()) == said
+
+
 REFUSED = {
     "reverse_kl": ({}, "log-probs"),
     "topk_reverse_kl": ({"top_k_from": "student"}, "top_k_from to teacher"),
@@ -158,12 +175,6 @@ def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeyp
 def test_settings_that_do_not_belong_together(settings, words):
     with pytest.raises(ValueError, match=words):
         opd.DistillConfig(**settings)
-
-
-POLICY_GRADIENT = {
-    "objective": "importance_sampling", "steps": 1, "prompts_per_step": 4, "substeps": 1, "max_tokens": 12,
-    "eval_prompts": 0, "learning_rate": 1e-3, "device": "cpu",
-}  # fmt: skip
 
 
 def test_a_teacher_elsewhere_scores_while_the_student_still_writes(pairs, monkeypatch):
