@@ -27,11 +27,11 @@ from opd.doctor import check_sampler
 from opd.engines import Sampler
 from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
-from opd.grading import grade, teacher_distributions, to_grades
+from opd.grading import Told, grade, teacher_distributions, to_grades
 from opd.lessons import load_lessons
 from opd.models import LanguageModel, Pair, resolve_dtype
 from opd.objectives import TOP_K, Chunk, alternatives, token_loss
-from opd.overlap import EarlyScores, Told
+from opd.overlap import EarlyScores
 from opd.parallel import (
     cut_like,
     exchange,
@@ -164,6 +164,7 @@ class Distillation:
         self._synchronise()
         updated_at = self._now()
 
+        self.early.forget(r.trajectory for r in rollouts)
         rollouts = [r for part in parts for r in part]
         grades = [g for update in updates for g in update.grades]
         teacher_seconds = sum(update.teacher_seconds for update in updates)
@@ -298,7 +299,7 @@ class Distillation:
     def _finished(self, pair: Pair, trajectory: Trajectory) -> None:
         """Let a teacher that computes elsewhere score what is finished while the student writes the rest."""
         elsewhere = pair.scorer is not None or pair.teacher.device != self.student.device
-        if elsewhere and world() == 1 and not self.config.grades_first:
+        if elsewhere and world() == 1:
             self.early.begin(pair, trajectory)
 
     def _ids(self, trajectories: Sequence[Trajectory]) -> Tensor:
@@ -308,7 +309,12 @@ class Distillation:
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first."""
         grades: list[Grades] = []
-        scoring = {"temperature": self.config.temperature, "top_k": TOP_K, "all_divergences": False}
+        scoring = {
+            "temperature": self.config.temperature,
+            "top_k": TOP_K,
+            "all_divergences": False,
+            "ask": lambda pair, trajectories, **_: self.early.take(pair, trajectories),
+        }
         with gathered(self.student), self.precision():
             for lesson in self.lessons:
                 own = [r.trajectory for r in rollouts if r.lesson is lesson]

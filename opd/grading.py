@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +30,11 @@ LOWER_BOUND = (
 )
 
 
+Told = tuple[Distributions | TopK, list[TokenScores] | None]
+AskTeacher = Callable[..., Told]
+"""Takes and returns what :func:`teacher_distributions` does."""
+
+
 def grade(
     pair: Pair,
     trajectories: Sequence[Trajectory],
@@ -37,6 +42,7 @@ def grade(
     temperature: float | None = None,
     top_k: int = 20,
     all_divergences: bool = True,
+    ask: AskTeacher | None = None,
 ) -> list[Grades]:
     """Grade every token of every trajectory: score with both models, compare.
 
@@ -50,6 +56,7 @@ def grade(
         temperature: to score at; None = the one each trajectory was sampled at (1 for greedy ones).
         top_k: alternatives kept of each model.
         all_divergences: forward KL and JSD too; the training loop does without.
+        ask: instead of :func:`teacher_distributions`, where the teacher may have been asked already.
 
     Returns:
         One :class:`Grades` a trajectory, in their order.
@@ -71,13 +78,19 @@ def grade(
         for group in batches([trajectories[i] for i in chosen], SCORE_TOKENS):
             indices = [chosen[i] for i in group]
             part = [trajectories[i] for i in indices]
-            graded.update(zip(indices, _grade_batch(pair, part, at, top_k, all_divergences), strict=True))
+            done = _grade_batch(pair, part, at, top_k, all_divergences, ask or teacher_distributions)
+            graded.update(zip(indices, done, strict=True))
     return [graded[i] for i in range(len(trajectories))]
 
 
 @torch.inference_mode()
 def _grade_batch(
-    pair: Pair, trajectories: Sequence[Trajectory], temperature: float, top_k: int, all_divergences: bool
+    pair: Pair,
+    trajectories: Sequence[Trajectory],
+    temperature: float,
+    top_k: int,
+    all_divergences: bool,
+    ask: AskTeacher,
 ) -> list[Grades]:
     if pair.cross_tokenizer:
         spans = grade_spans(pair, trajectories, temperature, top_k)
@@ -91,7 +104,7 @@ def _grade_batch(
     student = distributions(
         pair.student, trajectories, side="student", temperature=temperature, vocabulary=pair.vocabulary
     )
-    teacher, told = teacher_distributions(pair, trajectories, temperature=temperature, top_k=top_k)
+    teacher, told = ask(pair, trajectories, temperature=temperature, top_k=top_k)
     signals = over_chunks(
         lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
         student,
@@ -103,7 +116,7 @@ def _grade_batch(
 
 def teacher_distributions(
     pair: Pair, trajectories: Sequence[Trajectory], *, temperature: float, top_k: int
-) -> tuple[Distributions | TopK, list[TokenScores] | None]:
+) -> Told:
     """Let a pair's teacher score completions, here or wherever it computes.
 
     Args:

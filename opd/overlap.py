@@ -7,17 +7,16 @@ finished since it last looked and scores it as one batch; the update then finds 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import torch
 
-from opd.divergence import Distributions, TopK
+from opd.divergence import TopK
+from opd.grading import Told
 from opd.models import Pair
-from opd.trajectory import TokenScores, Trajectory
-
-Told = tuple[Distributions | TopK, list[TokenScores] | None]
+from opd.trajectory import Trajectory
 
 
 class EarlyScores:
@@ -47,12 +46,12 @@ class EarlyScores:
         self._pool.submit(self._work)
 
     def take(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
-        """Return what the teacher says of some trajectories, begun or not; each is handed out once.
+        """Return what the teacher says of some trajectories, begun or not, as often as it is asked.
 
         Raises:
             EngineError: the teacher cannot go on.
         """
-        begun = [self._begun.pop(id(t), None) for t in trajectories]
+        begun = [self._begun.get(id(t)) for t in trajectories]
         if not all(begun):
             return self._score(pair, trajectories)
         parts = [future.result() for _, future in begun]
@@ -61,6 +60,11 @@ class EarlyScores:
             columns = zip(*((part.taken, part.ids, part.logprobs) for part, _ in parts), strict=True)
             return TopK(*map(torch.cat, columns)), [scores for _, told in parts for scores in told]
         return first.of(torch.cat([part.hidden for part, _ in parts])), None
+
+    def forget(self, trajectories: Iterable[Trajectory]) -> None:
+        """Let go of the scores of a step that is over."""
+        for trajectory in trajectories:
+            self._begun.pop(id(trajectory), None)
 
     def _work(self) -> None:
         """Score all that has finished, as one batch a pair; of several calls most find nothing left."""

@@ -197,6 +197,22 @@ def test_a_teacher_elsewhere_scores_while_the_student_still_writes(pairs, monkey
     assert next(run).metrics["tokens"] > 4
 
 
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_a_teacher_elsewhere_is_asked_once_for_each_trajectory(pairs, monkeypatch, substeps):
+    run = opd.distill(opd.DistillConfig(**POLICY_GRADIENT | {"substeps": substeps}), pairs[1])
+    next(run)
+    asked, score = [], Elsewhere.score
+
+    def counted(self, trajectories, **options):
+        asked.extend(trajectories)
+        return score(self, trajectories, **options)
+
+    monkeypatch.setattr(Elsewhere, "score", counted)
+    next(run)
+    assert len(asked) == len({id(t) for t in asked}) == 4
+    assert not run.early._begun, "the scores of a step that is over are kept"
+
+
 def test_a_teacher_that_dies_while_the_student_writes_ends_the_step_untrained(pairs, monkeypatch):
     run = opd.distill(opd.DistillConfig(**POLICY_GRADIENT), pairs[1])
     next(run)
