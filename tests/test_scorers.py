@@ -27,6 +27,9 @@ class Elsewhere(PromptLogprobScorer):
     def __init__(self, model):
         self.model, self.name, self.vocabulary, self.context = model, "elsewhere", model.vocabulary, 256
 
+    def close(self):
+        pass
+
     def _prompt_logprobs(self, sequences, lengths, top_k):
         out = []
         for ids, n in zip(sequences, lengths, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ server sends each as text: a million took 15 seconds and 73 MiB."""
 class PromptLogprobScorer(ABC):
     """A :class:`opd.engines.Scorer` by prompt log-probs, which are always those at temperature 1.
 
+    Close it, or use ``with``.
+
     Attributes:
         name: the model's, for messages.
         vocabulary: number of token ids that count.
@@ -30,6 +32,18 @@ class PromptLogprobScorer(ABC):
     name: str
     vocabulary: int
     context: int
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
     @abstractmethod
     def _prompt_logprobs(

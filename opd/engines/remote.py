@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -43,7 +43,7 @@ a few hundredths."""
 
 
 class RemoteScorer(PromptLogprobScorer):
-    """A :class:`opd.engines.Scorer` on a server. Close it, or use ``with``."""
+    """A :class:`opd.engines.Scorer` on a server."""
 
     def __init__(
         self,
@@ -140,14 +140,6 @@ class RemoteScorer(PromptLogprobScorer):
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
     def _prompt_logprobs(
         self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int

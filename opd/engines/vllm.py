@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ LAST_LINES = 5
 
 
 class VllmEngine(PromptLogprobScorer):
-    """A :class:`opd.engines.Sampler` and :class:`opd.engines.Scorer` on vLLM. Close it, or use ``with``."""
+    """A :class:`opd.engines.Sampler` and :class:`opd.engines.Scorer` on vLLM."""
 
     def __init__(
         self,
@@ -186,14 +186,6 @@ class VllmEngine(PromptLogprobScorer):
     def close(self) -> None:
         """End vLLM's process."""
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
     def _prompt_logprobs(
         self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
