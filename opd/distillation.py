@@ -554,12 +554,9 @@ def _sampler(student: LanguageModel, config: DistillConfig) -> Sampler:
         return TransformersSampler(student)
     from opd.engines.vllm import VllmEngine
 
+    share = {"memory_share": config.vllm_memory} if config.vllm_memory else {}
     return VllmEngine(
-        student,
-        dtype=config.dtype,
-        memory_share=config.vllm_memory or 0.3,
-        hot_swap=config.vllm_hot_swap,
-        sleeps=config.vllm_sleeps,
+        student, dtype=config.dtype, hot_swap=config.vllm_hot_swap, sleeps=config.vllm_sleeps, **share
     )
 
 
