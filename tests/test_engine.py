@@ -328,16 +328,18 @@ def test_the_sampler_follows_the_models_distribution_of_two_tokens():
     assert torch.special.gammaincc(torch.tensor(freedom / 2), torch.tensor(statistic / 2)) > 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_attention_equals_that_of_transformers(groups):
+def test_grouped_attention_equals_that_of_transformers(groups, dtype):
     generator = torch.Generator().manual_seed(groups)
-    query = torch.randn(3, 8, 1, 16, generator=generator)
-    key, value = (torch.randn(3, 8 // groups, 9, 16, generator=generator) for _ in range(2))
+    query = torch.randn(3, 8, 1, 16, generator=generator).to(dtype)
+    key, value = (torch.randn(3, 8 // groups, 9, 16, generator=generator).to(dtype) for _ in range(2))
     mask = torch.rand(3, 1, 1, 9, generator=generator) < 0.6
     mask[..., -1] = True
     module = torch.nn.Module()
     module.num_key_value_groups = groups
-    ours, _ = grouped_attention(module, query, key, value, mask, scaling=0.2)
+    additive = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -torch.inf)
+    ours, _ = grouped_attention(module, query, key, value, additive, scaling=0.2)
     theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.2)
     torch.testing.assert_close(ours, theirs)
 

@@ -3,6 +3,9 @@
 transformers' ``sdpa`` repeats every key and value head once for each query head that shares it as soon as
 there is a mask, and in a batch there always is one. For a single new token the queries of a group can stand
 in as the positions of one head: the same products and sums, and the cache is read where it lies.
+
+On a CPU the two products are made for all heads at once: torch's kernel calls a matrix product for every
+head of every row, which for one token is mostly the calling.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_grouped"
+
+# Up to so many columns a CPU makes the products of all heads at once; beyond, reading the cache costs most.
+AT_ONCE_COLUMNS = 1024
 
 
 def grouped_attention(
@@ -41,17 +47,21 @@ def grouped_attention(
         ``[B, Q, H, D]`` and no weights.
     """
     batch, heads, new, size = query.shape
+    scale, dropout = kwargs.get("scaling") or size**-0.5, kwargs.get("dropout", 0.0)
+    at_once = query.device.type == "cpu" and key.shape[2] <= AT_ONCE_COLUMNS and not dropout
+    at_once &= query.dtype == torch.float32  # in half precision two products would round more
+    grouped = heads > key.shape[1] or at_once
     # A bias by position differs between the heads of a group.
-    if new > 1 or heads == key.shape[1] or attention_mask is None or kwargs.get("position_bias") is not None:
+    if new > 1 or not grouped or attention_mask is None or kwargs.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    out = scaled_dot_product_attention(
-        query.reshape(batch, key.shape[1], -1, size),
-        key,
-        value,
-        attn_mask=attention_mask,
-        dropout_p=kwargs.get("dropout", 0.0),
-        scale=kwargs.get("scaling"),
-    )
+    query = query.reshape(batch, key.shape[1], -1, size)
+    if at_once:
+        scores = (query * scale) @ key.transpose(2, 3) + attention_mask
+        out = scores.softmax(-1) @ value
+    else:
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale
+        )
     return out.reshape(batch, new, heads, -1), None
 
 
