@@ -17,9 +17,10 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
 from benchmarks.measuring import Cost, Stopwatch
+from benchmarks.peers import without_our_attention
 from opd.config import DistillConfig
 from opd.distillation import BETAS, learning_rate
-from opd.models import LanguageModel, Pair, as_messages
+from opd.models import Pair, as_messages
 from opd.trajectory import Prompt
 
 
@@ -86,7 +87,7 @@ def train(
         replay: gives the completions of a step (from 1), where they shall not be sampled.
         settings: further ones of TRL's ``DistillationConfig``.
     """
-    student: LanguageModel = pair.student
+    student, teacher = (without_our_attention(model) for model in (pair.student, pair.teacher))
     model = student.model.requires_grad_(True)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
@@ -118,7 +119,7 @@ def train(
         } | settings
         trainer = _Trainer(
             model=model,
-            teacher_model=pair.teacher.model,
+            teacher_model=teacher.model,
             args=DistillationConfig(**options),
             train_dataset=Dataset.from_list(rows),
             processing_class=pair.tokenizer,
