@@ -6,15 +6,19 @@ VLLM := .venv-vllm
 # Where pip is told to look for wheels: uv does not read its settings.
 WHEELS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: app test test-slow vllm test-vllm bench setup chromium lint clean
+.PHONY: app test test-unit test-slow vllm test-vllm bench setup chromium lint clean
 
 app: setup
 	$(BIN)/python app.py
 
+# On two workers (tests/conftest.py says who does what); PYTEST_ARGS="-n 0" runs one test after the other.
 test: setup chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(PYTEST_ARGS)
+
+test-unit: setup
+	$(BIN)/python -m pytest -m "not engine and not browser and not slow" $(PYTEST_ARGS)
 
 test-slow: setup chromium
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and waits for no other one's threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tiny import make_model
 
+from opd.distillation import Distillation
 from opd.models import Pair
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With ``-n 2``: one worker drives the app in Chromium, the other takes the other files one by one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+
+    return OneBrowser(config, log)
 
 
 @pytest.fixture
@@ -28,6 +44,18 @@ def folders(tmp_path_factory) -> dict[str, str]:
         model.tokenizer.save_pretrained(folder)
         out[name] = str(folder)
     return out
+
+
+@pytest.fixture(autouse=True)
+def layer(request, monkeypatch) -> None:
+    """The unit layer keeps small: without a marker a test starts no process and trains nothing."""
+    if not any(map(request.node.get_closest_marker, ("engine", "browser", "slow"))):
+
+        def refused(*args: object, **kwargs: object) -> None:
+            pytest.fail("This belongs to another layer: mark the test or its file with pytest.mark.engine.")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refused)
+        monkeypatch.setattr(Distillation, "__next__", refused)
 
 
 @pytest.fixture(autouse=True)

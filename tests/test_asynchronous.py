@@ -10,6 +10,8 @@ import opd
 from opd.engines.transformers import TransformersSampler
 from opd.models import LanguageModel, Pair
 
+pytestmark = pytest.mark.engine
+
 SETTINGS = {
     "objective": "importance_sampling", "steps": 4, "prompts_per_step": 4, "substeps": 1, "max_tokens": 12,
     "eval_prompts": 0, "learning_rate": 3e-2, "warmup_steps": 0, "device": "cpu", "engine": "vllm",

@@ -22,6 +22,8 @@ from opd.rollouts import gather
 from opd.sampling import sample
 from opd.tasks import load_task
 
+pytestmark = pytest.mark.engine
+
 MIB = 2**20
 
 

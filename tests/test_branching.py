@@ -30,6 +30,8 @@ from opd.sampling import requests
 from opd.tasks import load_task
 from opd.trajectory import BranchPoint, Trajectory
 
+pytestmark = pytest.mark.engine
+
 
 def make_review(pair, prompt="What is 3 + 4?", *, seed=3, max_tokens=40, **options):
     (t,) = opd.sample(pair, [prompt], seed=seed, max_tokens=max_tokens, **options)

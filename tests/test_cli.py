@@ -12,6 +12,8 @@ import opd
 from opd.cli import main
 from opd.runs import open_run
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def models(folders, tmp_path):

@@ -24,6 +24,8 @@ from opd.tasks.demo import DemoTask, Draft, first_error, problems
 from opd.trajectory import Grades, TokenScores
 from opd.verdicts import DEFAULT_FORKS, FORK_DEFINITIONS
 
+pytestmark = pytest.mark.engine
+
 PAIR = assets_dir() / "pair"
 
 

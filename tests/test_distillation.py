@@ -14,6 +14,8 @@ from opd.distillation import distill, learning_rate
 from opd.models import Pair
 from opd.rollouts import gather
 
+pytestmark = pytest.mark.engine
+
 QUICK = {
     "steps": 5,
     "warmup_steps": 1,

@@ -14,6 +14,8 @@ from opd.engines.transformers import TransformersSampler, distributions
 from opd.models import LanguageModel, Pair
 from opd.tasks import TaskOptions, load_task
 
+pytestmark = pytest.mark.engine
+
 SMALL = {"steps": 2, "warmup_steps": 0, "prompts_per_step": 4, "max_tokens": 24, "eval_prompts": 0}
 
 

@@ -25,6 +25,8 @@ from opd.models import LanguageModel, Pair
 from opd.sampling import requests, uniforms
 from opd.trajectory import Trajectory
 
+pytestmark = pytest.mark.engine
+
 PROMPTS = ["hi", "What is 7 + 3?", "A somewhat longer question, so that the rows differ in length?"]
 
 

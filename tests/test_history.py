@@ -15,6 +15,8 @@ from opd.models import load_model
 from opd.runs import Race, RunBusyError, create_run, list_runs, open_run
 from opd.trajectory import StepReport
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def config(folders):

@@ -17,6 +17,8 @@ from opd import DistillConfig, jobs
 from opd.hub import absent, is_hub_id
 from opd.runs import create_run, open_run
 
+pytestmark = pytest.mark.engine
+
 COMMIT = "a" * 40
 
 

@@ -15,6 +15,8 @@ from opd.devices import stand_in_line
 from opd.runs import Race, create_run, open_run
 from opd.trajectory import StepReport
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def config(folders):
@@ -267,6 +269,7 @@ def test_resume_refuses_what_is_finished_or_held(config):
     os.close(descriptor)
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_says_so_and_resumes_from_its_checkpoint(config, monkeypatch):
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(

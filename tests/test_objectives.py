@@ -296,6 +296,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.engine
 def test_every_objective_trains(small, name):
     before = [p.clone() for p in small.student.model.parameters()]
     reports = list(quick(small, objective=name))
@@ -345,6 +346,7 @@ def test_gkd_mixes_in_the_asked_share(small):
 
 
 @pytest.mark.parametrize("which", ["entropy", "penalty", "fork_score"])
+@pytest.mark.engine
 def test_only_the_top_share_of_tokens_trains(small, which):
     run = quick(small, tokens=which, token_share=0.1)
     report = list(run)[1]
@@ -370,12 +372,14 @@ def test_unselected_tokens_get_no_gradient(small):
     assert updated.loss == pytest.approx(float(kl[penalties.argmax()]), rel=1e-4)
 
 
+@pytest.mark.engine
 def test_substeps_make_several_updates_of_a_step(small):
     run = quick(small, substeps=4, steps=2)
     assert "importance_ratio" in list(run)[2].metrics
     assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
 
 
+@pytest.mark.engine
 def test_substeps_split_the_step_and_the_ratio_moves(small):
     run = quick(small, objective="importance_sampling", substeps=4, clip=0.2, learning_rate=5e-2)
     report = list(run)[1]
@@ -383,6 +387,7 @@ def test_substeps_split_the_step_and_the_ratio_moves(small):
     assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
 
 
+@pytest.mark.engine
 def test_a_part_without_any_chosen_token_changes_nothing(small):
     """One token of the step is chosen: it lies in one of four parts, the others have nothing to divide by."""
     run = quick(small, tokens="penalty", token_share=1e-9, substeps=4)
@@ -391,6 +396,7 @@ def test_a_part_without_any_chosen_token_changes_nothing(small):
     assert np.isfinite(report.metrics["loss"])
 
 
+@pytest.mark.engine
 def test_the_mismatch_is_measured_before_the_student_moves(small):
     run = quick(small, substeps=4, learning_rate=5e-2)
     report = list(run)[1]

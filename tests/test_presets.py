@@ -16,6 +16,8 @@ from opd.models import Pair
 from opd.presets import PRESETS, as_command, as_python, preset
 from opd.preview import preview
 
+pytestmark = pytest.mark.engine
+
 TINY = {
     "steps": 1,
     "warmup_steps": 0,

@@ -240,6 +240,7 @@ def test_no_token_of_the_table_acts_or_vanishes():
     assert table.forward_kl.isna().all(), "an absent signal is empty, not 0"
 
 
+@pytest.mark.engine
 def test_saved_reviews_need_no_torch(graded, opd_home):
     ident = store(graded)
     code = (

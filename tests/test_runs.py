@@ -19,6 +19,8 @@ from opd.models import load_model
 from opd.runs import RunBusyError, RunExistsError, create_run, list_runs, open_run
 from opd.trajectory import StepReport
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def config(folders):
@@ -216,8 +218,9 @@ def test_runs_are_listed_newest_first(config):
     assert [run.name for run in list_runs()] == ["c", "a"], "one strange run must not hide the others"
 
 
-def kill_and_resume(config, kills):
-    """Kill a run at random moments, resume it each time, and compare with one that nobody killed."""
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_equals_one_that_was_not(config):
+    """Killed at random moments, and resumed each time."""
     config = config.model_copy(update={"steps": 40, "eval_every": 5, "save_every": 3})
     whole, run, chance = create_run("whole", config), create_run("killed", config), random.Random(0)
     # Both in processes of their own with one thread: the number of threads decides how sums are rounded.
@@ -226,7 +229,7 @@ def kill_and_resume(config, kills):
     done = subprocess.run([*resume, "whole"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     resume.append("killed")
-    for _ in range(kills):
+    for _ in range(20):
         process = subprocess.Popen(
             resume, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
@@ -249,15 +252,6 @@ def kill_and_resume(config, kills):
     assert run.status().state == "finished"
     assert measured(run) == measured(whole)
     assert frozen(run) == frozen(whole)
-
-
-def test_a_run_that_was_killed_equals_one_that_was_not(config):
-    kill_and_resume(config, 1)
-
-
-@pytest.mark.slow
-def test_a_run_killed_twenty_times_equals_one_that_was_not(config):
-    kill_and_resume(config, 20)
 
 
 def test_the_best_and_the_pinned_checkpoint_outlive_newer_ones(config, monkeypatch):

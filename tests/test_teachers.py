@@ -14,6 +14,8 @@ from opd.models import Pair, load_model
 from opd.rollouts import gather
 from opd.runs import create_run
 
+pytestmark = pytest.mark.engine
+
 
 def settings(folders, **values):
     quick = {"steps": 2, "warmup_steps": 1, "prompts_per_step": 8, "substeps": 1}

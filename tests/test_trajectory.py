@@ -94,6 +94,7 @@ def damage_evidence(*path, value):
     return {"evidence": out}
 
 
+@pytest.mark.engine
 def test_a_review_opens_without_torch(reviews, tmp_path):
     opd.save_reviews(tmp_path / "r.json", reviews)
     code = (

@@ -10,6 +10,8 @@ import pytest
 from opd.tasks import verifiers
 from opd.tasks.verifiers import Worker, make_verifier, statements
 
+pytestmark = pytest.mark.engine
+
 
 def right(name, answer, completion):
     return make_verifier(name).right(answer, completion)
