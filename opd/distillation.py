@@ -31,7 +31,7 @@ from opd.grading import Told, grade, teacher_distributions, to_grades
 from opd.lessons import load_lessons
 from opd.models import LanguageModel, Pair, resolve_dtype
 from opd.objectives import TOP_K, Chunk, alternatives, token_loss
-from opd.overlap import EarlyScores
+from opd.overlap import EarlyScores, computes_elsewhere
 from opd.parallel import (
     cut_like,
     exchange,
@@ -242,6 +242,7 @@ class Distillation:
             for pair in zip(part, self._gradient(part).grades, strict=True)
         ]
         self.optimizer.zero_grad(set_to_none=True)
+        self.early.forget(rollout.trajectory for rollout, _ in graded)
         return graded, self._now() - started
 
     def _pushes(self, graded: Sequence[tuple[Rollout, Grades]]) -> list[Push]:
@@ -298,17 +299,19 @@ class Distillation:
 
     def _finished(self, pair: Pair, trajectory: Trajectory) -> None:
         """Let a teacher that computes elsewhere score what is finished while the student writes the rest."""
-        elsewhere = pair.scorer is not None or pair.teacher.device != self.student.device
-        if elsewhere and world() == 1:
-            self.early.begin(pair, trajectory)
+        if computes_elsewhere(pair) and world() == 1:  # of several processes another one may train on it
+            self.early.begin(pair, [trajectory])
 
     def _ids(self, trajectories: Sequence[Trajectory]) -> Tensor:
         ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
         return ids.to(self.student.device)
 
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
-        """Grade before the update, for objectives that must see the whole step first."""
-        grades: list[Grades] = []
+        """Grade before the update, for objectives that must see the whole step first.
+
+        Each process grades what it trains on, so that it alone asks the teacher about it.
+        """
+        grades: dict[Rollout, Grades] = {}
         scoring = {
             "temperature": self.config.temperature,
             "top_k": TOP_K,
@@ -316,10 +319,11 @@ class Distillation:
             "ask": lambda pair, trajectories, **_: self.early.take(pair, trajectories),
         }
         with gathered(self.student), self.precision():
-            for lesson in self.lessons:
-                own = [r.trajectory for r in rollouts if r.lesson is lesson]
-                grades += spread(partial(grade, lesson.pair, **scoring), own, len)
-        return grades
+            for part, lesson in itertools.product(_parts(rollouts, self.config.substeps), self.lessons):
+                own = [r for r in part if r.lesson is lesson]
+                scored = spread(partial(grade, lesson.pair, **scoring), [r.trajectory for r in own], len)
+                grades |= zip(own, scored, strict=True)
+        return [grades[r] for r in rollouts]
 
     def _update(self, rollouts: Sequence[Rollout], rate: float, notes: list[str]) -> Updated:
         """Make one optimizer step; out of memory, repeat it with smaller micro-batches."""
@@ -412,7 +416,8 @@ class Distillation:
         """Cut this process's share of some rollouts into micro-batches: their indices, and they themselves.
 
         Sharded weights want as many forwards of every process. Whoever has fewer takes part with a rollout
-        that counts for nothing, under no index.
+        that counts for nothing, under no index: one of its own if it has any, which no teacher elsewhere is
+        asked about again.
         """
         lengths = [len(rollouts[i].trajectory) for i in own]
 
@@ -426,7 +431,8 @@ class Distillation:
             yield group, [rollouts[i] for i in group]
         if self.config.shard:
             for _ in range(max(len(cut(process)) for process in range(world())) - len(mine)):
-                shortest = min((rollouts[i] for i in own), key=lambda r: len(r.trajectory))
+                known = [i for group in mine for i in group] or own
+                shortest = min((rollouts[i] for i in known), key=lambda r: len(r.trajectory))
                 yield [], [replace(shortest, weights=np.zeros(len(shortest.trajectory), np.float32))]
 
     def _evaluate(self) -> tuple[dict[str, float], list[Review]]:

@@ -1,7 +1,7 @@
-"""The teacher scores what is finished while the student still writes the rest.
+"""The teacher scores what is finished while the student still writes the rest, and each trajectory once.
 
 For a teacher that computes elsewhere, on a server or on a device of its own. One thread takes whatever has
-finished since it last looked and scores it as one batch; the update then finds the scores there.
+finished since it last looked and scores it as one batch; grading and the update then find the scores there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from opd.divergence import TopK
 from opd.grading import Told
 from opd.models import Pair
 from opd.trajectory import Trajectory
+
+
+def computes_elsewhere(pair: Pair) -> bool:
+    """Say whether a pair's teacher computes beside its student, on a server or on another device."""
+    return pair.scorer is not None or pair.teacher.device != pair.student.device
 
 
 class EarlyScores:
@@ -38,23 +43,25 @@ class EarlyScores:
         self._finished: deque[tuple[Pair, Trajectory, Future[Told]]] = deque()
         self._begun: dict[int, tuple[Trajectory, Future[Told]]] = {}  # by identity, kept alive beside it
 
-    def begin(self, pair: Pair, trajectory: Trajectory) -> None:
-        """Let a trajectory be scored as soon as the teacher is free."""
-        future: Future[Told] = Future()
-        self._begun[id(trajectory)] = trajectory, future
-        self._finished.append((pair, trajectory, future))
+    def begin(self, pair: Pair, trajectories: Iterable[Trajectory]) -> None:
+        """Let trajectories be scored as soon as the teacher is free, those that are not begun yet."""
+        for trajectory in trajectories:
+            if id(trajectory) not in self._begun:
+                future: Future[Told] = Future()
+                self._begun[id(trajectory)] = trajectory, future
+                self._finished.append((pair, trajectory, future))
         self._pool.submit(self._work)
 
     def take(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
-        """Return what the teacher says of some trajectories, begun or not, as often as it is asked.
+        """Return what the teacher says of some trajectories; one elsewhere is asked once, however often.
 
         Raises:
             EngineError: the teacher cannot go on.
         """
-        begun = [self._begun.get(id(t)) for t in trajectories]
-        if not all(begun):
+        if not computes_elsewhere(pair):
             return self._score(pair, trajectories)
-        parts = [future.result() for _, future in begun]
+        self.begin(pair, trajectories)
+        parts = [self._begun[id(t)][1].result() for t in trajectories]
         first = parts[0][0]
         if isinstance(first, TopK):
             columns = zip(*((part.taken, part.ids, part.logprobs) for part, _ in parts), strict=True)

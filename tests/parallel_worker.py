@@ -9,13 +9,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from elsewhere import Elsewhere
 from tiny import make_model
 
 import opd
 from opd.cli import main
 from opd.distillation import Distillation, distill
 from opd.models import Pair
-from opd.parallel import gathered, processes, rank, whole
+from opd.parallel import exchange, gathered, processes, rank, whole
 from opd.rollouts import gather, settle
 
 QUICK = {
@@ -52,16 +53,50 @@ CASES = {
     "sharded, chosen tokens": {"shard": True, "objective": "importance_sampling", "tokens": "penalty"},
     "sharded, two authors": {"shard": True, "objective": "gkd"},
 }
+# A teacher elsewhere, which grades before the update, in one part of the step and in two.
+ASKED = {
+    "objective": "importance_sampling",
+    "discount": 0.5,
+    "substeps": 1,
+    "eval_prompts": 0,
+    "micro_batch_tokens": 100,
+}
+ELSEWHERE = {
+    "asked, one update a step": ASKED,
+    "asked, two updates a step": ASKED | {"substeps": 2},
+    "asked, sharded": ASKED | {"substeps": 2, "shard": True, "micro_batch_tokens": 1},
+}
+ALL_CASES = CASES | ELSEWHERE
 
 
-def observe(changes):
-    """Return the gradient of the first step's trajectories, and a run's rows, texts and last weights."""
+class Counting(Elsewhere):
+    """Keeps which texts it was asked about."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.asked = []
+
+    def score(self, trajectories, **options):
+        self.asked += [(*t.prompt_ids.tolist(), *t.completion_ids.tolist()) for t in trajectories]
+        return super().score(trajectories, **options)
+
+
+def observe(case):
+    """Return the gradient of the first step's trajectories, and a run's rows, texts and last weights.
+
+    And what each process asked a teacher elsewhere in the run.
+    """
+    changes, scorer = ALL_CASES[case], Counting(make_model(1, hidden_size=48))
     student = make_model(0)
     student.causal_lm.generation_config.eos_token_id = list(range(0, 256, 12))  # completions of many lengths
     own = "teacher_hint" in changes
     run = distill(
         opd.DistillConfig(**QUICK | changes),
-        Pair(student, student if own else make_model(1, hidden_size=48)),
+        Pair(
+            student,
+            student if own else make_model(1, hidden_size=48),
+            scorer if case in ELSEWHERE else None,
+        ),
     )
     if own:
         run.lessons[0].pair.teacher = run.student
@@ -73,6 +108,7 @@ def observe(changes):
             rollouts = settle(run.config, rollouts, run._grade(rollouts))
         updated = run._gradient(rollouts)
         gradient = {name: whole(p.grad).clone() for name, p in run.parameters.items()}
+        scorer.asked.clear()
         reports = list(run)
     return {
         "ids": [r.trajectory.completion_ids.tolist() for r in rollouts],
@@ -81,13 +117,14 @@ def observe(changes):
         "rows": [r.row() for r in reports],
         "texts": [review.text for r in reports for review in (*r.samples, *r.probes)],
         "weights": run.state_dict()["weights"],
+        "asked": exchange(scorer.asked),
     }
 
 
 def write_cases(folder, cases):
     with processes():
         for case in cases:
-            seen = observe(CASES[case])
+            seen = observe(case)
             if rank() == 0:
                 torch.save(seen, Path(folder) / f"{case}.pt")
 

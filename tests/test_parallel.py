@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_worker import CASES, observe
+from parallel_worker import CASES, ELSEWHERE, observe
 from safetensors.torch import load_file
 from tiny import make_model
 
@@ -21,8 +21,10 @@ from opd.doctor import estimate_memory
 from opd.parallel import gpus, share
 from opd.runs import open_run
 
+pytestmark = pytest.mark.engine
+
 HERE = Path(__file__).parent
-QUICK = ("plain", "sharded")
+QUICK = ("plain", "sharded", *ELSEWHERE)
 RUN = ["--prompts-per-step", "6", "--max-tokens", "24", "--eval-prompts", "8", "--eval-every", "2"]
 RUN += ["--warmup-steps", "0", "--device", "cpu"]
 
@@ -83,18 +85,28 @@ def same_rows(rows, others):
         assert row.keys() == other.keys()
         for name in row:
             if not any(word in name for word in ("second", "memory")):
-                assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), name
+                # The one largest ratio, after an update: round-off in the gradient is a part of Adam's step.
+                rel = 1e-3 if name == "importance_ratio_max" else 1e-4
+                assert row[name] == pytest.approx(other[name], rel=rel, abs=1e-6), name
 
 
 @pytest.mark.parametrize("case", QUICK)
 def test_two_processes_see_what_one_sees(two, case):
-    agree(two[case], observe(CASES[case]))
+    agree(two[case], observe(case))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK])
 def test_two_processes_see_what_one_sees_whatever_is_asked(two_more, case):
-    agree(two_more[case], observe(CASES[case]))
+    agree(two_more[case], observe(case))
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_teacher_elsewhere_is_asked_once_for_each_trajectory_by_one_of_the_processes(two, case):
+    shares = two[case]["asked"]
+    assert all(shares), "a process asked for nothing"
+    texts = list(itertools.chain(*shares))
+    assert len(texts) == len(set(texts)) == 2 * 7  # steps, rollouts a step
 
 
 @pytest.mark.slow

@@ -6,45 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from elsewhere import Elsewhere
 from tiny import make_model
 
 import opd
 from opd import jobs
-from opd.divergence import TopK, sampled, topk_reverse_kl
+from opd.divergence import TopK, topk_reverse_kl
 from opd.doctor import examine
 from opd.engines import EngineError
-from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.engines.transformers import TransformersSampler, distributions
+from opd.engines.transformers import TransformersSampler
 from opd.lessons import main_pair
 from opd.models import Pair
 from opd.runs import create_run
-from opd.trajectory import Review, TokenScores, Trajectory
+from opd.trajectory import Review
 
-
-class Elsewhere(PromptLogprobScorer):
-    """What a vLLM server tells, told by a local model."""
-
-    def __init__(self, model):
-        self.model, self.name, self.vocabulary, self.context = model, "elsewhere", model.vocabulary, 256
-
-    def close(self):
-        pass
-
-    def _prompt_logprobs(self, sequences, lengths, top_k):
-        out = []
-        for ids, n in zip(sequences, lengths, strict=True):
-            t = Trajectory(ids[:-n], ids[-n:], None, None, ids[:-n])
-            with torch.no_grad():
-                d = distributions(
-                    self.model, [t], side="teacher", temperature=1.0, vocabulary=self.vocabulary
-                )
-                logprobs = d.log_probs(d.hidden)
-            top = logprobs.topk(top_k, -1)
-            taken = sampled(logprobs, torch.from_numpy(ids[-n:]))
-            ranks = (logprobs > taken[:, None]).sum(-1)
-            columns = (taken, None, ranks.int(), top.indices.int(), top.values)
-            out.append(TokenScores(*(c if c is None else c.numpy() for c in columns)))
-        return out
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""A teacher that seems to compute elsewhere, so that tests need no server."""
+
+import torch
+
+from opd.divergence import sampled
+from opd.engines.prompt_logprobs import PromptLogprobScorer
+from opd.engines.transformers import distributions
+from opd.trajectory import TokenScores, Trajectory
+
+
+class Elsewhere(PromptLogprobScorer):
+    """What a vLLM server tells, told by a local model."""
+
+    def __init__(self, model):
+        self.model, self.name, self.vocabulary, self.context = model, "elsewhere", model.vocabulary, 256
+
+    def close(self):
+        pass
+
+    def _prompt_logprobs(self, sequences, lengths, top_k):
+        out = []
+        for ids, n in zip(sequences, lengths, strict=True):
+            t = Trajectory(ids[:-n], ids[-n:], None, None, ids[:-n])
+            with torch.no_grad():
+                d = distributions(
+                    self.model, [t], side="teacher", temperature=1.0, vocabulary=self.vocabulary
+                )
+                logprobs = d.log_probs(d.hidden)
+            top = logprobs.topk(top_k, -1)
+            taken = sampled(logprobs, torch.from_numpy(ids[-n:]))
+            ranks = (logprobs > taken[:, None]).sum(-1)
+            columns = (taken, None, ranks.int(), top.indices.int(), top.values)
+            out.append(TokenScores(*(c if c is None else c.numpy() for c in columns)))
+        return out
