@@ -612,12 +612,14 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
                 metrics = report.metrics
                 bar.update(report.step - bar.n)
                 if "reverse_kl" in metrics:
-                    bar.set_postfix_str(f"KL {metrics['reverse_kl']:.3f} nats/token")
+                    least = "≥ " if "reverse_kl_top_k" in metrics else ""
+                    bar.set_postfix_str(f"KL {least}{metrics['reverse_kl']:.3f} nats/token")
                     seconds += sum(metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update"))
                 if "heldout_accuracy" in metrics:
+                    taught = metrics.get("teacher_accuracy")  # one that only scores answers nothing
                     bar.write(
                         f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
-                        f"{metrics['heldout_n']}, teacher {metrics['teacher_accuracy']:.1%}"
+                        f"{metrics['heldout_n']}" + ("" if taught is None else f", teacher {taught:.1%}")
                     )
                 for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
                     bar.write(note)

@@ -48,7 +48,7 @@ from opd.parallel import (
 from opd.reviewing import review
 from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
-from opd.step_metrics import step_metrics
+from opd.step_metrics import mean_kl, step_metrics
 from opd.traces import FrozenScores, Push
 from opd.trajectory import Grades, Review, StepReport, Trajectory
 
@@ -454,8 +454,7 @@ class Distillation:
                 probes = sample(self.student, [e.prompt for e in problems], **sampling)
                 scoring = partial(grade, lesson.pair, temperature=config.temperature, top_k=TOP_K)
                 grades = spread(scoring, probes, len)
-            kl = np.concatenate([g.reverse_kl for g in grades])
-            metrics[f"heldout_kl{suffix}"] = float(kl.mean(dtype=np.float64))
+            metrics |= mean_kl("heldout_kl", grades, suffix)
             if not number:
                 for e, t, g in list(zip(problems, probes, grades, strict=True))[:PROBES_KEPT]:
                     correct = lesson.task.verify(e, self.student.text(t.completion_ids))

@@ -25,7 +25,7 @@ class RunSummary:
         step: the last step that was written.
         steps: updates asked for.
         best_accuracy: the highest held-out accuracy of a step, in [0, 1]; None where none was measured.
-        teacher_accuracy: the teacher's, beside the newest of the student's.
+        teacher_accuracy: the teacher's, beside the newest of the student's; None where it only scores.
         started: when it was created, seconds since 1970.
         objective: what it minimises.
         student: the student's name.
@@ -72,7 +72,7 @@ def _summary(run: Run, pinned: Run | None) -> RunSummary:
         step=status.step,
         steps=status.steps,
         best_accuracy=max((row["heldout_accuracy"] for row in measured), default=None),
-        teacher_accuracy=measured[-1]["teacher_accuracy"] if measured else None,
+        teacher_accuracy=measured[-1].get("teacher_accuracy") if measured else None,
         started=(run.path / "config.json").stat().st_mtime,
         objective=config.objective,
         student=config.student,

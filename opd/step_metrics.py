@@ -35,7 +35,7 @@ def step_metrics(
     trajectories = [r.trajectory for r in rollouts]
     metrics = {
         "penalty": mean([g.penalty for g in grades]),
-        "reverse_kl": mean([g.reverse_kl for g in grades]),
+        **mean_kl("reverse_kl", grades),
         "student_entropy": mean([g.student.entropy for g in grades]),
         "topk_overlap": mean([s.mean(-1) for s in shared]),
         "shared_mass": mean(masses),
@@ -63,6 +63,18 @@ def step_metrics(
     if all(r.right is not None for r in rollouts):
         metrics["reward"] = float(np.mean([r.right for r in rollouts]))
     return metrics
+
+
+def mean_kl(name: str, grades: Sequence[Grades], suffix: str = "") -> dict[str, float]:
+    """Return the mean reverse KL, nats per token, under ``name``.
+
+    Where it is a lower bound, also over how many of the teacher's likeliest tokens, under ``name_top_k``.
+    ``suffix`` ends both names.
+    """
+    kl = np.concatenate([g.reverse_kl for g in grades])
+    found = {f"{name}{suffix}": float(kl.mean(dtype=np.float64))}
+    bounds = [g.teacher.top_ids.shape[1] for g in grades if g.bound]
+    return found | ({f"{name}_top_k{suffix}": min(bounds)} if bounds else {})
 
 
 def repetition(ids: NDArray[np.int64]) -> float:

@@ -12,9 +12,13 @@ import torch
 from tiny import make_model
 
 import opd
+from opd.cli import main
 from opd.engines import EngineError
 from opd.engines.remote import KEY_VARIABLE, RemoteScorer
+from opd.runs import open_run
 from opd.trajectory import Trajectory
+
+pytestmark = pytest.mark.engine
 
 PROMPTS = ["hi", "What is 7 + 3?", "Why is the sky blue?"]
 SECRET = "k3y-of-the-teacher"
@@ -339,3 +343,18 @@ def test_a_whole_vocabulary_brings_the_entropy(server):
         (scores,) = scorer.score([t], side="teacher", top_k=server.model.vocabulary)
     rows = plain_logprobs(server.model, [*t.prompt_ids, *t.completion_ids])[len(t.prompt_ids) - 1 :]
     np.testing.assert_allclose(scores.entropy, -(rows.exp() * rows).sum(-1), atol=1e-5)
+
+
+def test_a_run_with_a_teacher_on_a_server_trains_and_is_listed(server, folders, capsys):
+    models = ["--student", folders["student"], "--teacher", folders["teacher"]]
+    quick = ["--steps", "1", "--warmup-steps", "0", "--prompts-per-step", "4", "--max-tokens", "12"]
+    served = ["--teacher-url", server.url, "--teacher-served-as", "teacher", "--eval-prompts", "4"]
+    policy_gradient = ["--objective", "importance_sampling", "--name", "afar", "--ignore-doctor"]
+    code = main(["train", *models, *quick, *served, *policy_gradient])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    assert "step 1: held-out accuracy 0.0% of 4\n" in shown.out + shown.err, "its teacher answers nothing"
+    assert "KL ≥ " in shown.err
+    assert open_run("afar").rows()[1]["reverse_kl_top_k"] == 8
+    assert main(["runs"]) == 0
+    assert "afar  finished  step 1 of 1  best 0.0%" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The report of a run: its figures are the run's, its drawings stand where the numbers say."""
 
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -80,6 +81,30 @@ def test_a_run_that_measured_nothing_has_a_report_too(capsys, tmp_path):
     assert main(["runs", "report", "empty", str(tmp_path / "r.html")]) == 0
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == render_report(run)
     assert "Saved to" in capsys.readouterr().out
+
+
+def test_a_kl_that_is_a_lower_bound_is_called_so_in_the_table_and_at_its_curve(run):
+    assert "≥ 0.500" not in (exact := text_of(render_report(run)))
+    assert "lower bound" not in exact
+    row = {"reverse_kl": 0.2, "reverse_kl_top_k": 20, "heldout_kl": 0.5, "heldout_kl_top_k": 8}
+    row |= ACCURACY | {"heldout_accuracy": 0.75}
+    run.append(StepReport(2, row))
+    said = unescape(text_of(render_report(run)))
+    assert "held-out KL 1.000 nats a token ≥ 0.500 nats" in said
+    assert (
+        "Reverse KL to the teacher nats a token training held-out training: lower bound (teacher's top 20 "
+        "and tail); held-out: lower bound (teacher's top 8 and tail)"
+    ) in said
+    assert said.count("top 20") == 1, "another curve is called a bound"
+    run.append(StepReport(2, row | {"reverse_kl_top_k": 8}))
+    assert "training, held-out: lower bound (teacher's top 8 and tail)" in unescape(render_report(run))
+
+
+def test_how_sure_an_accuracy_is_is_told_of_a_teacher_that_only_scores_too(run):
+    run.append(StepReport(2, ACCURACY | {"heldout_n": 32}))
+    said = text_of(render_report(run))
+    assert "The teacher reaches" not in said
+    assert "Over 32 problems of the test split at temperature 1; the small figures are 95 % intervals" in said
 
 
 def panel(*looks: str, **more) -> dict:

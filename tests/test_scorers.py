@@ -125,6 +125,18 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("objective", "bounds"),
+    [("importance_sampling", (8, 8)), ("topk_reverse_kl", (20, 8)), ("reverse_kl", (None, 8))],
+)
+def test_each_kl_says_over_how_many_tokens_it_is_a_bound(pairs, objective, bounds):
+    given = {"top_k": 20, "top_k_from": "teacher"} if objective == "topk_reverse_kl" else {}
+    config = opd.DistillConfig(**POLICY_GRADIENT | {"objective": objective, "eval_prompts": 4} | given)
+    for pair, expected in zip(pairs, ((None, None), bounds), strict=True):
+        last = list(opd.distill(config, pair))[-1].metrics
+        assert (last.get("reverse_kl_top_k"), last.get("heldout_kl_top_k")) == expected
+
+
 @pytest.mark.parametrize("objective", REFUSED)
 def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeypatch):
     options, words = REFUSED[objective]

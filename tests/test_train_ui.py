@@ -14,6 +14,8 @@ from opd.ui import feed, pairs
 from opd.ui.feed import news_of
 from opd.ui.setup_card import SetupCard, _absent
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
@@ -47,6 +49,13 @@ def test_only_what_is_new_is_told():
         {"kind": "alarm", "text": "Step 2: Watch out.", "step": 2, "metric": "loss", "evidence": "rollout"}
     ]
     assert not later["restart"]
+
+
+def test_what_is_a_lower_bound_is_told_in_words():
+    run = create_run("bounded", DistillConfig(steps=5))
+    run.append(StepReport(1, {"reverse_kl": 0.5, "reverse_kl_top_k": 8, "topk_overlap": 0.5, "loss": 1.0}))
+    news = news_of("bounded", None)
+    assert news["bounds"] == {"reverse_kl": "lower bound (teacher's top 8 and tail)"}
 
 
 def test_viewers_of_a_moment_share_one_reading(monkeypatch):

@@ -96,14 +96,22 @@ const LOOKS = {
   part: (colour) => ({ type: "bar", marker: { color: colour } }),
 };
 
+/** Which curves are but bounds, in words; `curves` are pairs of a name and what bound it is, or undefined. */
+function boundNote(curves) {
+  const names = {};
+  for (const [name, bound] of curves) if (bound) (names[bound] ??= []).push(name);
+  return Object.entries(names).map(([bound, own]) => `${own.join(", ")}: ${bound}`).join("; ");
+}
+
 /** The figures of some panels in one place of the page. */
 class Board {
   /**
    * `plotly` is its address; `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places
-   * on its axis to mark, `axis()` the axis that all share; `onPoint(step)` hears of a click.
+   * on its axis to mark, `axis()` the axis that all share, `boundsOf(panel)` what boundNote takes; `onPoint(step)`
+   * hears of a click.
    */
-  constructor(root, place, panels, { plotly, curvesOf, marksOf = () => [], axis = () => ({}), onPoint = () => {} }) {
-    Object.assign(this, { root, plotly, curvesOf, marksOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
+  constructor(root, place, panels, { plotly, curvesOf, marksOf = () => [], boundsOf = () => [], axis = () => ({}), onPoint = () => {} }) {
+    Object.assign(this, { root, plotly, curvesOf, marksOf, boundsOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
     this.plots = panels.map((panel) => this.makeFigure(place, panel));
     this.observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -129,7 +137,9 @@ class Board {
       key.style.setProperty("--key", `var(--${colour})`);
       caption.append(key);
     }
-    const plot = Object.assign(document.createElement("div"), { className: "curve", panel });
+    const bound = Object.assign(document.createElement("span"), { className: "bound" });
+    caption.append(bound);
+    const plot = Object.assign(document.createElement("div"), { className: "curve", panel, bound });
     plot.dataset.curve = panel.name;
     figure.append(caption, plot);
     place.append(figure);
@@ -154,7 +164,8 @@ class Board {
       this.stale.add(plot);
       return;
     }
-    const { panel } = plot;
+    const { panel, bound } = plot;
+    bound.textContent = boundNote(this.boundsOf(panel));
     const colours = colourReader(this.root);
     const layout = { ...curveLayout(this.root, colours, panel, this.axis()), uirevision: this.identity };
     layout.shapes = this.marksOf(panel).map((x) => ({

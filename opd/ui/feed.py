@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from opd.runs import Run, RunStatus, open_run, told
+from opd.view.chart import bounds
 
 MOMENT = 0.5
 """Seconds for which a reading is good enough for everybody."""
@@ -46,6 +47,7 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
         "resumable": not status.live and status.state != "finished",
         "trained": run.model_dir is not None,
         "rows": news.rows,
+        "bounds": bounds(news.rows),
         "happened": [said for event in news.events for said in told(event)],
         "cursor": news.cursor,
         "restart": news.restart,

@@ -14,12 +14,13 @@ const COMPARED = [
 
 const root = element.querySelector(".overlay");
 const find = (selector) => root.querySelector(selector);
-// { value, runs: [{ name, rows, cursor, live }], idle: when all were asked last }; replaced when others are chosen
+// { value, runs: [{ name, rows, bounds, cursor, live }], idle: when all were asked last }; replaced when others are chosen
 let shown = null;
 
 const board = new Board(root, find(".curves"), COMPARED, {
   plotly: props.plotly,
   axis: () => ({ title: AXES[find(".axis").value] }),
+  boundsOf: ({ key }) => shown.runs.map(({ name, bounds }) => [name, bounds[key]]),
   curvesOf: (panel, colours) =>
     shown.runs.map(({ name, rows }, i) => {
       const window = panel.smooth ? Number(find(".smooth").value) : 1;
@@ -46,6 +47,7 @@ async function askForNews() {
     if (news.gone) continue;
     if (news.restart) run.rows = new Rows();
     run.rows.add(news.rows);
+    Object.assign(run.bounds, news.bounds);
     run.cursor = news.cursor;
     fresh ||= news.rows.length > 0;
   }
@@ -63,7 +65,7 @@ function showValue() {
   shown = {
     value,
     idle: Date.now(),
-    runs: value.runs.map((name) => known.get(name) ?? { name, rows: new Rows(), cursor: null, live: true }),
+    runs: value.runs.map((name) => known.get(name) ?? { name, rows: new Rows(), bounds: {}, cursor: null, live: true }),
   };
   find(".names").replaceChildren(
     ...value.runs.map((name, i) => {

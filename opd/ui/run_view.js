@@ -15,7 +15,7 @@ const BAD = ["failed", "interrupted"];
 
 const root = element.querySelector(".run-view");
 const find = (selector) => root.querySelector(selector);
-let followed = null; // { name, rows, cursor, alarms, news }; replaced when another run is followed
+let followed = null; // { name, rows, bounds, cursor, alarms, news }; replaced when another run is followed
 
 // ------------------------------------------------------------------------------------------------ curves
 
@@ -27,6 +27,8 @@ const boards = [[".main", false], [".more", true]].map(
       curvesOf: (panel, colours) => curvesOfRun(panel, colours, followed.rows, smoothing()),
       marksOf: ({ traces }) =>
         followed.alarms.filter(({ metric }) => traces.some(({ key }) => key === metric)).map(({ step }) => step),
+      boundsOf: ({ traces }) =>
+        traces.filter(({ look }) => look !== "raw").map(({ key, label }) => [label, followed.bounds[key]]),
       axis: () => ({ range: [-0.5, followed.news.steps + 0.5] }),
       onPoint: (step) => trigger("point", { run: followed.name, step }),
     }),
@@ -115,7 +117,7 @@ function alarmLine({ text, step, evidence }) {
 // ------------------------------------------------------------------------------------------------ following
 
 function forget() {
-  Object.assign(followed, { rows: new Rows(), alarms: [] });
+  Object.assign(followed, { rows: new Rows(), bounds: {}, alarms: [] });
   for (const list of [".alarms", ".happened"]) find(list).replaceChildren();
 }
 
@@ -135,6 +137,7 @@ async function askForNews() {
   const before = mine.news;
   if (news.restart) forget();
   mine.rows.add(news.rows);
+  Object.assign(mine.bounds, news.bounds);
   Object.assign(mine, { cursor: news.cursor, news });
   tell(news.happened);
   showStanding();

@@ -12,7 +12,8 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -32,6 +33,9 @@ SIZE = 1000
 BINS = 256
 """Columns of a barcode at most; of the positions that share one the highest KL is shown."""
 
+BOUND = "lower bound (teacher's top {:g} and tail)"
+"""What is said of a KL to a teacher that does not tell the whole vocabulary."""
+
 Points = list[tuple[int, float]]
 """Step and value."""
 
@@ -40,6 +44,16 @@ Points = list[tuple[int, float]]
 def panels() -> list[dict[str, Any]]:
     """Return the panels of a run's curves."""
     return json.loads(asset("panels.json"))
+
+
+def bounds(rows: Iterable[Mapping[str, float]]) -> dict[str, str]:
+    """Return, of those metrics that are but bounds, what they are; see :func:`opd.step_metrics.mean_kl`."""
+    return {
+        name.removesuffix("_top_k"): BOUND.format(value)
+        for row in rows
+        for name, value in row.items()
+        if name.endswith("_top_k")
+    }
 
 
 def chart(panel: Mapping[str, Any], rows: Sequence[Mapping[str, float]], steps: int) -> str:
@@ -72,6 +86,12 @@ def chart(panel: Mapping[str, Any], rows: Sequence[Mapping[str, float]], steps: 
         f' <span class="key" style="--key: var(--{t["colour"]})">{t["label"]}</span>'
         for t in (keys if len(keys) > 1 else [])
     )
+    known, names = bounds(rows), defaultdict(list)
+    for trace in keys:
+        if trace["key"] in known:
+            names[known[trace["key"]]].append(trace["label"])
+    said = "; ".join(f"{', '.join(own)}: {bound}" for bound, own in names.items())
+    key += f'<span class="bound">{html.escape(said)}</span>' if said else ""
     last_step, last = drawn[-1][1][-1]
     words = f"{panel['title']}: {last:{unit}} at step {last_step}"
     return (

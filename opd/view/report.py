@@ -15,7 +15,7 @@ from opd.runs import Run, merit, told
 from opd.saved_reviews import ReviewGroup, ReviewSet
 from opd.summary import sparkline
 from opd.view import asset
-from opd.view.chart import BINS, barcode, chart, panels
+from opd.view.chart import BINS, barcode, bounds, chart, panels
 from opd.view.page import document, fill, plain
 from opd.view.payload import COLOUR_STEPS, visible
 
@@ -74,7 +74,10 @@ def _accuracy(row: Mapping[str, float]) -> str:
 
 
 def _kl(row: Mapping[str, float]) -> str:
-    return f"{row['heldout_kl']:.3f} <small>nats a token</small>" if "heldout_kl" in row else ""
+    if "heldout_kl" not in row:
+        return ""
+    least = "≥ " if "heldout_kl" in bounds([row]) else ""
+    return f"{least}{row['heldout_kl']:.3f} <small>nats a token</small>"
 
 
 def _reading(
@@ -83,11 +86,12 @@ def _reading(
     """Say what the table's figures are, and what they cost."""
     last, said = measured[-1], []
     if "teacher_accuracy" in last:
-        said += [
-            f"The teacher reaches {last['teacher_accuracy']:.1%}.",
+        said.append(f"The teacher reaches {last['teacher_accuracy']:.1%}.")
+    if "heldout_n" in last:
+        said.append(
             f"Over {last['heldout_n']} problems of the {config.eval_split} split at temperature "
-            f"{config.temperature:g}; the small figures are 95 % intervals (Wilson).",
-        ]
+            f"{config.temperature:g}; the small figures are 95 % intervals (Wilson)."
+        )
     if len(measured) > 2:
         said.append(
             f"The best of {len(measured)} evaluations is chosen on the same prompts, so it flatters a little."

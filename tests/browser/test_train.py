@@ -214,6 +214,17 @@ def test_a_finished_run_goes_on_for_more_steps(app, home, finished, open_page):
     assert curve(page, "loss") == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_kl_that_is_a_lower_bound_is_called_so_at_its_curve(app, home, finished, open_page):
+    name = f"bounded-{time.time_ns()}"
+    metrics = shutil.copytree(home / "runs" / finished, home / "runs" / name) / "metrics.jsonl"
+    rows = [json.loads(line) | {"reverse_kl_top_k": 8} for line in metrics.read_text().splitlines()]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for run, said in ((name, "training: lower bound (teacher's top 8 and tail)"), (finished, "")):
+        page = open_page(f"{app}/?run={run}")
+        curve(page, "kl")
+        assert page.locator("#run figure:has([data-curve=kl]) .bound").text_content() == said
+
+
 def test_a_point_of_a_curve_opens_that_steps_rollouts(app, finished, open_page):
     page = open_page(f"{app}/?run={finished}")
     state(page, "finished")
