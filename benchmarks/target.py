@@ -1,7 +1,7 @@
 """Time until the student has 90 % of its teacher's accuracy, against TRL's.
 
 Both sides train on the same prompts, as many a step, with the same optimizer and schedule, each at the best
-of four learning rates; those were chosen once on the tuning split (``--choose-rates``, kept in ``rates.json``).
+of four learning rates, which were chosen once on the tuning split (``--choose-rates``; ``rates.json``).
 The clock counts steps alone, no loading and no evaluation. The same evaluation looks at both students every
 few steps; the target is reached at the first one whose mean with the one before is at or above it. Who does
 not reach it is charged the whole run.
