@@ -55,13 +55,20 @@ class EarlyScores:
     def take(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
         """Return what the teacher says of some trajectories; one elsewhere is asked once, however often.
 
+        What failed is asked anew by the next call: out of memory, that is a smaller one.
+
         Raises:
             EngineError: the teacher cannot go on.
         """
         if not computes_elsewhere(pair):
             return self._score(pair, trajectories)
         self.begin(pair, trajectories)
-        parts = [self._begun[id(t)][1].result() for t in trajectories]
+        try:
+            parts = [self._begun[id(t)][1].result() for t in trajectories]
+        except Exception:
+            begun = list(self._begun.values())
+            self.forget(t for t, future in begun if future.done() and future.exception())
+            raise
         first = parts[0][0]
         if isinstance(first, TopK):
             columns = zip(*((part.taken, part.ids, part.logprobs) for part, _ in parts), strict=True)

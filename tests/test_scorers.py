@@ -137,6 +137,25 @@ def test_each_kl_says_over_how_many_tokens_it_is_a_bound(pairs, objective, bound
         assert (last.get("reverse_kl_top_k"), last.get("heldout_kl_top_k")) == expected
 
 
+def test_a_teacher_elsewhere_that_ran_out_of_memory_is_asked_anew_for_less(pairs, monkeypatch):
+    pair, failures = pairs[1], [1]
+    inner = pair.scorer._prompt_logprobs
+
+    def flaky(*args):
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(*args)
+
+    monkeypatch.setattr(pair.scorer, "_prompt_logprobs", flaky)
+    config = opd.DistillConfig(
+        objective="topk_reverse_kl", top_k_from="teacher", steps=1, prompts_per_step=4, substeps=1,
+        max_tokens=12, eval_prompts=0, micro_batch_tokens=4000, device="cpu",
+    )  # fmt: skip
+    (note,) = list(opd.distill(config, pair))[1].notes
+    assert "halved to 2000 tokens" in note
+
+
 @pytest.mark.parametrize("objective", REFUSED)
 def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeypatch):
     options, words = REFUSED[objective]
