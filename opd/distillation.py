@@ -69,14 +69,12 @@ class Updated:
         loss: mean over the tokens that count.
         gradient_norm: before clipping.
         stop_mass: the student's probability of ending at the last token of each rollout.
-        teacher_seconds: time the teacher's forwards took.
     """
 
     grades: list[Grades]
     loss: float
     gradient_norm: float
     stop_mass: list[float]
-    teacher_seconds: float
 
 
 def distill(config: DistillConfig, pair: Pair | None = None) -> Distillation:
@@ -110,7 +108,8 @@ class Distillation:
                 "asynchronous works in one process only: leave it out, or start without torchrun."
             )
         self.sampler = _sampler(self.student, config)
-        self.early = EarlyScores(self._score_teacher, self.precision)
+        self.early = EarlyScores(self._score_teacher, self.precision, lambda: self.micro_batch_tokens)
+        self._teacher_seconds = 0.0  # of the step under way
         self._writer = ThreadPoolExecutor(1, "opd-rollouts")
         self._ahead: dict[int, Future[list[Rollout]]] = {}  # by step
         if config.shard:
@@ -151,6 +150,7 @@ class Distillation:
     def _step(self, step: int) -> StepReport:
         config, started, notes = self.config, self._now(), []
         rate = learning_rate(config, step)
+        self._teacher_seconds = 0.0
 
         with gathered(self.student), self.precision():
             rollouts = self._rollouts(step)
@@ -167,7 +167,6 @@ class Distillation:
         self.early.forget(r.trajectory for r in rollouts)
         rollouts = [r for part in parts for r in part]
         grades = [g for update in updates for g in update.grades]
-        teacher_seconds = sum(update.teacher_seconds for update in updates)
         tokens = sum(len(r.trajectory) for r in rollouts)
         metrics = {
             "loss": float(np.mean([update.loss for update in updates])),
@@ -177,8 +176,8 @@ class Distillation:
             "learning_rate": rate,
             "tokens_per_second": tokens / (updated_at - started),
             "seconds_sample": sampled_at - started,
-            "seconds_teacher": teacher_seconds,
-            "seconds_update": updated_at - sampled_at - teacher_seconds,
+            "seconds_teacher": self._teacher_seconds,
+            "seconds_update": updated_at - sampled_at - self._teacher_seconds,
             "memory_peak_bytes": max(exchange(self._memory_peak())),
         }
         kept = list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
@@ -297,6 +296,13 @@ class Distillation:
         top_k = alternatives(self.config, pair.vocabulary)
         return teacher_distributions(pair, trajectories, temperature=self.config.temperature, top_k=top_k)
 
+    def _ask_teacher(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
+        """Return what the teacher says, and count the step's time that is spent waiting for it."""
+        started = self._now()
+        told = self.early.take(pair, trajectories)
+        self._teacher_seconds += self._now() - started
+        return told
+
     def _finished(self, pair: Pair, trajectory: Trajectory) -> None:
         """Let a teacher that computes elsewhere score what is finished while the student writes the rest."""
         if computes_elsewhere(pair) and world() == 1:  # of several processes another one may train on it
@@ -316,7 +322,7 @@ class Distillation:
             "temperature": self.config.temperature,
             "top_k": TOP_K,
             "all_divergences": False,
-            "ask": lambda pair, trajectories, **_: self.early.take(pair, trajectories),
+            "ask": lambda pair, trajectories, **_: self._ask_teacher(pair, trajectories),
         }
         with gathered(self.student), self.precision():
             for part, lesson in itertools.product(_parts(rollouts, self.config.substeps), self.lessons):
@@ -368,16 +374,14 @@ class Distillation:
 
         self.optimizer.zero_grad(set_to_none=True)
         found: dict[int, tuple[Grades, float]] = {}  # of each rollout, its grades and stop mass
-        loss = teacher_seconds = 0.0
+        loss = 0.0
         for lesson in self.lessons:
             own = [i for i, r in enumerate(rollouts) if r.lesson is lesson]
             scoring = {"temperature": config.temperature, "vocabulary": lesson.pair.vocabulary}
             for group, part in self._micro_batches(rollouts, own):
                 trajectories = [r.trajectory for r in part]
-                started = self._now()
                 with torch.no_grad(), self.precision():
-                    teacher, told = self.early.take(lesson.pair, trajectories)
-                teacher_seconds += self._now() - started
+                    teacher, told = self._ask_teacher(lesson.pair, trajectories)
                 with self.precision(), _training(self.student):
                     student = distributions(self.student, trajectories, side="student", **scoring)
                     ids = np.concatenate([t.completion_ids for t in trajectories])
@@ -408,7 +412,7 @@ class Distillation:
                 f"The loss ({loss}) or the gradient norm ({norm}) is not finite; the step was not made. "
                 "Lower the learning rate, or use float32."
             )
-        return Updated(list(grades), loss, norm, list(stop_mass), teacher_seconds)
+        return Updated(list(grades), loss, norm, list(stop_mass))
 
     def _micro_batches(
         self, rollouts: Sequence[Rollout], own: Sequence[int]

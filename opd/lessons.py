@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from opd.config import DistillConfig
+from opd.engines import Scorer
 from opd.models import (
     LanguageModel,
     Pair,
@@ -72,7 +73,8 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
         pair: the main pair, if it is loaded already; its student is trained in place.
 
     Raises:
-        ValueError: a model or a task cannot be used, or a share of the prompts is less than one prompt.
+        ValueError: a model or a task cannot be used, the pair's scorer cannot serve the objective, or a share
+            of the prompts is less than one prompt.
     """
     names = (config.task, *(lesson.task for lesson in config.lessons))
     tasks = [load_lesson_task(name, config) for name in names]
@@ -87,6 +89,8 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
         )
     student = trainable(pair.student if pair else _load_student(config), config)
     # What compares tokens cannot train on spans of text: such a pair is refused here.
+    if pair and pair.scorer:
+        _must_serve(pair.scorer, config)
     pair = replace(pair, student=student, cross_tokenizer=False) if pair else main_pair(student, config)
     lessons = [Lesson(tasks[0], pair, main, config.teacher_system, config.teacher_hint)]
     for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
@@ -141,11 +145,15 @@ def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
     pair = Pair(student, load_skeleton(config.teacher))
     name = config.teacher_served_as or config.teacher
     scorer = RemoteScorer(config.teacher_url, name, vocabulary=pair.vocabulary)
+    _must_serve(scorer, config)
+    scorer.check(student, top_k=alternatives(config, pair.vocabulary))
+    return replace(pair, scorer=scorer)
+
+
+def _must_serve(scorer: Scorer, config: DistillConfig) -> None:
     asked = {"temperature": config.temperature, "tokens": config.micro_batch_tokens}
     if refusal := scorer.refusal(need_of(config), **asked):
         raise ValueError(refusal)
-    scorer.check(student, top_k=alternatives(config, pair.vocabulary))
-    return replace(pair, scorer=scorer)
 
 
 def load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> LanguageModel:

@@ -1,11 +1,12 @@
 """The teacher scores what is finished while the student still writes the rest, and each trajectory once.
 
 For a teacher that computes elsewhere, on a server or on a device of its own. One thread takes whatever has
-finished since it last looked and scores it as one batch; grading and the update then find the scores there.
+finished since it last looked and scores it in batches; grading and the update then find the scores there.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from opd.divergence import TopK
+from opd.engines.transformers import batches
 from opd.grading import Told
 from opd.models import Pair
 from opd.trajectory import Trajectory
@@ -31,14 +33,16 @@ class EarlyScores:
         self,
         score: Callable[[Pair, Sequence[Trajectory]], Told],
         precision: Callable[[], AbstractContextManager[object]],
+        batch_tokens: Callable[[], int],
     ) -> None:
         """Prepare; nothing runs until something is finished.
 
         Args:
             score: returns what a pair's teacher says of some trajectories.
             precision: the run's autocast, which a thread does not inherit.
+            batch_tokens: the most tokens that are scored at once, padding included.
         """
-        self._score, self._precision = score, precision
+        self._score, self._precision, self._batch_tokens = score, precision, batch_tokens
         self._pool = ThreadPoolExecutor(1, "opd-teacher")
         self._finished: deque[tuple[Pair, Trajectory, Future[Told]]] = deque()
         self._begun: dict[int, tuple[Trajectory, Future[Told]]] = {}  # by identity, kept alive beside it
@@ -81,20 +85,26 @@ class EarlyScores:
             self._begun.pop(id(trajectory), None)
 
     def _work(self) -> None:
-        """Score all that has finished, as one batch a pair; of several calls most find nothing left."""
-        batch = [self._finished.popleft() for _ in range(len(self._finished))]
-        for pair in {id(pair): pair for pair, _, _ in batch}.values():
-            own = [(t, future) for asked, t, future in batch if asked is pair]
-            try:
-                with torch.inference_mode(), self._precision():
-                    scores, told = self._score(pair, [t for t, _ in own])
-            except Exception as error:  # it is for whoever asks for the scores
-                for _, future in own:
-                    future.set_exception(error)
-                continue
-            start = 0
-            for i, (trajectory, future) in enumerate(own):
-                cut = slice(start, start + len(trajectory))
-                start = cut.stop
-                part = scores.rows(cut) if isinstance(scores, TopK) else scores.of(scores.hidden[cut])
-                future.set_result((part, told and [told[i]]))
+        """Score all that has finished; of several calls most find nothing left."""
+        finished = [self._finished.popleft() for _ in range(len(self._finished))]
+        for pair in {id(pair): pair for pair, _, _ in finished}.values():
+            own = [(t, future) for asked, t, future in finished if asked is pair]
+            for group in batches([t for t, _ in own], self._batch_tokens()):
+                self._tell(pair, [own[i] for i in group])
+
+    def _tell(self, pair: Pair, batch: Sequence[tuple[Trajectory, Future[Told]]]) -> None:
+        """Score one batch and keep what each trajectory got, or why it got nothing."""
+        try:
+            with torch.inference_mode(), self._precision():
+                scores, told = self._score(pair, [t for t, _ in batch])
+        except Exception as error:  # it is for whoever asks for the scores
+            traceback.clear_frames(error.__traceback__)  # which would keep the tensors that lie there
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        start = 0
+        for i, (trajectory, future) in enumerate(batch):
+            cut = slice(start, start + len(trajectory))
+            start = cut.stop
+            part = scores.rows(cut) if isinstance(scores, TopK) else scores.of(scores.hidden[cut])
+            future.set_result((part, told and [told[i]]))

@@ -60,7 +60,7 @@ def test_the_whole_vocabulary_is_as_good_as_a_teacher_here(pairs):
 SETTINGS = {
     "importance_sampling": {},
     "topk_reverse_kl": {"top_k": 5, "top_k_from": "teacher"},
-    "reverse_kl": {},
+    "reverse_kl": {"micro_batch_tokens": 4096},  # as many as the whole vocabulary can be told of
 }
 
 
@@ -130,8 +130,10 @@ REFUSED = {
     [("importance_sampling", (8, 8)), ("topk_reverse_kl", (20, 8)), ("reverse_kl", (None, 8))],
 )
 def test_each_kl_says_over_how_many_tokens_it_is_a_bound(pairs, objective, bounds):
-    given = {"top_k": 20, "top_k_from": "teacher"} if objective == "topk_reverse_kl" else {}
-    config = opd.DistillConfig(**POLICY_GRADIENT | {"objective": objective, "eval_prompts": 4} | given)
+    given = {"objective": objective, "eval_prompts": 4, "micro_batch_tokens": 4096}
+    if objective == "topk_reverse_kl":
+        given |= {"top_k": 20, "top_k_from": "teacher"}
+    config = opd.DistillConfig(**POLICY_GRADIENT | given)
     for pair, expected in zip(pairs, ((None, None), bounds), strict=True):
         last = list(opd.distill(config, pair))[-1].metrics
         assert (last.get("reverse_kl_top_k"), last.get("heldout_kl_top_k")) == expected
@@ -171,6 +173,35 @@ def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeyp
     config = opd.DistillConfig(objective=objective, teacher_url="http://127.0.0.1:9", **options)
     with pytest.raises(ValueError, match=words):
         main_pair(student, config)
+
+
+def test_a_pair_whose_teacher_cannot_serve_the_objective_is_refused_before_the_run(pairs):
+    config = opd.DistillConfig(**POLICY_GRADIENT | {"objective": "topk_reverse_kl", "top_k_from": "student"})
+    with pytest.raises(ValueError, match="top_k_from to teacher"):
+        opd.distill(config, pairs[1])
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_no_more_is_asked_at_once_than_a_micro_batch_holds(pairs, monkeypatch, substeps):
+    """Also of what has piled up while the student wrote."""
+    asked, inner = [], pairs[1].scorer._prompt_logprobs
+
+    def watched(sequences, lengths, top_k):
+        asked.append(len(sequences) * max(map(len, sequences)))
+        return inner(sequences, lengths, top_k)
+
+    run = opd.distill(
+        opd.DistillConfig(
+            **POLICY_GRADIENT
+            | {"prompts_per_step": 24, "max_tokens": 20, "substeps": substeps, "micro_batch_tokens": 800}
+        ),
+        pairs[1],
+    )
+    next(run)
+    monkeypatch.setattr(pairs[1].scorer, "_prompt_logprobs", watched)
+    next(run)
+    assert len(asked) > 4
+    assert 400 < max(asked) <= 800
 
 
 @pytest.mark.parametrize(
