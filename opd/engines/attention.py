@@ -40,7 +40,7 @@ def grouped_attention(
         query: ``[B, H, Q, D]``.
         key: ``[B, H / G, L, D]``.
         value: the same, of the values.
-        attention_mask: ``[B or 1, 1, Q, L]``.
+        attention_mask: ``[B or 1, 1, Q, L]``; for one new token what is added to the scores.
         kwargs: what else the layer says.
 
     Returns:
@@ -49,7 +49,8 @@ def grouped_attention(
     batch, heads, new, size = query.shape
     scale, dropout = kwargs.get("scaling") or size**-0.5, kwargs.get("dropout", 0.0)
     at_once = query.device.type == "cpu" and key.shape[2] <= AT_ONCE_COLUMNS and not dropout
-    at_once &= query.dtype == torch.float32  # in half precision two products would round more
+    # In half precision two products would round more.
+    at_once &= query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     grouped = heads > key.shape[1] or at_once
     # A bias by position differs between the heads of a group.
     if new > 1 or not grouped or attention_mask is None or kwargs.get("position_bias") is not None:
