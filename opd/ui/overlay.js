@@ -45,7 +45,7 @@ async function askForNews() {
     if (!news) continue;
     run.live = Boolean(news.live);
     if (news.gone) continue;
-    if (news.restart) run.rows = new Rows();
+    if (news.restart) Object.assign(run, { rows: new Rows(), bounds: {} });
     run.rows.add(news.rows);
     Object.assign(run.bounds, news.bounds);
     run.cursor = news.cursor;
