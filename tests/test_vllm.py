@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import make_model
 
 from opd.engines import vllm
-from opd.engines.vllm import VllmEngine, weights
+from opd.engines.vllm import VllmEngine, beside, weights
 from opd.models import LanguageModel, Pair, load_model, load_skeleton
 
 
@@ -36,6 +36,41 @@ def test_merged_weights_are_those_of_peft_and_the_trainers_stay(options):
     theirs = model.model.merge_and_unload().state_dict()
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "seen"),
+    [
+        ("cuda", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda:0", "5", "5"),
+        ("cuda:2", "6,4,3,0", "3"),
+        ("cuda:1", "GPU-8f2a, GPU-31c0", "GPU-31c0"),
+    ],
+)
+def test_vllm_sits_on_the_students_gpu(device, visible, seen):
+    assert beside(torch.device(device), visible) == {"CUDA_VISIBLE_DEVICES": seen}
+
+
+def test_the_process_of_vllm_is_told_the_students_gpu(monkeypatch):
+    told = []
+
+    def refuse(*_, env, **__):
+        told.append(env)
+        raise OSError("no process")
+
+    monkeypatch.setattr(vllm, "installed", lambda: True)
+    monkeypatch.setattr(LanguageModel, "device", torch.device("cuda:1"))
+    monkeypatch.setattr(vllm.subprocess, "Popen", refuse)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(OSError, match="no process"):
+        VllmEngine(make_model(0))
+    assert told[0]["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_without_a_gpu_of_the_student_vllm_sees_what_the_trainer_sees(device):
+    assert beside(torch.device(device), "1,2") == {}
 
 
 def test_a_skeleton_knows_all_of_a_model_but_its_weights():

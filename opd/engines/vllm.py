@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}  # what vLLM compiles there takes longer than it saves
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Bounds on an adapter's rank that vLLM can be started with."""
 
@@ -212,10 +213,11 @@ class VllmEngine(PromptLogprobScorer):
 
     def _start(self) -> tuple[Connection, subprocess.Popen[bytes]]:
         ours, theirs = Pipe()
+        own = {} if torch.cuda.is_available() else CPU_ENVIRONMENT
         with theirs, self._log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "opd.engines.vllm_worker", str(theirs.fileno())],
-                env=os.environ | ENVIRONMENT | ({} if torch.cuda.is_available() else CPU_ENVIRONMENT),
+                env=os.environ | ENVIRONMENT | own | beside(self.model.device, os.environ.get(VISIBLE)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -282,6 +284,19 @@ def installed() -> bool:
     """Say whether vLLM is there; a folder of that name, which Python takes for a package, is not it."""
     spec = find_spec("vllm")
     return spec is not None and spec.origin is not None
+
+
+def beside(device: torch.device, visible: str | None) -> dict[str, str]:
+    """Return what a process's environment needs so that its first GPU is this process's ``device``.
+
+    Args:
+        device: anywhere; a GPU counts among those that this process sees.
+        visible: this process's own ``CUDA_VISIBLE_DEVICES``: numbers or UUIDs; None = all are seen.
+    """
+    if device.type != "cuda":
+        return {}
+    index = device.index or 0
+    return {VISIBLE: visible.split(",")[index].strip() if visible else str(index)}
 
 
 def weights(model: LanguageModel, dtype: torch.dtype, *, merged: bool) -> Mapping[str, torch.Tensor]:

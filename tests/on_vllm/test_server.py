@@ -1,13 +1,12 @@
 """A teacher on a real vLLM server. It takes a minute to start, so there is one, which dies and returns."""
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 from tiny import make_model
 
 import opd
-from opd.engines import EngineError
 from opd.engines.remote import KEY_VARIABLE, RemoteScorer
 from opd.engines.transformers import distributions
 from opd.models import load_pair, load_skeleton, locate
@@ -100,8 +98,8 @@ def demo():
     return load_pair()
 
 
-def connect(server, **options):
-    return RemoteScorer(server.url, "teacher", vocabulary=load_skeleton("demo-teacher").vocabulary, **options)
+def connect(server):
+    return RemoteScorer(server.url, "teacher", vocabulary=load_skeleton("demo-teacher").vocabulary)
 
 
 def questions(n):
@@ -161,17 +159,27 @@ def test_without_the_key_the_way_out_is_said(server, monkeypatch):
         connect(server)
 
 
-def test_a_killed_server_is_waited_for_and_every_grade_arrives(server, demo):
-    done = opd.sample(demo, questions(100), n=6, max_tokens=60)
-    noticed = threading.Event()
-    with connect(server, on_wait=lambda sentence: noticed.set()) as scorer, ThreadPoolExecutor() as pool:
-        scoring = pool.submit(scorer.score, done, side="teacher", top_k=20)
-        time.sleep(1)
-        assert not scoring.done(), "the step is too short to be interrupted"
-        server.kill()
-        assert noticed.wait(60)
-        with pytest.raises(EngineError, match=f"{server.url} has not answered"):
-            connect(server, patience=0)
-        server.start()
-        scores = scoring.result(START_SECONDS)
-    assert_scores_are_those_of(demo.teacher, done, scores)
+def test_a_run_waits_for_a_killed_server_and_trains_on_every_grade(server, monkeypatch, caplog):
+    settings = {
+        "objective": "importance_sampling", "steps": 3, "warmup_steps": 0, "prompts_per_step": 64,
+        "max_tokens": 64, "eval_prompts": 0, "device": "cpu",
+    }  # fmt: skip
+    elsewhere = {"teacher_url": server.url, "teacher_served_as": "teacher"}
+    run, asks = opd.distill(opd.DistillConfig(**settings, **elsewhere)), itertools.count(1)
+    ask = httpx.Client.request
+
+    def killing(client, *arguments, **options):
+        if run.next_step == 2 and next(asks) == 20:  # of 64: some of the step's grades are there, some not
+            server.kill()
+            server.start()
+        return ask(client, *arguments, **options)
+
+    monkeypatch.setattr(httpx.Client, "request", killing)
+    told = [report.metrics for report in run][1:]
+    assert f"{server.url} does not answer" in caplog.text
+    here = [report.metrics for report in opd.distill(opd.DistillConfig(**settings), load_pair())][1:]
+    assert len(told) == 3
+    for a, b in zip(here, told, strict=True):
+        assert b["trained_tokens"] == b["tokens"] == a["tokens"]
+        assert b["penalty"] == pytest.approx(a["penalty"], abs=1e-3)
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-3)
