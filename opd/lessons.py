@@ -88,9 +88,9 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
             f"{', '.join(map(str, (main, *shares)))} prompts a step. Choose shares that are multiples of it."
         )
     student = trainable(pair.student if pair else _load_student(config), config)
-    # What compares tokens cannot train on spans of text: such a pair is refused here.
     if pair and pair.scorer:
         _must_serve(pair.scorer, config)
+    # What compares tokens cannot train on spans of text: such a pair is refused here.
     pair = replace(pair, student=student, cross_tokenizer=False) if pair else main_pair(student, config)
     lessons = [Lesson(tasks[0], pair, main, config.teacher_system, config.teacher_hint)]
     for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
