@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.measuring import Figure, Ratio, alternate
-from benchmarks.peers import without_our_attention
+from benchmarks.peers import without_our_layers
 from benchmarks.peers.generate import tokens_generated
 from opd.engines import SampleRequest
 from opd.engines.transformers import TransformersSampler
@@ -27,7 +27,7 @@ def measure() -> list[Figure]:
 
 def _against_generate(name: str, prompts: int, *, rounds: int, at_least: float) -> Figure:
     model, task = load_model("demo-student"), load_task("demo")
-    peer = without_our_attention(load_model("demo-student"))
+    peer = without_our_layers(load_model("demo-student"))
     sampler = TransformersSampler(model, in_flight=IN_FLIGHT)
 
     def asked(k: int) -> Sequence[SampleRequest]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from torch import nn
+
+from opd.engines.linear import OneDnnLinear
 from opd.models import LanguageModel
 
 
-def without_our_attention(model: LanguageModel) -> LanguageModel:
-    """Give a model the attention back that transformers would use for it; a peer does not know ours."""
+def without_our_layers(model: LanguageModel) -> LanguageModel:
+    """Give a model the attention and the linear layers back that transformers would use for it."""
     model.causal_lm.set_attn_implementation("sdpa")
+    for module in model.causal_lm.modules():
+        if type(module) is OneDnnLinear:
+            module.__class__ = nn.Linear
     return model

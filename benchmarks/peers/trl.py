@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
 from benchmarks.measuring import Cost, Stopwatch
-from benchmarks.peers import without_our_attention
+from benchmarks.peers import without_our_layers
 from opd.config import DistillConfig
 from opd.distillation import BETAS, learning_rate
 from opd.models import Pair, as_messages
@@ -87,7 +87,7 @@ def train(
         replay: gives the completions of a step (from 1), where they shall not be sampled.
         settings: further ones of TRL's ``DistillationConfig``.
     """
-    student, teacher = (without_our_attention(model) for model in (pair.student, pair.teacher))
+    student, teacher = (without_our_layers(model) for model in (pair.student, pair.teacher))
     model = student.model.requires_grad_(True)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
