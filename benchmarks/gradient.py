@@ -32,7 +32,7 @@ def make_gradient(pair: Pair, trajectories: Sequence[Trajectory]) -> None:
     """Add the gradient of the mean reverse KL a token to the student's parameters."""
     on_chunk = loss_and_grades(sum(map(len, trajectories)))
     scoring = {"temperature": 1.0, "vocabulary": pair.vocabulary}
-    for group in batches(trajectories, MICRO_BATCH_TOKENS):
+    for group in batches(trajectories, MICRO_BATCH_TOKENS, packed=pair.packs):
         part = [trajectories[i] for i in group]
         with torch.no_grad():
             teacher = distributions(pair.teacher, part, side="teacher", **scoring)

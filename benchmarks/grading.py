@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Figure, Ratio, alternate
-from opd.engines.transformers import batches
-from opd.grading import SCORE_TOKENS, grade
+from opd.engines.packing import alike
+from opd.grading import grade
 from opd.models import Pair, load_pair
 from opd.sampling import sample
 from opd.tasks import load_task
@@ -28,7 +28,8 @@ def measure() -> list[Figure]:
     examples = load_task("demo").heldout(TRAJECTORIES)
     trajectories = sample(pair, [e.prompt for e in examples], max_tokens=192)
     tokens = sum(map(len, trajectories))
-    prepared = [_padded([trajectories[i] for i in group]) for group in batches(trajectories, SCORE_TOKENS)]
+    lengths = [len(t.prompt_ids) + len(t) for t in trajectories]
+    prepared = [_padded([trajectories[i] for i in group]) for group in alike(lengths)]
 
     def forwards(logits: Callable[..., Tensor]) -> int:
         with torch.inference_mode():

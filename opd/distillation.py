@@ -378,7 +378,7 @@ class Distillation:
         for lesson in self.lessons:
             own = [i for i, r in enumerate(rollouts) if r.lesson is lesson]
             scoring = {"temperature": config.temperature, "vocabulary": lesson.pair.vocabulary}
-            for group, part in self._micro_batches(rollouts, own):
+            for group, part in self._micro_batches(rollouts, own, lesson.pair.packs):
                 trajectories = [r.trajectory for r in part]
                 with torch.no_grad(), self.precision():
                     teacher, told = self._ask_teacher(lesson.pair, trajectories)
@@ -415,7 +415,7 @@ class Distillation:
         return Updated(list(grades), loss, norm, list(stop_mass))
 
     def _micro_batches(
-        self, rollouts: Sequence[Rollout], own: Sequence[int]
+        self, rollouts: Sequence[Rollout], own: Sequence[int], packed: bool
     ) -> Iterator[tuple[list[int], list[Rollout]]]:
         """Cut this process's share of some rollouts into micro-batches: their indices, and they themselves.
 
@@ -427,7 +427,8 @@ class Distillation:
 
         def cut(process: int) -> list[list[int]]:
             mine = [own[i] for i in share(lengths, process)]
-            groups = batches([rollouts[i].trajectory for i in mine], self.micro_batch_tokens)
+            trajectories = [rollouts[i].trajectory for i in mine]
+            groups = batches(trajectories, self.micro_batch_tokens, packed=packed)
             return [[mine[i] for i in group] for group in groups]
 
         mine = cut(rank())

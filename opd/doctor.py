@@ -359,7 +359,7 @@ def _scoring(p: _Patient) -> Verdict:
             return "fail", (
                 f"{model.name} scores the same tokens differently in a batch than alone: {mean:.2g} nats a "
                 f"token on average (at most {worst:.2g}), where {bound:g} is round-off. Its attention mask "
-                "or positions go wrong with padding; try float32 or another attention implementation."
+                "or positions go wrong in a batch; try float32 or another attention implementation."
             )
         said.append(f"{mean:.1g}")
     return "pass", f"In a batch and alone, scores differ by {said[0]} (student) and {said[1]} nats (teacher)."

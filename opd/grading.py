@@ -16,7 +16,7 @@ from opd.trajectory import Grades, TokenScores, Trajectory
 from opd.verdicts import find_forks, verdicts
 
 SCORE_TOKENS = 8192
-"""Padded tokens scored in one forward."""
+"""Tokens scored in one forward."""
 
 BY_SPANS = (
     "Graded by aligned spans of text, because the teacher has another tokenizer; each token of a span "
@@ -75,7 +75,7 @@ def grade(
     graded: dict[int, Grades] = {}
     for at in sorted(set(scored_at)):
         chosen = [i for i, s in enumerate(scored_at) if s == at]
-        for group in batches([trajectories[i] for i in chosen], SCORE_TOKENS):
+        for group in batches([trajectories[i] for i in chosen], SCORE_TOKENS, packed=pair.packs):
             indices = [chosen[i] for i in group]
             part = [trajectories[i] for i in indices]
             done = _grade_batch(pair, part, at, top_k, all_divergences, ask or teacher_distributions)

@@ -28,8 +28,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging as transformers_logging
 
 from opd.engines import Scorer
-from opd.engines.attention import use_grouped_attention
+from opd.engines.attention import NAME, use_grouped_attention
 from opd.engines.linear import use_onednn
+from opd.engines.packing import Packing
 from opd.hub import is_hub_id
 from opd.paths import assets_dir
 from opd.trajectory import Prompt
@@ -65,12 +66,15 @@ class LanguageModel:
         name: what the user called it: a folder, a hub id, "demo-student" or "demo-teacher".
         model: the transformers model, or the PEFT model around it.
         tokenizer: its tokenizer.
+        compiled: its step of sampling is to be compiled, at the first one.
     """
 
     name: str
     model: Any
     tokenizer: Any
+    compiled: bool = False
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    _compiled: dict[Callable, Callable] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Choose the faster of equal ways to attend, to multiply and to find memory."""
@@ -153,6 +157,79 @@ class LanguageModel:
         if self._fast_head:
             return self.causal_lm.base_model(input_ids=input_ids, **inputs).last_hidden_state
         return self.causal_lm(input_ids=input_ids, **inputs).logits
+
+    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of this model compiled, at its first call, for it alone and for any sizes."""
+        if step not in self._compiled:
+            options = {
+                # Many small operations are called from C++: on a CPU the calling is most of what they cost.
+                "cpp_wrapper": self.device.type == "cpu",
+                # Whether modules are what they were is not asked at every call, as no other model is meant.
+                "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+            }
+            self._compiled[step] = torch.compile(step, dynamic=True, options=options, isolate_recompiles=True)
+        return self._compiled[step]
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether sequences can be read in one row, each as if it were alone (probed once)."""
+        config = self.causal_lm.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        windows = kinds != {"full_attention"} or getattr(config, "sliding_window", None)
+        spread = len(set(getattr(self.causal_lm, "hf_device_map", {}).values())) > 1
+        if windows or spread or self.causal_lm.config._attn_implementation != NAME:
+            return False
+        probe = [np.arange(start, end) % self.vocabulary for start, end in ((1, 9), (9, 14))]
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            alone = [self.hidden(self._ids(ids[None]), use_cache=False)[0] for ids in probe]
+            try:
+                hidden, starts = self._read_packed(probe)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a model has against a row that is no batch
+                return False
+        tolerance = HEAD_TOLERANCE.get(self.model.dtype, 2e-2)
+        return all(
+            bool((hidden[start : start + len(own)] - own).abs().max() <= tolerance * own.abs().max())
+            for start, own in zip(starts, alone, strict=True)
+        )
+
+    def read(self, sequences: Sequence[NDArray[np.int64]], **inputs: Any) -> tuple[Tensor, list[int]]:  # noqa: ANN401
+        """Run the body once on sequences of ids, of different lengths, as if each were alone.
+
+        ``inputs`` go to the model as they are; a cache among them works only where the model :attr:`packs`.
+
+        Returns:
+            What :attr:`head` expects, ``[S, H]``, the sequences one behind the other with padding between;
+            and the row of each one's first token.
+        """
+        if self.packs and len(sequences) > 1:
+            return self._read_packed(sequences, **inputs)
+        input_ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+        for row, ids in zip(input_ids, sequences, strict=True):
+            row[: len(ids)] = ids
+        # Padding is behind what counts, where causal attention does not look: no mask is needed.
+        hidden = self.hidden(self._ids(input_ids), **{"use_cache": False, **inputs})
+        return hidden.flatten(0, 1), list(range(0, input_ids.size, input_ids.shape[1]))
+
+    def _read_packed(self, sequences: Sequence[NDArray[np.int64]], **inputs: Any) -> tuple[Tensor, list[int]]:  # noqa: ANN401
+        packing = Packing.of([len(ids) for ids in sequences], self.device)
+        input_ids, position_ids = np.zeros((2, 1, packing.size), np.int64)
+        for ids, start in zip(sequences, packing.starts, strict=True):
+            input_ids[0, start : start + len(ids)] = ids
+            position_ids[0, start : start + len(ids)] = np.arange(len(ids))
+        hidden = self.hidden(
+            self._ids(input_ids),
+            position_ids=self._ids(position_ids),
+            # A mask that is made already: transformers would make one of tokens x tokens, which nobody reads.
+            attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+            packing=packing,
+            **{"use_cache": False, **inputs},
+        )
+        return hidden[0], packing.starts
+
+    def _ids(self, ids: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(ids).to(self.device)
 
     def render(self, prompt: Prompt, *, room: int = 1) -> NDArray[np.int64]:
         """Render a prompt with the chat template and return its ids, int64 ``[P]``.
@@ -327,6 +404,11 @@ class Pair:
             "teacher of one model family. (Such a pair can be graded by aligned text, though not trained: "
             "opd grade --cross-tokenizer, cross_tokenizer=True, or the switch among the page's models.)"
         )
+
+    @property
+    def packs(self) -> bool:
+        """Whether all that is computed here needs no padding; see :attr:`LanguageModel.packs`."""
+        return self.student.packs and (self.scorer is not None or self.teacher.packs)
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401

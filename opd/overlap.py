@@ -40,7 +40,7 @@ class EarlyScores:
         Args:
             score: returns what a pair's teacher says of some trajectories.
             precision: the run's autocast, which a thread does not inherit.
-            batch_tokens: the most tokens that are scored at once, padding included.
+            batch_tokens: the most tokens that are scored at once.
         """
         self._score, self._precision, self._batch_tokens = score, precision, batch_tokens
         self._pool = ThreadPoolExecutor(1, "opd-teacher")
@@ -89,7 +89,7 @@ class EarlyScores:
         finished = [self._finished.popleft() for _ in range(len(self._finished))]
         for pair in {id(pair): pair for pair, _, _ in finished}.values():
             own = [(t, future) for asked, t, future in finished if asked is pair]
-            for group in batches([t for t, _ in own], self._batch_tokens()):
+            for group in batches([t for t, _ in own], self._batch_tokens(), packed=True):
                 self._tell(pair, [own[i] for i in group])
 
     def _tell(self, pair: Pair, batch: Sequence[tuple[Trajectory, Future[Told]]]) -> None:

@@ -9,7 +9,7 @@ import torch
 from tiny import make_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu, growth, measuring
+from benchmarks import growth, measuring, roofline
 from benchmarks.gradient import make_gradient
 from benchmarks.measuring import Cost, Figure, Ratio, alternate, fitted_exponent, peak_memory
 from benchmarks.peers import trl
@@ -133,7 +133,7 @@ def test_every_kind_of_work_runs_at_a_size():
 
 
 def test_the_real_size_script_runs_at_a_small_one():
-    figures = {f.name: f.value for f in gpu.measure_at(gpu.TINY)}
+    figures = {f.name: f.value for f in roofline.measure_at(roofline.TINY)}
     assert all(math.isfinite(v) and v > 0 for v in figures.values())
 
 
@@ -145,4 +145,4 @@ def test_needed_operations_are_those_of_the_matrices():
     with counted, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.head(model.hidden(torch.from_numpy(ids)[None])[0, -len(trajectory) :])
     # The counter takes attention for full; half of it lies behind the diagonal.
-    assert gpu.forward_flops(model, [trajectory]) == pytest.approx(counted.get_total_flops(), rel=0.15)
+    assert roofline.forward_flops(model, [trajectory]) == pytest.approx(counted.get_total_flops(), rel=0.15)

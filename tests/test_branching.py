@@ -361,18 +361,17 @@ def test_requests_that_begin_alike_are_read_once_and_sample_the_same(pair):
     prompts = ["What is 7 + 3?", "A somewhat longer question?"]
     prefixes = [np.arange(70, 78), np.arange(70, 74)]
     asked = requests(pair.student, prompts, n=4, seed=2, max_tokens=40, prefixes=prefixes)
-    widths = []
-    hidden = type(pair.student).hidden
+    counts = []
+    read = type(pair.student).read
 
-    def spy(self, input_ids, **inputs):
-        if input_ids.shape[1] > 1:
-            widths.append(len(input_ids))
-        return hidden(self, input_ids, **inputs)
+    def spy(self, sequences, **inputs):
+        counts.append(len(sequences))
+        return read(self, sequences, **inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(pair.student), "hidden", spy)
+        patch.setattr(type(pair.student), "read", spy)
         together = list(TransformersSampler(pair.student).sample(asked))
-    assert widths == [2]
+    assert counts == [2]
     alone = list(TransformersSampler(pair.student, in_flight=1).sample(asked))
     for t, u in zip(
         *(sorted(s, key=lambda t: (t.prompt_index, t.sample_index)) for s in (together, alone)), strict=True

@@ -262,11 +262,11 @@ def test_dropout_fails_the_self_grade(pair):
 
 
 class BatchDependent(LanguageModel):
-    """Scores change with the number of rows, as with experts that drop tokens."""
+    """Scores change with the number of tokens, as with experts that drop some."""
 
     def hidden(self, input_ids, **inputs):
         hidden = super().hidden(input_ids, **inputs)
-        return hidden + 0.05 * (len(input_ids) > 1)
+        return hidden + 1e-3 * input_ids.numel()
 
 
 def test_scores_that_depend_on_the_batch_fail():

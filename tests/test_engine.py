@@ -196,10 +196,21 @@ def test_snapshots_are_prefixes_of_what_is_finished(pair):
 
 def test_batches_hold_every_index_once_within_the_budget(pair):
     done = opd.sample(pair, PROMPTS, n=5, max_tokens=40)
-    groups = batches(done, 200)
-    assert sorted(i for group in groups for i in group) == list(range(15))
     lengths = [len(t.prompt_ids) + len(t) for t in done]
-    assert all(len(g) == 1 or max(lengths[i] for i in g) * len(g) <= 200 for g in groups)
+    for packed in (True, False):
+        groups = batches(done, 200, packed=packed)
+        assert sorted(i for group in groups for i in group) == list(range(15))
+        for g in groups:
+            read = [lengths[i] for i in g]
+            assert len(g) == 1 or (sum(read) if packed else max(read) * len(g)) <= 200
+
+
+def test_what_is_padded_is_read_in_groups_of_like_length():
+    lengths = [30] * 20 + [400] * 3 + [300] * 4
+    done = [Trajectory(np.arange(2), np.zeros(n - 2, int), None, None, np.arange(2)) for n in lengths]
+    assert [len(group) for group in batches(done, 8192, packed=False)] == [3, 4, 20]
+    assert [len(group) for group in batches(done, 1000, packed=False)] == [2, 1, 3, 1, 20]
+    assert [len(group) for group in batches(done, 8192, packed=True)] == [27]
 
 
 FAMILIES = {
@@ -344,9 +355,3 @@ def test_grouped_attention_equals_that_of_transformers(groups, dtype):
     ours, _ = grouped_attention(module, query, key, value, additive, scaling=0.2)
     theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.2)
     torch.testing.assert_close(ours, theirs)
-
-
-def test_batches_stop_where_a_row_would_be_mostly_padding(pair):
-    lengths = [400] * 3 + [300] * 4 + [30] * 20
-    done = [Trajectory(np.arange(2), np.zeros(n - 2, int), None, None, np.arange(2)) for n in lengths]
-    assert [len(group) for group in batches(done, 8192)] == [3, 4, 20]

@@ -1,10 +1,31 @@
 """Every fast path against the plain one: a speed-up must not change a result."""
 
+import shutil
+from itertools import pairwise, takewhile
+
+import numpy as np
 import pytest
 import torch
+from tiny import make_model, make_tokenizer
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    Qwen3Config,
+)
 
+import opd
+from opd.engines.attention import grouped_attention
 from opd.engines.linear import OneDnnLinear, available, use_onednn
+from opd.engines.packing import alike
+from opd.engines.transformers import TransformersSampler, distributions, next_tokens
+from opd.lessons import load_lessons
+from opd.models import LanguageModel
+from opd.sampling import requests
 
 SHAPES = {
     "below every threshold": (3, 8, 16),
@@ -84,3 +105,179 @@ def test_what_onednn_is_not_for_is_left_alone():
     other = nn.Sequential(Own(2, 2))
     use_onednn(other)
     assert type(other[0]) is Own
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 2, 60])
+def test_whole_sequences_attend_as_with_torchs_kernel(tokens, groups):
+    generator = torch.Generator().manual_seed(tokens)
+    states = [
+        torch.randn(3, heads, tokens, 16, generator=generator) for heads in (4, 4 // groups, 4 // groups)
+    ]
+    ours, theirs = ([part.clone().requires_grad_() for part in states] for _ in range(2))
+    module = nn.Module()
+    module.is_causal, module.num_key_value_groups = True, groups
+    out, _ = grouped_attention(module, *ours, None, scaling=0.2)
+    wanted = nn.functional.scaled_dot_product_attention(
+        *theirs, is_causal=True, scale=0.2, enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(out, wanted)
+    gradient = torch.randn(out.shape, generator=generator)
+    out.backward(gradient)
+    wanted.backward(gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_sequences_of_like_length_are_grouped():
+    lengths = [30] * 20 + [400] * 3 + [300] * 4
+    groups = alike(lengths)
+    assert sorted(i for group in groups for i in group) == list(range(27))
+    assert all(lengths[a] >= lengths[b] for group in groups for a, b in pairwise(group))
+    assert alike([]) == []
+
+
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 264, "head_dim": 16,
+    "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+PACK = {
+    "qwen3": Qwen3Config(**SMALL),
+    "llama": LlamaConfig(**SMALL),
+    "cohere": CohereConfig(**{**SMALL, "num_key_value_heads": 2}, logit_scale=0.25, pad_token_id=0),
+    "learned positions": GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=264, n_positions=256),
+}
+DO_NOT = {
+    "windows": Gemma2Config(**SMALL, sliding_window=12, query_pre_attn_scalar=16),
+    "attention without sdpa": Qwen3Config(**SMALL, attn_implementation="eager"),
+    "convolutions": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+}
+# One is longer than what attends by two products, and they make more than one group.
+LENGTHS = (17, 1, 40, 39, 2, 17, 140, *[90] * 8, *[12] * 6)
+
+
+def model_of(config):
+    torch.manual_seed(0)
+    model = LanguageModel("m", AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
+    with torch.no_grad():
+        for p in model.model.parameters():
+            p.mul_(2)
+    return model
+
+
+@pytest.mark.parametrize("kind", [*PACK, *DO_NOT])
+def test_sequences_are_read_as_if_each_were_alone(kind):
+    model = model_of({**PACK, **DO_NOT}[kind])
+    assert model.packs == (kind in PACK)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(1, 250, n) for n in LENGTHS]
+    weights = [torch.randn(n, 32) for n in LENGTHS]
+    parameters = [p for p in model.model.parameters() if p.requires_grad]
+
+    def alone(ids):
+        return model.hidden(torch.from_numpy(ids)[None], use_cache=False)[0]
+
+    hidden, starts = model.read(sequences)
+    found = [hidden[start : start + n] for start, n in zip(starts, LENGTHS, strict=True)]
+    wanted = [alone(ids) for ids in sequences]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    gradients = []
+    for states in (found, wanted):
+        loss = sum((h * w).sum() for h, w in zip(states, weights, strict=True))
+        gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    for a, b in zip(*gradients, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_packing_works_under_gradient_checkpointing():
+    model = model_of(PACK["qwen3"])
+    done = opd.sample(model, ["hi", "What is 7 + 3?"], n=3, max_tokens=20)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.model.train()
+        model.model.zero_grad()
+        distributions(
+            model, done, side="student", temperature=1.0, vocabulary=260
+        ).hidden.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.model.parameters() if p.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_model_that_cannot_take_a_packed_row_is_read_in_batches(monkeypatch):
+    model = model_of(PACK["qwen3"])
+    hidden = LanguageModel.hidden
+
+    def refuses(self, input_ids, **inputs):
+        if "packing" in inputs:
+            raise TypeError("an unexpected argument")
+        return hidden(self, input_ids, **inputs)
+
+    monkeypatch.setattr(LanguageModel, "hidden", refuses)
+    assert not model.packs
+    assert len(opd.sample(model, ["hi", "What is 7 + 3?"], n=3, max_tokens=20)) == 6
+
+
+def test_a_model_that_reads_across_the_packed_sequences_is_found_out(monkeypatch):
+    """Which is what ignoring the packing does."""
+    model = model_of(PACK["qwen3"])
+    hidden = LanguageModel.hidden
+
+    def ignores(self, input_ids, **inputs):
+        if inputs.pop("packing", None):
+            inputs["attention_mask"] = None
+            inputs["position_ids"] = torch.arange(input_ids.shape[1])[None]
+        return hidden(self, input_ids, **inputs)
+
+    monkeypatch.setattr(LanguageModel, "hidden", ignores)
+    assert not model.packs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler to compile with")
+def test_a_compiled_student_samples_what_the_plain_one_samples():
+    """51 requests through 8 rows, which are refilled and dropped down to the last one; two models in turn."""
+    prompts, flips = ["hi", "What is 7 + 3?", "A somewhat longer question?"], 0
+    for model in (make_model(0), make_model(0, num_hidden_layers=1)):
+        steps, step = [], model.compile(next_tokens)
+        model._compiled[next_tokens] = lambda *a, steps=steps, step=step, **k: (
+            steps.append(1) or step(*a, **k)
+        )
+        for temperature in (1.0, 0.7, 0.0):
+            asked = requests(model, prompts, n=17, seed=4, max_tokens=90)
+            done = []
+            for model.compiled in (True, False):
+                some = TransformersSampler(model, 8).sample(asked, temperature=temperature)
+                done.append(sorted(some, key=lambda t: (t.prompt_index, t.sample_index)))
+            for ours, plain in zip(*done, strict=True):
+                pairs = zip(ours.completion_ids, plain.completion_ids, strict=False)
+                equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                np.testing.assert_allclose(
+                    ours.behaviour_logprobs[:equal], plain.behaviour_logprobs[:equal], atol=1e-4
+                )
+                if equal < max(len(ours), len(plain)):
+                    # Round-off decides on which side of a boundary a random number lies: rarely.
+                    flips += 1
+                    assert abs(int(ours.completion_ids[equal]) - int(plain.completion_ids[equal])) == 1
+            with torch.no_grad():  # as an update does
+                for p in model.model.parameters():
+                    p.mul_(1.1)
+        assert len(steps) > 150
+    assert flips <= 2, "of 25,000 tokens"
+
+
+@pytest.mark.parametrize("others", [{"shard": True}, {"engine": "vllm"}])
+def test_only_what_samples_here_is_compiled(others):
+    with pytest.raises(ValueError, match="compile is for engine transformers"):
+        opd.DistillConfig(compile=True, **others)
+
+
+def test_without_a_compiler_compile_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"compile needs a C\+\+ compiler .* no-such-compiler"):
+        load_lessons(opd.DistillConfig(compile=True))

@@ -3,13 +3,15 @@
 All rows write the same next column; a row's own columns are contiguous and end there, so to the model it is a
 batch padded on the left, and any attention over keys and values works unchanged, sliding windows included.
 A new row's prompt is copied into the columns just before the next one. Columns that no row needs any more are
-dropped on the left now and then, room is added on the right.
+dropped on the left now and then, room is added on the right. Both happen between the model's steps, so that a
+step is the same code whatever the lengths and can be compiled once.
 """
 
 from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
@@ -34,10 +36,8 @@ class ColumnsLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the next columns of every row and return all columns so far."""
+        """Write the next columns of every row, for which there is room, and return all columns so far."""
         end = self.length + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self.keys, self.values = (_wider(part, end) for part in (self.keys, self.values))
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
@@ -47,12 +47,20 @@ class ColumnsLayer(DynamicLayer):
         """Return how many columns are written."""
         return self.length
 
-    def enter(self, rows: Tensor, source: DynamicLayer, lines: Tensor) -> None:
-        """Copy lines of a prefilled cache, padded on the left, in front of the next column."""
-        width = min(source.keys.shape[2], self.length)
+    def make_room(self) -> None:
+        """See to it that there is room for the next column and another: a full cache is a case of its own."""
+        needed = self.length + 2
+        if needed > self.keys.shape[2]:
+            self.keys, self.values = (_wider(part, needed) for part in (self.keys, self.values))
+
+    def enter(self, rows: Tensor, source: DynamicLayer, lines: Tensor, behind: Tensor, width: int) -> None:
+        """Copy what a prefilled cache holds into the last ``width`` columns that are written."""
+        width = min(width, self.length, source.keys.shape[2])
+        place = torch.arange(width, device=self.device) + (source.keys.shape[2] - width)
+        place = (place - behind[:, None]).clamp_min(0)
         cut = slice(self.length - width, self.length)
-        self.keys[rows, :, cut] = source.keys[lines, :, -width:]
-        self.values[rows, :, cut] = source.values[lines, :, -width:]
+        for part, prefilled in ((self.keys, source.keys), (self.values, source.values)):
+            part[rows, :, cut] = prefilled[lines[:, None], :, place].transpose(1, 2)
 
     def drop_left(self, columns: int) -> None:
         """Forget the first columns."""
@@ -83,10 +91,23 @@ class ColumnsCache(Cache):
         """Say whether all that a model keeps are keys and values of its tokens."""
         return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
-    def enter(self, rows: Tensor, prefilled: DynamicCache, lines: Tensor) -> None:
-        """Copy ``lines`` of a prefilled cache into ``rows`` of this one."""
+    def make_room(self) -> None:
+        """See to it that the next column can be written."""
+        for layer in self.layers:
+            layer.make_room()
+
+    def enter(self, rows: Tensor, prefilled: DynamicCache, lines: Tensor, behind: Tensor, width: int) -> None:
+        """Copy the end of prompts from a prefilled cache into the columns in front of the next one.
+
+        Args:
+            rows: int64 ``[R]``, where to.
+            prefilled: where from.
+            lines: int64 ``[R]``, the row of each prompt there.
+            behind: int64 ``[R]``, how many columns are behind it in that row.
+            width: columns to copy; what is not the row's own must be masked.
+        """
         for layer, source in zip(self.layers, prefilled.layers, strict=True):
-            layer.enter(rows, source, lines)
+            layer.enter(rows, source, lines, behind, width)
 
     def drop_left(self, columns: int) -> None:
         """Forget the first columns of every row."""

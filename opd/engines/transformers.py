@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,20 +16,16 @@ from transformers.cache_utils import Cache
 from opd.divergence import CHUNK_ELEMENTS, Distributions, sampled
 from opd.engines import SampleRequest
 from opd.engines.columns import ColumnsCache
+from opd.engines.packing import alike
 from opd.models import LanguageModel
 from opd.trajectory import Trajectory
 
 # Free rows are filled once they are this share of the batch; with nothing to fill them, they are dropped.
 FILL_FROM = 1 / 16
-DROP_FROM = 1 / 4
+DROP_FROM = 1 / 8
 
 # Prompt tokens, padding included, that are read at once.
 PREFILL_TOKENS = 16384
-
-# A batch is not continued with a row that would be padding for more than this share, once it is worth a
-# forward of its own: this many tokens.
-PADDING_SHARE = 0.2
-SPLIT_FROM = 512
 
 
 @dataclass
@@ -73,13 +69,17 @@ class _Prompts:
     """Prompts that have been read and wait for a row.
 
     Attributes:
-        waiting: (request, line of the cache), the next one first; requests that begin alike share a line.
-        cache: of all lines, padded on the left.
-        hidden: ``[lines, H]``, predicts the first token.
+        waiting: (request, prompt), the next one first; requests that begin alike share a prompt.
+        cache: of all prompts, in one row each, padded on the left, or packed into one.
+        line: int64 ``[prompts]``, the row of each in the cache.
+        behind: int64 ``[prompts]``, how many columns of the row are behind it.
+        hidden: ``[prompts, H]``, predicts the first token.
     """
 
     waiting: list[tuple[int, int]]
     cache: DynamicCache
+    line: Tensor
+    behind: Tensor
     hidden: Tensor
 
 
@@ -114,19 +114,22 @@ class _Stream:
         rows = min(in_flight, len(requests))
         self.owner = torch.full((rows,), self.nobody, device=device)
         self.count = torch.zeros(rows, dtype=torch.long, device=device)  # completion tokens so far
-        self.position = torch.zeros((rows, 1), dtype=torch.long, device=device)  # of the newest token
+        self.position = torch.zeros((rows, 1), dtype=torch.long, device=device)  # of the last token read
         self.mask = torch.zeros((rows, len(self.begins[0])), dtype=torch.long, device=device)
         self.free = list(range(rows))
         self.unread = 0  # the first request whose prompt has not been read
         self.prompts: _Prompts | None = None
         self.cache: Cache | None = None
-        self.hidden: Tensor | None = None  # [rows, H], predicts the next token
+        self.token = torch.zeros(rows, dtype=torch.long, device=device)  # the newest
+        compiled = model.compiled and refills
+        self.next_tokens = model.compile(next_tokens) if compiled else next_tokens
 
     def run(self, snapshot_every: int) -> Iterator[Trajectory]:
         """Yield trajectories as they finish, and the unfinished ones as often as asked."""
         for step in itertools.count(1):
             self._fill()
-            token, ended, stopped = self._draw()
+            stopped = torch.isin(self.token, self.eos)
+            ended = (stopped | (self.count >= self.budgets[self.owner])) & (self.owner != self.nobody)
             if ended.any():
                 rows = ended.nonzero().squeeze(1)
                 yield from self._trajectories(
@@ -141,8 +144,8 @@ class _Stream:
                 rows = (self.owner != self.nobody).nonzero().squeeze(1)
                 yield from self._trajectories(rows, [None] * growing)
             if not waiting and len(self.free) >= DROP_FROM * len(self.owner):
-                token = self._drop_free(token)
-            self._grow(token)
+                self._drop_free()
+            self._grow()
 
     def _waiting(self) -> bool:
         return self._next() < len(self.requests)
@@ -166,8 +169,24 @@ class _Stream:
         if self.refills:
             begins = begins[: max(1, PREFILL_TOKENS // len(begins[0]))]
         place: dict[bytes, int] = {}
-        lines = [place.setdefault(ids.tobytes(), len(place)) for ids in begins]
+        prompt = [place.setdefault(ids.tobytes(), len(place)) for ids in begins]
         inputs = [np.frombuffer(key, dtype=np.int64) for key in place]
+        cache = DynamicCache(config=self.model.causal_lm.config)
+        states, ends, line, behind = self._read_into(cache, inputs)
+        waiting = [(self.unread + i, which) for i, which in enumerate(prompt)]
+        self._score_prefixes(waiting, states, ends)
+        self.unread += len(prompt)
+        line, behind, last = torch.tensor([line, behind, [end - 1 for end in ends]], device=states.device)
+        return _Prompts(waiting, cache, line, behind, states[last])
+
+    def _read_into(
+        self, cache: DynamicCache, inputs: Sequence[np.ndarray]
+    ) -> tuple[Tensor, list[int], list[int], list[int]]:
+        """Fill a cache; return all hidden states, where each prompt ends in them, and its line and place."""
+        if self.refills and self.model.packs:
+            states, starts = self.model.read(inputs, past_key_values=cache, use_cache=True)
+            ends = [start + len(ids) for start, ids in zip(starts, inputs, strict=True)]
+            return states, ends, [0] * len(inputs), [len(states) - end for end in ends]
         width = len(inputs[0])
         input_ids = torch.zeros((len(inputs), width), dtype=torch.long)
         mask = torch.zeros((len(inputs), width), dtype=torch.long)
@@ -175,33 +194,35 @@ class _Stream:
             input_ids[i, width - len(ids) :] = torch.tensor(ids)
             mask[i, width - len(ids) :] = 1
         mask = mask.to(self.owner.device)
-        cache = DynamicCache(config=self.model.causal_lm.config)
-        hidden = self.model.hidden(
+        states = self.model.hidden(
             input_ids.to(mask.device),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp_min(0),
             past_key_values=cache,
             use_cache=True,
         )
-        waiting = [(self.unread + i, line) for i, line in enumerate(lines)]
-        self._score_prefixes(waiting, hidden)
-        self.unread += len(lines)
-        return _Prompts(waiting, cache, hidden[:, -1].clone())
+        lines = list(range(len(inputs)))
+        return states.flatten(0, 1), [width * (i + 1) for i in lines], lines, [0] * len(inputs)
 
-    def _score_prefixes(self, waiting: Sequence[tuple[int, int]], hidden: Tensor) -> None:
+    def _score_prefixes(
+        self, waiting: Sequence[tuple[int, int]], states: Tensor, ends: Sequence[int]
+    ) -> None:
         """Give forced tokens the log-prob the model assigned them, from the prompt's own forward."""
         chunk = max(1, CHUNK_ELEMENTS // self.model.vocabulary)
         known: dict[tuple[int, int], Tensor] = {}
-        for request, line in waiting:
+        for request, prompt in waiting:
             prefix = self.requests[request].prefix_ids
             if prefix is None or not len(prefix):
                 continue
-            n, ids = len(prefix), torch.tensor(prefix, device=hidden.device)
-            if (line, n) not in known:
-                parts = zip(hidden[line, -n - 1 : -1].split(chunk), ids.split(chunk), strict=True)
-                known[line, n] = torch.cat([sampled(self._logprobs(part), taken) for part, taken in parts])
+            n, ids = len(prefix), torch.tensor(prefix, device=states.device)
+            if (prompt, n) not in known:
+                predicts = states[ends[prompt] - n - 1 : ends[prompt] - 1]
+                parts = zip(predicts.split(chunk), ids.split(chunk), strict=True)
+                known[prompt, n] = torch.cat(
+                    [sampled(_logprobs(self.model, part, self.temperature), taken) for part, taken in parts]
+                )
             self.tokens[request, :n] = ids
-            self.logprobs[request, :n] = known[line, n]
+            self.logprobs[request, :n] = known[prompt, n]
 
     def _enter(self, prompts: _Prompts) -> None:
         """Let as many of these requests grow as there are free rows."""
@@ -210,51 +231,49 @@ class _Stream:
         prompts.waiting = prompts.waiting[len(taken) :]
         device = self.owner.device
         where = torch.tensor(rows, device=device)
-        requests, lines = torch.tensor(taken, device=device).unbind(1)
-        if self.cache is None and self.refills:
-            self.cache = ColumnsCache.like(prompts.cache, len(self.owner), self.mask.shape[1])
-            self.hidden = prompts.hidden.new_zeros(len(self.owner), prompts.hidden.shape[1])
-        if self.refills:
-            self.cache.enter(where, prompts.cache, lines)
-            self.hidden[where] = prompts.hidden[lines]
-        else:  # this happens once, and to all rows
-            self.cache, self.hidden = prompts.cache, prompts.hidden[lines]
-            self.cache.reorder_cache(lines)
+        requests, which = torch.tensor(taken, device=device).unbind(1)
         begun = [
             (len(self.begins[i]), self.begins[i].size - self.requests[i].prompt_ids.size) for i, _ in taken
         ]
         length, count = torch.tensor(begun, device=device).unbind(1)
+        if self.cache is None and self.refills:
+            self.cache = ColumnsCache.like(prompts.cache, len(self.owner), self.mask.shape[1])
+        if self.refills:
+            width = max(size for size, _ in begun)
+            self.cache.enter(where, prompts.cache, prompts.line[which], prompts.behind[which], width)
+        else:  # this happens once, and to all rows
+            self.cache = prompts.cache
+            self.cache.reorder_cache(prompts.line[which])
         columns = self.mask.shape[1]
         self.mask[where] = (torch.arange(columns, device=device) >= columns - length[:, None]).long()
-        self.owner[where], self.count[where], self.position[where, 0] = requests, count, length - 1
+        self.owner[where], self.position[where, 0] = requests, length - 1
+        token, logprob = choose(
+            self.model, prompts.hidden[which], self.uniforms[requests, count], self.temperature
+        )
+        self.tokens[requests, count], self.logprobs[requests, count] = token, logprob
+        self.token[where], self.count[where] = token, count + 1
         self._drop_columns()
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give every row its next token; return it, which completions end, and which by an eos token."""
-        place = self.owner, self.count.clamp_max(self.uniforms.shape[1] - 1)
-        logprobs = self._logprobs(self.hidden)
-        token = logprobs.argmax(-1) if self.temperature == 0 else draw(logprobs, self.uniforms[place])
-        self.tokens[place], self.logprobs[place] = token, sampled(logprobs, token)
-        self.count += 1
-        stopped = torch.isin(token, self.eos)
-        ended = (stopped | (self.count >= self.budgets[self.owner])) & (self.owner != self.nobody)
-        return token, ended, stopped
-
-    def _logprobs(self, hidden: Tensor) -> Tensor:
-        model = self.model
-        return Distributions(hidden, model.head, model.vocabulary, self.temperature or 1.0).log_probs(hidden)
-
-    def _grow(self, token: Tensor) -> None:
-        """Let the model read the newest token of every row, ``[rows]``."""
+    def _grow(self) -> None:
+        """Let the model read the newest token of every row and give it the next one."""
         self.mask = torch.cat([self.mask, self.mask.new_ones((len(self.mask), 1))], dim=1)
         self.position += 1
-        self.hidden = self.model.hidden(
-            token[:, None],
+        if self.refills:
+            self.cache.make_room()
+        place = self.owner, self.count.clamp_max(self.uniforms.shape[1] - 1)
+        # A single row would be a case of its own to the compiler, and gains little.
+        step = self.next_tokens if len(self.token) > 1 else next_tokens
+        self.token, logprob = step(
+            self.model,
+            self.token,
+            self.uniforms[place],
+            self.temperature,
             attention_mask=self.mask,
             position_ids=self.position,
             past_key_values=self.cache,
-            use_cache=True,
-        )[:, -1]
+        )
+        self.tokens[place], self.logprobs[place] = self.token, logprob
+        self.count += 1
 
     def _trajectories(
         self, rows: Tensor, reasons: Sequence[Literal["stop", "length"] | None]
@@ -277,14 +296,13 @@ class _Stream:
                 sample_index=request.sample_index,
             )
 
-    def _drop_free(self, token: Tensor) -> Tensor:
+    def _drop_free(self) -> None:
         """Go on with the rows that grow."""
         kept = (self.owner != self.nobody).nonzero().squeeze(1)
         self.cache.reorder_cache(kept)
         self.owner, self.count, self.position = self.owner[kept], self.count[kept], self.position[kept]
-        self.mask, self.free = self.mask[kept], []
+        self.token, self.mask, self.free = self.token[kept], self.mask[kept], []
         self._drop_columns()
-        return token[kept]
 
     def _drop_columns(self) -> None:
         """Forget columns on the left, once many are of no use to a row or to the next prompt."""
@@ -295,6 +313,32 @@ class _Stream:
         if self.refills and idle >= DROP_FROM * columns:
             self.cache.drop_left(idle)
             self.mask = self.mask[:, idle:]
+
+
+def next_tokens(
+    model: LanguageModel,
+    token: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    **inputs: Any,  # noqa: ANN401
+) -> tuple[Tensor, Tensor]:
+    """Let the model read one token a row, ``[B]``, and choose the next ones as :func:`choose` does."""
+    hidden = model.hidden(token[:, None], use_cache=True, **inputs)[:, -1]
+    return choose(model, hidden, uniforms, temperature)
+
+
+def choose(
+    model: LanguageModel, hidden: Tensor, uniforms: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Choose a token for each row of hidden states ``[B, H]``; return them and their log-probs, ``[B]``."""
+    logprobs = _logprobs(model, hidden, temperature)
+    token = logprobs.argmax(-1) if temperature == 0 else draw(logprobs, uniforms)
+    return token, sampled(logprobs, token)
+
+
+def _logprobs(model: LanguageModel, hidden: Tensor, temperature: float) -> Tensor:
+    """Log-probs at the temperature; of greedy sampling those at temperature 1."""
+    return Distributions(hidden, model.head, model.vocabulary, temperature or 1.0).log_probs(hidden)
 
 
 def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
@@ -330,34 +374,44 @@ def distributions(
     prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
     # The last token is predicted but predicts nothing that is graded: it stays out of the input.
     inputs = [np.concatenate([p, t.completion_ids[:-1]]) for p, t in zip(prompts, trajectories, strict=True)]
-    width = max(len(ids) for ids in inputs)
-    input_ids = torch.zeros((len(inputs), width), dtype=torch.long)
-    predicts = torch.zeros((len(inputs), width), dtype=torch.bool)
-    for i, (ids, prompt) in enumerate(zip(inputs, prompts, strict=True)):
-        input_ids[i, : len(ids)] = torch.from_numpy(ids)
-        predicts[i, len(prompt) - 1 : len(ids)] = True
-    # Padding is behind what counts, where causal attention does not look: no mask is needed.
-    hidden = model.hidden(input_ids.to(model.device), use_cache=False)
-    return Distributions(hidden[predicts.to(model.device)], model.head, vocabulary, temperature)
+    hidden, starts = model.read(inputs)
+    predicts = np.concatenate(
+        [
+            np.arange(start + len(prompt) - 1, start + len(ids))
+            for start, prompt, ids in zip(starts, prompts, inputs, strict=True)
+        ]
+    )
+    hidden = hidden.index_select(0, torch.from_numpy(predicts).to(hidden.device))
+    return Distributions(hidden, model.head, vocabulary, temperature)
 
 
-def batches(trajectories: Sequence[Trajectory], tokens: int) -> list[list[int]]:
-    """Group trajectories of similar length so that no padded batch exceeds ``tokens`` (one row may).
+def batches(trajectories: Sequence[Trajectory], tokens: int, *, packed: bool) -> list[list[int]]:
+    """Group trajectories so that no group has more than ``tokens`` to read (one trajectory may).
+
+    Args:
+        trajectories: what is to be read.
+        tokens: prompt and completion tokens of a group; with padding where there is any.
+        packed: whoever reads them needs no padding. Else those of like length are put together.
 
     Returns:
         Lists of indices into ``trajectories``, longest first; each index occurs once.
     """
     lengths = [max(len(t.prompt_ids), len(t.teacher_prompt_ids)) + len(t) for t in trajectories]
-    order = sorted(range(len(trajectories)), key=lambda i: -lengths[i])
+    if not packed:
+        return [
+            group[start : start + rows]
+            for group in alike(lengths)
+            for rows in [max(1, tokens // lengths[group[0]])]
+            for start in range(0, len(group), rows)
+        ]
     groups: list[list[int]] = []
-    for i in order:
-        widest = lengths[groups[-1][0]] if groups else 0
-        rows = len(groups[-1]) if groups else 0
-        wasteful = lengths[i] < (1 - PADDING_SHARE) * widest and rows * widest >= SPLIT_FROM
-        if groups and widest * (rows + 1) <= tokens and not wasteful:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    room = 0
+    for i in sorted(range(len(trajectories)), key=lambda i: -lengths[i]):
+        if lengths[i] > room:
+            groups.append([])
+            room = tokens
+        groups[-1].append(i)
+        room -= lengths[i]
     return groups
 
 
