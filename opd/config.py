@@ -132,7 +132,7 @@ class DistillConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(0, ge=0, description="rank of the LoRA adapter; 0 trains all weights")
     micro_batch_tokens: int = Field(
-        8192, ge=1, description="padded tokens of one forward; the gradient does not depend on it"
+        8192, ge=1, description="tokens of one forward; the gradient does not depend on it"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     eval_every: int = Field(10, ge=1, description="steps between two evaluations")
@@ -154,6 +154,10 @@ class DistillConfig(BaseModel):
     dtype: str = Field("auto", description="compute dtype: auto, float32, bfloat16, float16")
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what samples from the student; vllm runs in a process of its own"
+    )
+    compile: bool = Field(
+        False,
+        description="compile the student's sampling step, which takes half a minute at the start",
     )
     vllm_memory: float | None = Field(
         None, gt=0, lt=1, description="share of the device's memory for vLLM; default 0.3"
@@ -244,6 +248,8 @@ class DistillConfig(BaseModel):
             raise ValueError("vllm_hot_swap hands over an adapter: it needs lora_rank")
         if self.shard and self.engine == "vllm":
             raise ValueError("shard gathers the weights to sample with them: it needs engine transformers")
+        if self.compile and (self.shard or self.engine == "vllm"):
+            raise ValueError("compile is for engine transformers, and for weights that are not sharded")
         if sum(lesson.share for lesson in self.lessons) >= 1:
             raise ValueError("the shares of the lessons must leave something for the main teacher")
         return self

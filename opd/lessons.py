@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -73,9 +77,11 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
         pair: the main pair, if it is loaded already; its student is trained in place.
 
     Raises:
-        ValueError: a model or a task cannot be used, the pair's scorer cannot serve the objective, or a share
-            of the prompts is less than one prompt.
+        ValueError: a model or a task cannot be used, the pair's scorer cannot serve the objective, nothing
+            can be compiled, or a share of the prompts is less than one prompt.
     """
+    if config.compile:
+        _must_compile(config)
     names = (config.task, *(lesson.task for lesson in config.lessons))
     tasks = [load_lesson_task(name, config) for name in names]
     shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
@@ -97,6 +103,17 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
         teacher = load_teacher(lesson.teacher, student, config)
         lessons.append(Lesson(task, Pair(student, teacher), share))
     return lessons
+
+
+def _must_compile(config: DistillConfig) -> None:
+    """Refuse to compile where what it takes is missing; on a GPU Triton has its own words for that."""
+    compiler = os.environ.get("CXX") or "g++"
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if resolve_device(config.device).type == "cpu" and not (shutil.which(compiler) and headers.exists()):
+        raise ValueError(
+            f"compile needs a C++ compiler and Python's headers, and {compiler} or {headers} is not here. "
+            "Install them (Debian: g++ and python3-dev), or leave compile out."
+        )
 
 
 def load_lesson_task(name: str, config: DistillConfig) -> Task:
@@ -210,4 +227,4 @@ def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
             module.p = 0.0
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return LanguageModel(student.name, model.eval(), student.tokenizer)
+    return LanguageModel(student.name, model.eval(), student.tokenizer, compiled=config.compile)

@@ -64,7 +64,7 @@ class Preview:
         clipped_share: share of the completions that the length limit cuts off, in [0, 1].
         right_share: share of right answers, in [0, 1]; None where there are none to compare with.
         steps: updates of the run.
-        seconds_per_step: measured on this batch: sampling, teacher and gradient; no evaluation.
+        seconds_per_step: measured on this batch: sampling (not compiled), teacher, gradient; no evaluation.
         evaluations: how many the run makes.
         seconds_per_evaluation: estimated from a few held-out answers of the student.
         seconds_of_teacher: the same for the teacher's own accuracy, which is measured once.
@@ -136,7 +136,8 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     Raises:
         ValueError: a model or the task cannot be used.
     """
-    run = distill(config, pair)
+    # What is compiled takes half a minute at its first step: too long for a look.
+    run = distill(config.model_copy(update={"compile": False}), pair)
     graded, seconds = run.rehearse()
     evaluations, of_student, of_teacher = _evaluating(run)
     given = [given_advantage(config, rollout, grades) for rollout, grades in graded]

@@ -16,7 +16,7 @@ from opd.ui.events import PLUMBING
 PAIR, MORE_PAIR = ("student", "teacher"), (
     *("teacher_live", "teacher_system", "teacher_hint"),
     *("device", "dtype", "teacher_device", "teacher_dtype", "teacher_url", "teacher_served_as"),
-    *("engine", "vllm_memory", "vllm_hot_swap", "vllm_sleeps", "asynchronous"),
+    *("engine", "compile", "vllm_memory", "vllm_hot_swap", "vllm_sleeps", "asynchronous"),
 )  # fmt: skip
 PROMPTS, MORE_PROMPTS = ("task",), (
     *("prompt_column", "answer_column", "verifier", "on_malformed", "heldout_share", "task_split"),
