@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from benchmarks.measuring import Figure, Ratio, alternate
@@ -10,7 +10,7 @@ from benchmarks.peers import without_our_layers
 from benchmarks.peers.generate import tokens_generated
 from opd.engines import SampleRequest
 from opd.engines.transformers import TransformersSampler
-from opd.models import load_model
+from opd.models import LanguageModel, load_model
 from opd.sampling import requests
 from opd.tasks import load_task
 
@@ -20,36 +20,43 @@ IN_FLIGHT, STREAM, MAX_TOKENS = 64, 512, 192
 def measure() -> list[Figure]:
     """Measure the stream and the single batch."""
     return [
-        _against_generate("rollout_vs_generate", STREAM, rounds=3, at_least=2.5),
-        _against_generate("rollout_batch_vs_generate", IN_FLIGHT, rounds=9, at_least=1.8),
+        *_against_generate("rollout", STREAM, rounds=3, at_least=2.5),
+        *_against_generate("rollout_batch", IN_FLIGHT, rounds=9, at_least=1.8),
     ]
 
 
-def _against_generate(name: str, prompts: int, *, rounds: int, at_least: float) -> Figure:
-    model, task = load_model("demo-student"), load_task("demo")
-    peer = without_our_layers(load_model("demo-student"))
-    sampler = TransformersSampler(model, in_flight=IN_FLIGHT)
+def _against_generate(name: str, prompts: int, *, rounds: int, at_least: float) -> list[Figure]:
+    """Let ``generate``, us, and us with a compiled step sample in turn."""
+    task, peer = load_task("demo"), without_our_layers(load_model("demo-student"))
+    plain, compiled = (load_model("demo-student") for _ in range(2))
+    compiled.compiled = True
 
     def asked(k: int) -> Sequence[SampleRequest]:
         examples = task.batch(prompts, step=k, seed=0)
-        return requests(model, [e.prompt for e in examples], seed=k, max_tokens=MAX_TOKENS)
+        return requests(plain, [e.prompt for e in examples], seed=k, max_tokens=MAX_TOKENS)
 
     batches = [asked(k) for k in range(rounds + 1)]
+
+    def ours(model: LanguageModel) -> Callable[[int], int]:
+        sampler = TransformersSampler(model, in_flight=IN_FLIGHT)
+        return lambda k: sum(map(len, sampler.sample(batches[k])))
+
     costs = alternate(
         {
-            "ours": lambda k: sum(map(len, sampler.sample(batches[k]))),
+            "": ours(plain),
+            "_compiled": ours(compiled),
             "generate": lambda k: tokens_generated(
                 peer, [r.prompt_ids for r in batches[k]], max_tokens=MAX_TOKENS, batch=IN_FLIGHT
             ),
         },
         rounds,
     )
-    ratio = Ratio.of(costs["generate"], costs["ours"])
-    ours, theirs = (median(c.tokens / c.wall for c in costs[side]) for side in ("ours", "generate"))
+    theirs = costs.pop("generate")
     shape = f"{prompts} prompts, {IN_FLIGHT} in flight" if prompts > IN_FLIGHT else f"one batch of {prompts}"
-    return Figure(
-        name,
-        ratio.wall,
-        at_least=at_least,
-        detail=f"{shape}; {ratio}; {ours:,.0f} against {theirs:,.0f} tokens/s",
-    )
+    figures = []
+    for suffix, spent in costs.items():
+        ratio = Ratio.of(theirs, spent)
+        rates = (median(c.tokens / c.wall for c in side) for side in (spent, theirs))
+        detail = f"{shape}; {ratio}; {' against '.join(f'{rate:,.0f}' for rate in rates)} tokens/s"
+        figures.append(Figure(f"{name}{suffix}_vs_generate", ratio.wall, at_least=at_least, detail=detail))
+    return figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from benchmarks.measuring import Figure, Ratio, Stopwatch, quantile
+from benchmarks.measuring import Cost, Figure, Ratio, Stopwatch, quantile
 from benchmarks.peers import trl
 from opd.config import DistillConfig
 from opd.distillation import distill
@@ -56,35 +56,56 @@ def measure() -> list[Figure]:
 
 
 def _whole_steps(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> list[Figure]:
-    """Let TRL and us make steps in turn."""
-    ours, theirs, phases = [], [], []
-    run = distill(config, load_pair())
-    next(run)
+    """Let TRL, us, and us with a compiled student make steps in turn."""
+    theirs: list[Cost] = []
+    sides = [_Side(config, ""), _Side(config.model_copy(update={"compile": True}), "_compiled")]
 
-    def our_step(their_step: trl.PeerStep) -> bool:
-        watch = Stopwatch()
-        metrics = next(run).metrics
-        ours.append(watch.stop(metrics["trained_tokens"]))
+    def our_steps(their_step: trl.PeerStep) -> bool:
         theirs.append(their_step.cost)
-        phases.append([metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update")])
+        for side in sides[:: 1 if len(theirs) % 2 else -1]:
+            side.step()
         return True
 
-    trl.train(load_pair(), config, prompts, our_step)
-    first, ours, theirs = ours[0].wall, ours[WARM_UP:], theirs[WARM_UP:]
-    ratio, usual = Ratio.of(theirs, ours), median(c.wall for c in ours)
-    sample_s, teacher_s, update_s = (median(p) for p in zip(*phases[WARM_UP:], strict=True))
-    trained = [sum(c.tokens for c in side) / ROUNDS for side in (ours, theirs)]
-    return [
-        Figure(
-            "step_vs_trl",
-            ratio.wall,
-            at_least=2.5,
-            detail=f"per trained token; {ratio}; {usual:.3f} s (rollout {sample_s:.3f}, "
-            f"teacher {teacher_s:.3f}, update {update_s:.3f}) against "
-            f"{median(c.wall for c in theirs):.3f} s; {trained[0]:.0f} and {trained[1]:.0f} tokens a step",
-        ),
-        Figure("step_warm_up", first - usual, "s", detail="surplus of our first step, not counted above"),
-    ]
+    trl.train(load_pair(), config, prompts, our_steps)
+    return [figure for side in sides for figure in side.figures(theirs[WARM_UP:])]
+
+
+class _Side:
+    """A run of ours that makes a step whenever TRL has made one."""
+
+    def __init__(self, config: DistillConfig, suffix: str) -> None:
+        self.suffix, self.run = suffix, distill(config, load_pair())
+        self.costs: list[Cost] = []
+        self.phases: list[list[float]] = []
+        next(self.run)
+
+    def step(self) -> None:
+        watch = Stopwatch()
+        metrics = next(self.run).metrics
+        self.costs.append(watch.stop(metrics["trained_tokens"]))
+        self.phases.append([metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update")])
+
+    def figures(self, theirs: Sequence[Cost]) -> list[Figure]:
+        first, ours = self.costs[0].wall, self.costs[WARM_UP:]
+        ratio, usual = Ratio.of(theirs, ours), median(c.wall for c in ours)
+        sample_s, teacher_s, update_s = (median(p) for p in zip(*self.phases[WARM_UP:], strict=True))
+        trained = [sum(c.tokens for c in side) / ROUNDS for side in (ours, theirs)]
+        return [
+            Figure(
+                f"step{self.suffix}_vs_trl",
+                ratio.wall,
+                at_least=2.5,
+                detail=f"per trained token; {ratio}; {usual:.3f} s (rollout {sample_s:.3f}, "
+                f"teacher {teacher_s:.3f}, update {update_s:.3f}) against "
+                f"{median(c.wall for c in theirs):.3f} s; {trained[0]:.0f} and {trained[1]:.0f} tokens",
+            ),
+            Figure(
+                f"step{self.suffix}_warm_up",
+                first - usual,
+                "s",
+                detail="surplus of the first step, not counted above",
+            ),
+        ]
 
 
 def _updates(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> Figure:
