@@ -5,9 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny import make_model, make_tokenizer
+from tiny import make_model, make_tokenizer, model_of
 from transformers import (
-    AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
@@ -21,7 +20,7 @@ import opd
 from opd.engines.attention import grouped_attention
 from opd.engines.columns import ColumnsCache
 from opd.engines.transformers import TransformersSampler, batches, distributions, draw
-from opd.models import LanguageModel, Pair
+from opd.models import Pair
 from opd.sampling import requests, uniforms
 from opd.trajectory import Trajectory
 
@@ -233,12 +232,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
 def test_every_family_is_scored_as_its_own_forward_scores(config):
-    torch.manual_seed(0)
-    config.eos_token_id = make_tokenizer().eos_token_id
-    model = LanguageModel("m", AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
-    with torch.no_grad():
-        for p in model.model.parameters():
-            p.mul_(3)
+    model = model_of(config, sharpness=3)
     done = opd.sample(model, PROMPTS, n=2, max_tokens=16)
     with torch.no_grad():
         d = distributions(model, done, side="student", temperature=1.0, vocabulary=model.vocabulary)
@@ -278,13 +272,7 @@ CACHES = {
 @pytest.mark.parametrize("kind", CACHES)
 def test_rows_that_come_and_go_are_sampled_as_if_each_were_alone(kind, monkeypatch):
     """40 requests through 6 rows: refilled, with the cache widened and cut, against one row at a time."""
-    torch.manual_seed(0)
-    config = CACHES[kind]
-    config.eos_token_id = make_tokenizer().eos_token_id
-    model = LanguageModel("m", AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
-    with torch.no_grad():
-        for p in model.model.parameters():
-            p.mul_(3)
+    model = model_of(CACHES[kind], sharpness=3)
     prompts = ["hi", "What is 7 + 3?", "A somewhat longer question, so that rows differ.", "ok"]
     asked = requests(model, prompts, n=10, seed=2, max_tokens=90)
     happened = Counter()

@@ -6,10 +6,9 @@ from itertools import pairwise, takewhile
 import numpy as np
 import pytest
 import torch
-from tiny import make_model, make_tokenizer
+from tiny import make_model, model_of
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
@@ -156,18 +155,9 @@ DO_NOT = {
 LENGTHS = (17, 1, 40, 39, 2, 17, 140, *[90] * 8, *[12] * 6)
 
 
-def model_of(config):
-    torch.manual_seed(0)
-    model = LanguageModel("m", AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
-    with torch.no_grad():
-        for p in model.model.parameters():
-            p.mul_(2)
-    return model
-
-
 @pytest.mark.parametrize("kind", [*PACK, *DO_NOT])
 def test_sequences_are_read_as_if_each_were_alone(kind):
-    model = model_of({**PACK, **DO_NOT}[kind])
+    model = model_of({**PACK, **DO_NOT}[kind], sharpness=2)
     assert model.packs == (kind in PACK)
     rng = np.random.default_rng(0)
     sequences = [rng.integers(1, 250, n) for n in LENGTHS]
@@ -193,7 +183,7 @@ def test_sequences_are_read_as_if_each_were_alone(kind):
 
 
 def test_packing_works_under_gradient_checkpointing():
-    model = model_of(PACK["qwen3"])
+    model = model_of(PACK["qwen3"], sharpness=2)
     done = opd.sample(model, ["hi", "What is 7 + 3?"], n=3, max_tokens=20)
     gradients = []
     for checkpointing in (False, True):
@@ -210,7 +200,7 @@ def test_packing_works_under_gradient_checkpointing():
 
 
 def test_a_model_that_cannot_take_a_packed_row_is_read_in_batches(monkeypatch):
-    model = model_of(PACK["qwen3"])
+    model = model_of(PACK["qwen3"], sharpness=2)
     hidden = LanguageModel.hidden
 
     def refuses(self, input_ids, **inputs):
@@ -225,7 +215,7 @@ def test_a_model_that_cannot_take_a_packed_row_is_read_in_batches(monkeypatch):
 
 def test_a_model_that_reads_across_the_packed_sequences_is_found_out(monkeypatch):
     """Which is what ignoring the packing does."""
-    model = model_of(PACK["qwen3"])
+    model = model_of(PACK["qwen3"], sharpness=2)
     hidden = LanguageModel.hidden
 
     def ignores(self, input_ids, **inputs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from opd.models import LanguageModel
 
@@ -54,3 +54,15 @@ def make_model(
     model = AutoModelForCausalLM.from_config(Qwen3Config(vocab_size=rows, **settings))
     model.eval().requires_grad_(False)
     return LanguageModel(name, model, tokenizer)
+
+
+def model_of(config: PreTrainedConfig, *, sharpness: float) -> LanguageModel:
+    """A random model of any family, its weights multiplied so that it has clear preferences."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config.eos_token_id = tokenizer.eos_token_id
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(sharpness)
+    return LanguageModel("m", model, tokenizer)
