@@ -114,7 +114,9 @@ class TrainTab:
         run = run or next((run for run in runs if run.status().live), runs[0] if runs else None)
         words = words_of(DistillConfig().objective)
         if not run:
-            return [words, *(gr.skip() for _ in self.attached[1:])]
+            # To skip an HTML component that is not on the page yet takes its props from it: it is told None.
+            nothing = [None if output in (self.run, self.time) else gr.skip() for output in self.attached[1:]]
+            return [words, *nothing]
         opens = gr.Tabs(selected="train") if run.name == wanted and not _opens_review(request) else gr.skip()
         return [words, opens, *self.follow(run.name), *self._offered(run, PairNames())]
 

@@ -100,6 +100,22 @@ def test_a_run_is_watched_and_its_student_reviewed(page, app, open_page):
     assert (before, after) == ("before training", f"after {name}")
 
 
+def test_a_page_that_was_opened_before_there_was_any_run_shows_its_curves(serve, open_page, tmp_path, kill):
+    with serve(tmp_path) as (url, _):
+        pages = []
+        for _ in range(2):  # the second one is answered by a warm app, before its tab is there
+            pages.append(page := open_page(url))
+            page.wait_for_selector("#review .pane .text")
+            page.wait_for_timeout(1000)
+        open_train(page, **QUICK)
+        start(page)
+        state(page, "finished")
+        assert curve(page, "loss") == [1, 2, 3, 4]
+        for page in pages:  # before the app goes, which they would complain of
+            page.context.close()
+        kill(tmp_path)
+
+
 def test_a_run_is_paused_resumed_stopped_and_taken_up_again(page):
     open_train(page, **LONG | {"eval_every": 1})
     start(page)
