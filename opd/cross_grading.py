@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opd.divergence import CHUNK_ELEMENTS, entropy, sampled
+from opd.divergence import chunk_rows, entropy, ranks, sampled
 from opd.engines.transformers import distributions
 from opd.models import LanguageModel, Pair
 from opd.spans import Span, align
@@ -141,15 +141,14 @@ def _score(
     found = distributions(
         model, trajectories, side=side, temperature=temperature, vocabulary=model.vocabulary
     )
-    rows = max(1, CHUNK_ELEMENTS // model.vocabulary)
+    rows = chunk_rows(model.vocabulary)
     ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories])).to(found.hidden.device)
     parts = []
     for hidden, taken in zip(found.hidden.split(rows), ids.split(rows), strict=True):
         logprobs = found.log_probs(hidden)
         likely = logprobs.topk(min(top_k, model.vocabulary), dim=-1)
         own = sampled(logprobs, taken)
-        ranks = (logprobs > own[:, None]).sum(-1)
-        parts.append((own, entropy(logprobs), ranks, likely.indices, likely.values))
+        parts.append((own, entropy(logprobs), ranks(logprobs, own), likely.indices, likely.values))
     kinds = (np.float32, np.float32, np.int32, np.int32, np.float32)
     columns = [
         torch.cat(c).cpu().numpy().astype(kind)

@@ -21,6 +21,14 @@ from torch import Tensor
 # and its gradient stays well under 1 GiB at any vocabulary.
 CHUNK_ELEMENTS = 2**24
 
+# Rows of a chunk at most: of a small vocabulary these stay in a processor's cache.
+CHUNK_ROWS = 512
+
+
+def chunk_rows(vocabulary: int, chunk_elements: int = CHUNK_ELEMENTS) -> int:
+    """Return how many rows of log-probs are looked at together, at least one."""
+    return max(1, min(CHUNK_ROWS, chunk_elements // vocabulary))
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -103,16 +111,15 @@ def over_chunks(
         columns: tensors with ``N`` rows, cut alongside.
         backward: add the gradient of the summed loss to the student's parameters. One backward pass goes
             through the head per chunk, one through the body at the end.
-        chunk_elements: upper bound on rows x vocabulary of a chunk (at least one row is taken).
+        chunk_elements: upper bound on rows x vocabulary of a chunk (see :func:`chunk_rows`).
 
     Returns:
         The signals joined over all rows, ``[N, ...]``, plus ``"loss"`` ``[N]`` if ``fn`` gave one.
     """
-    rows = max(1, chunk_elements // student.vocabulary)
+    rows = chunk_rows(student.vocabulary, chunk_elements)
     leaf = student.hidden.detach().requires_grad_(backward)
-    out: dict[str, Tensor] = {}
-    for start in range(0, len(student), rows):
-        cut = slice(start, start + rows)
+
+    def signals_of(cut: slice) -> dict[str, Tensor]:
         with torch.no_grad():
             known = teacher.rows(cut).to(leaf.device)
         with torch.set_grad_enabled(backward):
@@ -121,7 +128,12 @@ def over_chunks(
                 signals["loss"] = loss.detach()
                 if backward:
                     loss.sum().backward()
-        for name, part in signals.items():
+        return signals
+
+    out: dict[str, Tensor] = {}
+    for start in range(0, len(student), rows):
+        cut = slice(start, start + rows)
+        for name, part in signals_of(cut).items():
             # Into one tensor at once: small tensors that outlive a chunk would lie between its large ones,
             # which the C allocator could then not give back.
             if name not in out:
@@ -137,6 +149,15 @@ def sampled(logprobs: Tensor | TopK, ids: Tensor) -> Tensor:
     if isinstance(logprobs, TopK):
         return logprobs.taken
     return logprobs.gather(1, ids[:, None]).squeeze(1)
+
+
+def ranks(logprobs: Tensor, taken: Tensor) -> Tensor:
+    """Return how many tokens of each row are likelier than one of log-prob ``taken``: ``[n, V]`` -> ``[n]``.
+
+    Counted in fp32, which is exact for any vocabulary there is: booleans would be widened to int64 first.
+    """
+    likelier = torch.gt(logprobs, taken[:, None], out=torch.empty_like(logprobs))
+    return likelier.sum(-1).long()
 
 
 def entropy(logprobs: Tensor) -> Tensor:
@@ -200,26 +221,31 @@ def token_signals(
             vocabulary than all the other signals.
     """
     student = student.detach()
+    p = student.exp()
     out = {
         "penalty": sampled(student, ids) - sampled(teacher, ids),
-        **_scores("student", student, ids, top_k),
+        **_scores("student", student, p, ids, top_k),
     }
     if isinstance(teacher, TopK):
         return out | {"reverse_kl": topk_reverse_kl(student, teacher, teacher.ids).clamp_min(0)}
-    out["reverse_kl"] = reverse_kl(student, teacher).clamp_min(0)
+    out["reverse_kl"] = (p * (student - teacher)).sum(-1).clamp_min(0)
+    del p  # each is as large as the chunk
+    q = teacher.exp()
+    out |= _scores("teacher", teacher, q, ids, top_k)
     if all_divergences:
-        out["forward_kl"] = reverse_kl(teacher, student).clamp_min(0)
+        out["forward_kl"] = (q * (teacher - student)).sum(-1).clamp_min(0)
+        del q
         out["jsd"] = jsd(student, teacher, 0.5).clamp_min(0)
-    return out | _scores("teacher", teacher, ids, top_k)
+    return out
 
 
-def _scores(side: str, logprobs: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
+def _scores(side: str, logprobs: Tensor, probabilities: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
     taken = sampled(logprobs, ids)
     top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)
     return {
         f"{side}.logprobs": taken,
-        f"{side}.entropy": entropy(logprobs),
-        f"{side}.ranks": (logprobs > taken[:, None]).sum(-1),
+        f"{side}.entropy": -(probabilities * logprobs).sum(-1),
+        f"{side}.ranks": ranks(logprobs, taken),
         f"{side}.top_ids": top.indices,
         f"{side}.top_logprobs": top.values,
     }

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opd.config import DistillConfig
-from opd.divergence import CHUNK_ELEMENTS
+from opd.divergence import chunk_rows
 from opd.engines import Sampler, Scorer
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.grading import grade
@@ -522,7 +522,7 @@ def estimate_memory(
         - whole // parts,
         # a chunk of both models' logits, log-probs and the gradient: eight fp32 tensors
         update=micro * kept * compute
-        + 8 * 4 * min(CHUNK_ELEMENTS, micro * shape.vocab_size)
+        + 8 * 4 * min(chunk_rows(shape.vocab_size), micro) * shape.vocab_size
         + (min(whole, ends + 2 * whole // layers) if parts > 1 else 0),
     )
 

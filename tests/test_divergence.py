@@ -92,19 +92,22 @@ def test_chunked_gradient_equals_the_plain_one(objective, chunk_elements):
     assert all(p.grad is None for p in teacher_head.parameters())
 
 
-def test_no_tensor_of_the_whole_batch_and_vocabulary_exists():
+@pytest.mark.parametrize(
+    ("rows", "vocabulary", "elements", "largest"), [(50, 100, 700, 7), (1300, 4, 2**24, 512)]
+)
+def test_no_tensor_of_the_whole_batch_and_vocabulary_exists(rows, vocabulary, elements, largest):
     seen = []
 
     def head(hidden):
         seen.append(len(hidden))
-        return hidden @ torch.ones(4, 100)
+        return hidden @ torch.ones(4, vocabulary)
 
-    rows = torch.randn(50, 4)
+    hidden = torch.randn(rows, 4)
     over_chunks(
         lambda s, t: (None, {"kl": divergence.reverse_kl(s, t)}),
-        Distributions(rows, head, 100),
-        Distributions(rows, head, 100),
-        chunk_elements=700,
+        Distributions(hidden, head, vocabulary),
+        Distributions(hidden, head, vocabulary),
+        chunk_elements=elements,
     )
-    assert max(seen) == 7
-    assert sum(seen) == 100
+    assert max(seen) == largest
+    assert sum(seen) == 2 * rows

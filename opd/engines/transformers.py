@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from opd.divergence import CHUNK_ELEMENTS, Distributions, sampled
+from opd.divergence import Distributions, chunk_rows, sampled
 from opd.engines import SampleRequest
 from opd.engines.columns import ColumnsCache
 from opd.engines.packing import alike
@@ -208,7 +208,7 @@ class _Stream:
         self, waiting: Sequence[tuple[int, int]], states: Tensor, ends: Sequence[int]
     ) -> None:
         """Give forced tokens the log-prob the model assigned them, from the prompt's own forward."""
-        chunk = max(1, CHUNK_ELEMENTS // self.model.vocabulary)
+        chunk = chunk_rows(self.model.vocabulary)
         known: dict[tuple[int, int], Tensor] = {}
         for request, prompt in waiting:
             prefix = self.requests[request].prefix_ids
