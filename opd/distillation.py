@@ -116,7 +116,7 @@ class Distillation:
             shard(self.student)
         self.parameters = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=config.weight_decay
+            self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=config.weight_decay, fused=True
         )
         self.micro_batch_tokens = config.micro_batch_tokens
         self.next_step = 0
@@ -535,8 +535,8 @@ class Distillation:
         for key, value in state["optimizer"].items():
             name, _, field = key.rpartition(".")
             parameter = self.parameters[name]
-            # AdamW keeps its step counter on the CPU.
-            kept = value if field == "step" else cut_like(value, parameter)
+            # Each process has AdamW's count of steps whole, beside the parameter.
+            kept = value.to(parameter.device) if field == "step" else cut_like(value, parameter)
             self.optimizer.state[parameter][field] = kept.clone()
         self.next_step = int(state["next_step"])
         self.micro_batch_tokens = int(state["micro_batch_tokens"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -159,12 +159,13 @@ def to_grades(
     ``told`` are the teacher's scores where an engine elsewhere gave them.
     """
     columns = {name: value.cpu().numpy() for name, value in signals.items()}
+    student = _token_scores(columns, "student")
+    teacher = _joined(told) if told else _token_scores(columns, "teacher")
+    judged = verdicts(student, teacher)
     ends = np.cumsum([len(t) for t in trajectories])
     out = []
     for i, (trajectory, end) in enumerate(zip(trajectories, ends, strict=True)):
         part = slice(end - len(trajectory), end)
-        student = _token_scores(columns, "student", part)
-        teacher = told[i] if told else _token_scores(columns, "teacher", part)
         divergences = {
             name: columns[name][part].astype(np.float32)
             for name in ("penalty", "reverse_kl", "forward_kl", "jsd")
@@ -173,13 +174,13 @@ def to_grades(
         out.append(
             Grades(
                 **divergences,
-                student=student,
-                teacher=teacher,
-                verdicts=verdicts(student, teacher),
+                student=_cut(student, part),
+                teacher=told[i] if told else _cut(teacher, part),
+                verdicts=judged[part].copy(),
                 forks=np.zeros(len(trajectory), dtype=bool),
                 temperature=temperature,
                 bias=sampling_bias(trajectory, temperature),
-                bound=told and LOWER_BOUND.format(teacher.top_ids.shape[1]),
+                bound=told and LOWER_BOUND.format(told[i].top_ids.shape[1]),
             )
         )
     return _marked(out)
@@ -190,13 +191,24 @@ def _marked(graded: Sequence[Grades]) -> list[Grades]:
     return [replace(g, forks=marks) for g, marks in zip(graded, find_forks(graded), strict=True)]
 
 
-def _token_scores(columns: Mapping[str, np.ndarray], side: str, part: slice) -> TokenScores:
+def _token_scores(columns: Mapping[str, np.ndarray], side: str) -> TokenScores:
+    return TokenScores(*(columns[f"{side}.{field.name}"] for field in fields(TokenScores)))
+
+
+def _joined(told: Sequence[TokenScores]) -> TokenScores:
+    """Put the scores of trajectories behind one another; what is not known of them stays None."""
+    columns = ([getattr(scores, field.name) for scores in told] for field in fields(TokenScores))
+    return TokenScores(*(None if column[0] is None else np.concatenate(column) for column in columns))
+
+
+def _cut(scores: TokenScores, part: slice) -> TokenScores:
+    """Copy the scores of one trajectory: a view would keep those of all others alive."""
     return TokenScores(
-        logprobs=columns[f"{side}.logprobs"][part].astype(np.float32),
-        entropy=columns[f"{side}.entropy"][part].astype(np.float32),
-        ranks=columns[f"{side}.ranks"][part].astype(np.int32),
-        top_ids=columns[f"{side}.top_ids"][part].astype(np.int32),
-        top_logprobs=columns[f"{side}.top_logprobs"][part].astype(np.float32),
+        logprobs=scores.logprobs[part].astype(np.float32),
+        entropy=scores.entropy[part].astype(np.float32),
+        ranks=scores.ranks[part].astype(np.int32),
+        top_ids=scores.top_ids[part].astype(np.int32),
+        top_logprobs=scores.top_logprobs[part].astype(np.float32),
     )
 
 
