@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from opd.engines import Scorer
 from opd.engines.attention import NAME, use_grouped_attention
 from opd.engines.linear import use_onednn
+from opd.engines.norms import use_fast_norms
 from opd.engines.packing import Packing
 from opd.hub import is_hub_id
 from opd.paths import assets_dir
@@ -77,9 +78,10 @@ class LanguageModel:
     _compiled: dict[Callable, Callable] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Choose the faster of equal ways to attend, to multiply and to find memory."""
+        """Choose the faster of equal ways to attend, to multiply, to normalise and to find memory."""
         use_grouped_attention(self.causal_lm)
         use_onednn(self.causal_lm)
+        use_fast_norms(self.causal_lm)
         # glibc keeps freed memory for the next tensor only if one as large (up to 32 MiB) was freed before;
         # else larger tensors lie on pages that the system has to clear first.
         torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
