@@ -205,7 +205,7 @@ def shard(student: LanguageModel) -> None:
     if world() == 1:
         return
     model = student.causal_lm
-    _ = student.head, student.packs  # looked at while the weights are whole
+    _ = student.head, student.packs, student.takes_additive_mask  # looked at while the weights are whole
     mesh = init_device_mesh(student.device.type, (world(),))
     for module in [m for m in model.modules() if type(m).__name__ in (model._no_split_modules or ())]:
         fully_shard(module, mesh=mesh)

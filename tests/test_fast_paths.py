@@ -221,7 +221,7 @@ LENGTHS = (17, 1, 40, 39, 2, 17, 140, *[90] * 8, *[12] * 6)
 @pytest.mark.parametrize("kind", [*PACK, *DO_NOT])
 def test_sequences_are_read_as_if_each_were_alone(kind):
     model = model_of({**PACK, **DO_NOT}[kind], sharpness=2)
-    assert model.packs == (kind in PACK)
+    assert model.packs == model.takes_additive_mask == (kind in PACK)
     rng = np.random.default_rng(0)
     sequences = [rng.integers(1, 250, n) for n in LENGTHS]
     weights = [torch.randn(n, 32) for n in LENGTHS]
@@ -289,6 +289,27 @@ def test_a_model_that_reads_across_the_packed_sequences_is_found_out(monkeypatch
 
     monkeypatch.setattr(LanguageModel, "hidden", ignores)
     assert not model.packs
+
+
+def test_a_model_that_overlooks_an_additive_mask_is_given_its_own(monkeypatch):
+    asked = ["hi", "What is 7 + 3?"]
+    wanted = opd.sample(model_of(PACK["qwen3"], sharpness=2), asked, n=3, max_tokens=20)
+    hidden, seen = LanguageModel.hidden, []
+
+    def overlooks(self, input_ids, **inputs):
+        mask = inputs.get("attention_mask")
+        seen.append(mask is not None and mask.dim() == 4)
+        return hidden(self, input_ids, **inputs | ({"attention_mask": None} if seen[-1] else {}))
+
+    monkeypatch.setattr(LanguageModel, "hidden", overlooks)
+    model = model_of(PACK["qwen3"], sharpness=2)
+    model.__dict__["packs"] = False  # which gives a mask of its own
+    assert not model.takes_additive_mask
+    del seen[:]
+    for ours, theirs in zip(opd.sample(model, asked, n=3, max_tokens=20), wanted, strict=True):
+        np.testing.assert_array_equal(ours.completion_ids, theirs.completion_ids)
+    assert seen
+    assert not any(seen)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ class _Stream:
         self.owner = torch.full((rows,), self.nobody, device=device)
         self.count = torch.zeros(rows, dtype=torch.long, device=device)  # completion tokens so far
         self.position = torch.zeros((rows, 1), dtype=torch.long, device=device)  # of the last token read
-        self.mask = torch.zeros((rows, len(self.begins[0])), dtype=torch.long, device=device)
+        self.columns = len(self.begins[0])  # of the cache
         self.free = list(range(rows))
         self.unread = 0  # the first request whose prompt has not been read
         self.prompts: _Prompts | None = None
@@ -237,15 +237,13 @@ class _Stream:
         ]
         length, count = torch.tensor(begun, device=device).unbind(1)
         if self.cache is None and self.refills:
-            self.cache = ColumnsCache.like(prompts.cache, len(self.owner), self.mask.shape[1])
+            self.cache = ColumnsCache.like(prompts.cache, len(self.owner), self.columns)
         if self.refills:
             width = max(size for size, _ in begun)
             self.cache.enter(where, prompts.cache, prompts.line[which], prompts.behind[which], width)
         else:  # this happens once, and to all rows
             self.cache = prompts.cache
             self.cache.reorder_cache(prompts.line[which])
-        columns = self.mask.shape[1]
-        self.mask[where] = (torch.arange(columns, device=device) >= columns - length[:, None]).long()
         self.owner[where], self.position[where, 0] = requests, length - 1
         token, logprob = choose(
             self.model, prompts.hidden[which], self.uniforms[requests, count], self.temperature
@@ -256,8 +254,12 @@ class _Stream:
 
     def _grow(self) -> None:
         """Let the model read the newest token of every row and give it the next one."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones((len(self.mask), 1))], dim=1)
+        self.columns += 1
         self.position += 1
+        # A row's tokens are the last columns, as many as it has.
+        column = torch.arange(self.columns, device=self.position.device)
+        mask = column >= self.columns - 1 - self.position
+        mask = self.model.additive_mask(mask) if self.model.takes_additive_mask else mask.long()
         if self.refills:
             self.cache.make_room()
         place = self.owner, self.count.clamp_max(self.uniforms.shape[1] - 1)
@@ -268,7 +270,7 @@ class _Stream:
             self.token,
             self.uniforms[place],
             self.temperature,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=self.position,
             past_key_values=self.cache,
         )
@@ -301,18 +303,17 @@ class _Stream:
         kept = (self.owner != self.nobody).nonzero().squeeze(1)
         self.cache.reorder_cache(kept)
         self.owner, self.count, self.position = self.owner[kept], self.count[kept], self.position[kept]
-        self.token, self.mask, self.free = self.token[kept], self.mask[kept], []
+        self.token, self.free = self.token[kept], []
         self._drop_columns()
 
     def _drop_columns(self) -> None:
         """Forget columns on the left, once many are of no use to a row or to the next prompt."""
-        columns = self.mask.shape[1]
         longest = int(self.position[self.owner != self.nobody].max()) + 1
         widest = len(self.begins[self._next()]) if self._waiting() else 0
-        idle = columns - max(longest, widest)
-        if self.refills and idle >= DROP_FROM * columns:
+        idle = self.columns - max(longest, widest)
+        if self.refills and idle >= DROP_FROM * self.columns:
             self.cache.drop_left(idle)
-            self.mask = self.mask[:, idle:]
+            self.columns -= idle
 
 
 def next_tokens(
