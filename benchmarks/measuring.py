@@ -5,17 +5,20 @@ Needs torch alone, so that it runs wherever the models do.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import multiprocessing
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -92,13 +95,13 @@ def _now() -> tuple[float, float]:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[int], int]], rounds: int, warm_up: int = 1
+    sides: Mapping[str, Callable[[int], int | Cost]], rounds: int, warm_up: int = 1
 ) -> dict[str, list[Cost]]:
     """Let the sides do their work in turn, the order reversed every other round.
 
     Args:
         sides: each does its work of round k (from 0; the warm-up rounds are numbered too) and returns the
-            number of tokens.
+            number of tokens; or what it cost, where another process did it.
         rounds: how many are kept.
         warm_up: how many are thrown away first.
     """
@@ -106,9 +109,9 @@ def alternate(
     for k in range(warm_up + rounds):
         for name in list(sides)[:: 1 if k % 2 else -1]:
             watch = Stopwatch()
-            cost = watch.stop(sides[name](k))
+            done = sides[name](k)
             if k >= warm_up:
-                kept[name].append(cost)
+                kept[name].append(done if isinstance(done, Cost) else watch.stop(done))
     return kept
 
 
@@ -157,6 +160,31 @@ def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
+@contextmanager
+def partner(work: Callable[..., None], *args: Any) -> Iterator[Connection]:  # noqa: ANN401
+    """Run ``work(connection, *args)`` in a process of its own; yield the other end of the connection.
+
+    So a peer runs as it would without us: with its own layers, and a C library that was told nothing. Who
+    waits for the other computes nothing meanwhile.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_quietly, args=(work, theirs, *args), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is noticed here
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join()
+
+
+def _quietly(work: Callable[..., None], *args: Any) -> None:  # noqa: ANN401
+    """Work without a word on standard output, which is the table's."""
+    with redirect_stdout(sys.stderr):
+        work(*args)
+
+
 def in_fresh_process(work: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
     """Run ``work(*args)`` in a process that has done nothing but import torch, and return what it returns.
 
@@ -181,7 +209,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device | str = "cpu") -> Iterator[Peak]:
-    """Measure the peak of a block: of the allocator on a GPU, of the resident set on a CPU (Linux)."""
+    """Measure the peak of a block: of the allocator on a GPU, of the resident set on a CPU (Linux, glibc)."""
     peak = Peak()
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -189,6 +217,7 @@ def peak_memory(device: torch.device | str = "cpu") -> Iterator[Peak]:
         yield peak
         peak.extra = torch.cuda.max_memory_allocated(device) - before
     else:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back: this block has to take it anew
         Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
         before = _status("VmRSS")
         yield peak

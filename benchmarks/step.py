@@ -16,7 +16,7 @@ from opd.tasks import load_task
 from opd.trajectory import Prompt, Trajectory
 
 PROMPTS = 64
-WARM_UP, ROUNDS = 2, 12
+WARM_UP, ROUNDS = 2, 24
 
 # So small a rate that the student stays what it is: all rounds sample from the same distribution.
 STANDING_STILL = 1e-9
@@ -56,25 +56,28 @@ def measure() -> list[Figure]:
 
 
 def _whole_steps(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> list[Figure]:
-    """Let TRL, us, and us with a compiled student make steps in turn."""
+    """Let TRL, us with a compiled student, and us without make steps in turn."""
     theirs: list[Cost] = []
-    sides = [_Side(config, ""), _Side(config.model_copy(update={"compile": True}), "_compiled")]
+    sides = [
+        _Side("step", config.model_copy(update={"compile": True}), at_least=2.5),
+        _Side("step_plain", config),
+    ]
 
-    def our_steps(their_step: trl.PeerStep) -> bool:
+    def our_steps(their_step: trl.PeerStep, _: trl.Weights) -> bool:
         theirs.append(their_step.cost)
         for side in sides[:: 1 if len(theirs) % 2 else -1]:
             side.step()
         return True
 
-    trl.train(load_pair(), config, prompts, our_steps)
+    trl.train_demo(config, prompts, our_steps)
     return [figure for side in sides for figure in side.figures(theirs[WARM_UP:])]
 
 
 class _Side:
     """A run of ours that makes a step whenever TRL has made one."""
 
-    def __init__(self, config: DistillConfig, suffix: str) -> None:
-        self.suffix, self.run = suffix, distill(config, load_pair())
+    def __init__(self, name: str, config: DistillConfig, at_least: float | None = None) -> None:
+        self.name, self.at_least, self.run = name, at_least, distill(config, load_pair())
         self.costs: list[Cost] = []
         self.phases: list[list[float]] = []
         next(self.run)
@@ -92,15 +95,15 @@ class _Side:
         trained = [sum(c.tokens for c in side) / ROUNDS for side in (ours, theirs)]
         return [
             Figure(
-                f"step{self.suffix}_vs_trl",
+                f"{self.name}_vs_trl",
                 ratio.wall,
-                at_least=2.5,
+                at_least=self.at_least,
                 detail=f"per trained token; {ratio}; {usual:.3f} s (rollout {sample_s:.3f}, "
                 f"teacher {teacher_s:.3f}, update {update_s:.3f}) against "
                 f"{median(c.wall for c in theirs):.3f} s; {trained[0]:.0f} and {trained[1]:.0f} tokens",
             ),
             Figure(
-                f"step{self.suffix}_warm_up",
+                f"{self.name}_warm_up",
                 first - usual,
                 "s",
                 detail="surplus of the first step, not counted above",
@@ -117,14 +120,14 @@ def _updates(config: DistillConfig, prompts: Sequence[Sequence[Prompt]]) -> Figu
     run.sampler = Replay(steps)
     next(run)
 
-    def our_update(their_step: trl.PeerStep) -> bool:
+    def our_update(their_step: trl.PeerStep, _: trl.Weights) -> bool:
         metrics = next(run).metrics
         ours.append(metrics["seconds_teacher"] + metrics["seconds_update"])
         theirs.append(their_step.update.wall)
         return True
 
     replayed = [[t.completion_ids.tolist() for t in trajectories] for trajectories in steps]
-    trl.train(load_pair(), config, prompts, our_update, replay=lambda step: replayed[step - 1])
+    trl.train_demo(config, prompts, our_update, replay=replayed)
     ours, theirs = ours[WARM_UP:], theirs[WARM_UP:]
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     return Figure(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import make_model
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from benchmarks import growth, measuring, roofline
 from benchmarks.gradient import make_gradient
@@ -77,7 +78,7 @@ def test_generate_counts_each_completion_up_to_its_end():
     ours = sample(model, prompts, temperature=0, **limits)
     assert min(map(len, ours)) < max(map(len, ours))
     rendered = [model.render(p) for p in prompts]
-    counted = tokens_generated(model, rendered, batch=2, do_sample=False, **limits)
+    counted = tokens_generated(model.causal_lm, rendered, batch=2, do_sample=False, **limits)
     assert counted == sum(map(len, ours))
 
 
@@ -86,14 +87,17 @@ def models() -> Pair:
     return Pair(make_model(0, rows=261), make_model(1, rows=261, hidden_size=48))
 
 
-def test_trl_makes_the_updates_that_we_make():
+def test_trl_makes_the_updates_that_we_make(tmp_path):
     """Same ids, loss, clipping, optimizer and schedule: after three steps both students have moved alike."""
     config = DistillConfig(
         steps=3, warmup_steps=1, prompts_per_step=4, substeps=1, max_tokens=12, eval_prompts=0
     )
     task = load_task("demo")
     prompts = [[e.prompt for e in task.batch(4, step=k, seed=config.seed)] for k in (1, 2, 3)]
-    start, ours, theirs = models(), models(), models()
+    start, ours = models(), models()
+    start.student.model.save_pretrained(tmp_path / "student")
+    start.teacher.model.save_pretrained(tmp_path / "teacher")
+    theirs = [AutoModelForCausalLM.from_pretrained(tmp_path / side) for side in ("student", "teacher")]
     steps = [sample(start, asked, seed=k, max_tokens=12) for k, asked in enumerate(prompts)]
     run = distill(config, ours)
     run.sampler = Replay(steps)
@@ -101,12 +105,13 @@ def test_trl_makes_the_updates_that_we_make():
 
     seen = []
     replayed = [[t.completion_ids.tolist() for t in trajectories] for trajectories in steps]
-    trl.train(theirs, config, prompts, lambda s: seen.append(s) or True, replay=lambda k: replayed[k - 1])
+    after_step = lambda step: seen.append(step) or True  # noqa: E731
+    trl.train(*theirs, start.tokenizer, config, prompts, after_step, replay=replayed)
     assert [s.cost.tokens for s in seen] == counted
     assert all(0 < s.update.wall < s.cost.wall for s in seen)
     before, our_weights, their_weights = (
-        torch.cat([p.detach().flatten() for p in pair.student.model.parameters()])
-        for pair in (start, ours, theirs)
+        torch.cat([p.detach().flatten() for p in model.parameters()])
+        for model in (start.student.model, ours.student.model, theirs[0])
     )
     moved = our_weights - before, their_weights - before
     assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.999

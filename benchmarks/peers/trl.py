@@ -1,7 +1,7 @@
 """TRL's DistillationTrainer: the same pair, prompts, batch, optimizer and schedule as ours.
 
-Its own loop runs (``trainer.train()``); a callback after each of its steps lets the other side make one, so
-that the two alternate in one process. What was tried to make it fast is told in ``benchmarks/NOTES.md``.
+Its own loop runs (``trainer.train()``), in a process of its own; after each of its steps it waits until the
+other side has made one. What was tried to make it fast is told in ``benchmarks/NOTES.md``.
 """
 
 from __future__ import annotations
@@ -9,19 +9,32 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from numpy.typing import NDArray
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import DistillationConfig, DistillationTrainer
 
-from benchmarks.measuring import Cost, Stopwatch
-from benchmarks.peers import without_our_layers
+from benchmarks.measuring import Cost, Stopwatch, partner
 from opd.config import DistillConfig
 from opd.distillation import BETAS, learning_rate
-from opd.models import Pair, as_messages
+from opd.models import DEMO_MODELS, as_messages
+from opd.paths import assets_dir
 from opd.trajectory import Prompt
+
+Weights = dict[str, NDArray[np.float32]]
+Replay = Sequence[list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,13 @@ class PeerStep:
 class _Trainer(DistillationTrainer):
     """TRL's trainer, which says when its rollout ended; or, with ``replay``, takes given ids for it."""
 
-    replay: Callable[[int], list[list[int]]] | None = None
+    replay: Replay | None = None
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:  # noqa: ANN401
         if self.replay is None:
             completions = super()._generate_single_turn(*args, **kwargs)
         else:
-            completions = self.replay(self.state.global_step + 1)
+            completions = self.replay[self.state.global_step]
         self.tokens = sum(map(len, completions))
         self.since_rollout = Stopwatch()
         return completions
@@ -68,29 +81,70 @@ class _AfterEachStep(TrainerCallback):
         self.watch = Stopwatch()
 
 
+def train_demo(
+    config: DistillConfig,
+    prompts: Sequence[Sequence[Prompt]],
+    after_step: Callable[[PeerStep, Weights], bool],
+    *,
+    replay: Replay | None = None,
+) -> None:
+    """Let TRL distil the embedded pair in a process of its own; see :func:`train`.
+
+    ``after_step`` is also given what the student's weights are after the step.
+    """
+    with partner(_train_demo, config, prompts, replay) as peer:
+        while (step := peer.recv()) is not None:
+            peer.send(after_step(*step))
+
+
+def _train_demo(
+    connection: Connection,
+    config: DistillConfig,
+    prompts: Sequence[Sequence[Prompt]],
+    replay: Replay | None,
+) -> None:
+    folders = [str(assets_dir() / DEMO_MODELS[name]) for name in ("demo-student", "demo-teacher")]
+    student, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in folders)
+
+    def after_step(step: PeerStep) -> bool:
+        connection.send((step, {name: value.numpy() for name, value in student.state_dict().items()}))
+        return connection.recv()
+
+    tokenizer = AutoTokenizer.from_pretrained(folders[0])
+    train(student, teacher, tokenizer, config, prompts, after_step, replay=replay)
+    connection.send(None)
+
+
 def train(
-    pair: Pair,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     config: DistillConfig,
     prompts: Sequence[Sequence[Prompt]],
     after_step: Callable[[PeerStep], bool],
     *,
-    replay: Callable[[int], list[list[int]]] | None = None,
+    replay: Replay | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> None:
-    """Let TRL distil the pair, its student in place.
+    """Let TRL distil a pair, the student in place.
 
     Args:
-        pair: the student and the teacher.
+        student: who trains.
+        teacher: who grades.
+        tokenizer: that of both.
         config: rate, schedule, limits and seed, as our side has them.
         prompts: those of each step.
         after_step: is told of each step, and says whether to go on.
-        replay: gives the completions of a step (from 1), where they shall not be sampled.
+        replay: the completions of each step, where they shall not be sampled.
         settings: further ones of TRL's ``DistillationConfig``.
     """
-    student, teacher = (without_our_layers(model) for model in (pair.student, pair.teacher))
-    model = student.model.requires_grad_(True)
+    student.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
+        student.parameters(),
+        lr=config.learning_rate,
+        betas=BETAS,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda made: learning_rate(config, made + 1) / config.learning_rate
@@ -118,11 +172,11 @@ def train(
             "disable_tqdm": True,
         } | settings
         trainer = _Trainer(
-            model=model,
-            teacher_model=teacher.model,
+            model=student,
+            teacher_model=teacher,
             args=DistillationConfig(**options),
             train_dataset=Dataset.from_list(rows),
-            processing_class=pair.tokenizer,
+            processing_class=tokenizer,
             callbacks=[callback],
             optimizers=(optimizer, schedule),
         )
