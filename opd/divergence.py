@@ -22,7 +22,7 @@ from torch import Tensor
 CHUNK_ELEMENTS = 2**24
 
 # Rows of a chunk at most: of a small vocabulary these stay in a processor's cache.
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 
 
 def chunk_rows(vocabulary: int, chunk_elements: int = CHUNK_ELEMENTS) -> int:

@@ -136,7 +136,7 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     Raises:
         ValueError: a model or the task cannot be used.
     """
-    # What is compiled takes half a minute at its first step: too long for a look.
+    # What is compiled takes many seconds at its first step: too long for a look.
     run = distill(config.model_copy(update={"compile": False}), pair)
     graded, seconds = run.rehearse()
     evaluations, of_student, of_teacher = _evaluating(run)

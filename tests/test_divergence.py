@@ -93,7 +93,7 @@ def test_chunked_gradient_equals_the_plain_one(objective, chunk_elements):
 
 
 @pytest.mark.parametrize(
-    ("rows", "vocabulary", "elements", "largest"), [(50, 100, 700, 7), (1300, 4, 2**24, 512)]
+    ("rows", "vocabulary", "elements", "largest"), [(50, 100, 700, 7), (2500, 4, 2**24, 1024)]
 )
 def test_no_tensor_of_the_whole_batch_and_vocabulary_exists(rows, vocabulary, elements, largest):
     seen = []
