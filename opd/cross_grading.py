@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opd.divergence import chunk_rows, entropy, ranks, sampled
+from opd.divergence import chunk_rows, scores
 from opd.engines.transformers import distributions
 from opd.models import LanguageModel, Pair
 from opd.spans import Span, align
@@ -146,9 +146,7 @@ def _score(
     parts = []
     for hidden, taken in zip(found.hidden.split(rows), ids.split(rows), strict=True):
         logprobs = found.log_probs(hidden)
-        likely = logprobs.topk(min(top_k, model.vocabulary), dim=-1)
-        own = sampled(logprobs, taken)
-        parts.append((own, entropy(logprobs), ranks(logprobs, own), likely.indices, likely.values))
+        parts.append(scores(logprobs, taken, top_k, logprobs.exp()).values())
     kinds = (np.float32, np.float32, np.int32, np.int32, np.float32)
     columns = [
         torch.cat(c).cpu().numpy().astype(kind)

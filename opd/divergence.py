@@ -21,7 +21,7 @@ from torch import Tensor
 # and its gradient stays well under 1 GiB at any vocabulary.
 CHUNK_ELEMENTS = 2**24
 
-# Rows of a chunk at most: of a small vocabulary these stay in a processor's cache.
+# Rows of a chunk at most: of a small vocabulary these stay in a processor's cache (benchmarks/NOTES.md).
 CHUNK_ROWS = 1024
 
 
@@ -119,7 +119,7 @@ def over_chunks(
     rows = chunk_rows(student.vocabulary, chunk_elements)
     leaf = student.hidden.detach().requires_grad_(backward)
 
-    def signals_of(cut: slice) -> dict[str, Tensor]:
+    def signals_of(cut: slice) -> dict[str, Tensor]:  # whose tensors are gone before the next chunk's come
         with torch.no_grad():
             known = teacher.rows(cut).to(leaf.device)
         with torch.set_grad_enabled(backward):
@@ -149,20 +149,6 @@ def sampled(logprobs: Tensor | TopK, ids: Tensor) -> Tensor:
     if isinstance(logprobs, TopK):
         return logprobs.taken
     return logprobs.gather(1, ids[:, None]).squeeze(1)
-
-
-def ranks(logprobs: Tensor, taken: Tensor) -> Tensor:
-    """Return how many tokens of each row are likelier than one of log-prob ``taken``: ``[n, V]`` -> ``[n]``.
-
-    Counted in fp32, which is exact for any vocabulary there is: booleans would be widened to int64 first.
-    """
-    likelier = torch.gt(logprobs, taken[:, None], out=torch.empty_like(logprobs))
-    return likelier.sum(-1).long()
-
-
-def entropy(logprobs: Tensor) -> Tensor:
-    """Return the Shannon entropy of each row, ``[n, V]`` -> ``[n]``, nats."""
-    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -224,14 +210,14 @@ def token_signals(
     p = student.exp()
     out = {
         "penalty": sampled(student, ids) - sampled(teacher, ids),
-        **_scores("student", student, p, ids, top_k),
+        **_of("student", scores(student, ids, top_k, p)),
     }
     if isinstance(teacher, TopK):
         return out | {"reverse_kl": topk_reverse_kl(student, teacher, teacher.ids).clamp_min(0)}
     out["reverse_kl"] = (p * (student - teacher)).sum(-1).clamp_min(0)
     del p  # each is as large as the chunk
     q = teacher.exp()
-    out |= _scores("teacher", teacher, q, ids, top_k)
+    out |= _of("teacher", scores(teacher, ids, top_k, q))
     if all_divergences:
         out["forward_kl"] = (q * (teacher - student)).sum(-1).clamp_min(0)
         del q
@@ -239,13 +225,27 @@ def token_signals(
     return out
 
 
-def _scores(side: str, logprobs: Tensor, probabilities: Tensor, ids: Tensor, top_k: int) -> dict[str, Tensor]:
+def scores(logprobs: Tensor, ids: Tensor, top_k: int, probabilities: Tensor) -> dict[str, Tensor]:
+    """Return what :class:`opd.trajectory.TokenScores` holds, by its fields, for a chunk.
+
+    Args:
+        logprobs: ``[n, V]``.
+        ids: the tokens that were taken, int64 ``[n]``.
+        top_k: how many alternatives to keep.
+        probabilities: ``logprobs.exp()``, which whoever asks may have use for too.
+    """
     taken = sampled(logprobs, ids)
     top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1)
+    # Counted in fp32, which is exact for any vocabulary there is: booleans would be widened to int64 first.
+    likelier = torch.gt(logprobs, taken[:, None], out=torch.empty_like(logprobs))
     return {
-        f"{side}.logprobs": taken,
-        f"{side}.entropy": -(probabilities * logprobs).sum(-1),
-        f"{side}.ranks": ranks(logprobs, taken),
-        f"{side}.top_ids": top.indices,
-        f"{side}.top_logprobs": top.values,
+        "logprobs": taken,
+        "entropy": -(probabilities * logprobs).sum(-1),
+        "ranks": likelier.sum(-1).long(),
+        "top_ids": top.indices,
+        "top_logprobs": top.values,
     }
+
+
+def _of(side: str, columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{side}.{name}": column for name, column in columns.items()}
