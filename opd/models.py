@@ -29,7 +29,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging as transformers_logging
 
 from opd.engines import Scorer
-from opd.engines.attention import NAME, use_grouped_attention
+from opd.engines.attention import NAME, additive, use_grouped_attention
 from opd.engines.linear import use_onednn
 from opd.engines.norms import use_fast_norms
 from opd.engines.packing import Packing
@@ -216,14 +216,17 @@ class LanguageModel:
             self.hidden(ids[:, :4], attention_mask=before, position_ids=places[:, :4], **rest)
             return [self.hidden(ids[:, 4:], attention_mask=mask, position_ids=places[:, 4:], **rest)]
 
-        return self._agree(lambda: step(visible.long()), lambda: step(self.additive_mask(visible)))
+        scores = additive(visible, self.model.dtype)[:, None, None]
+        return self._agree(lambda: step(visible.long()), lambda: step(scores))
 
-    def additive_mask(self, visible: Tensor) -> Tensor:
-        """Return what is added to the scores of one new token a row, ``[B, 1, 1, L]``.
+    def step_mask(self, visible: Tensor) -> Tensor:
+        """Return what :meth:`hidden` takes as attention_mask for one new token a row.
 
         ``visible`` says which columns it may look at, bool ``[B, L]``.
         """
-        return torch.where(visible, 0.0, -torch.inf).to(self.model.dtype)[:, None, None]
+        if not self.takes_additive_mask:
+            return visible.long()
+        return additive(visible, self.model.dtype)[:, None, None]
 
     def _agree(self, own: Callable[[], list[Tensor]], other: Callable[[], list[Tensor]]) -> bool:
         """Say whether another way works at all and leads to the model's own states, up to round-off."""

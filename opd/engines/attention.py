@@ -115,7 +115,12 @@ def mask_once(*args: Any, q_length: int, dtype: torch.dtype, **kwargs: Any) -> T
     mask = sdpa_mask(*args, q_length=q_length, dtype=dtype, **kwargs)
     if mask is None or q_length > 1:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    return additive(mask, dtype)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores: 0 where ``visible`` (bool, any shape) holds, else minus infinity."""
+    return torch.where(visible, 0.0, -torch.inf).to(dtype)
 
 
 AttentionInterface.register(NAME, grouped_attention)

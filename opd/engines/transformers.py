@@ -258,8 +258,7 @@ class _Stream:
         self.position += 1
         # A row's tokens are the last columns, as many as it has.
         column = torch.arange(self.columns, device=self.position.device)
-        mask = column >= self.columns - 1 - self.position
-        mask = self.model.additive_mask(mask) if self.model.takes_additive_mask else mask.long()
+        visible = column >= self.columns - 1 - self.position
         if self.refills:
             self.cache.make_room()
         place = self.owner, self.count.clamp_max(self.uniforms.shape[1] - 1)
@@ -270,7 +269,7 @@ class _Stream:
             self.token,
             self.uniforms[place],
             self.temperature,
-            attention_mask=mask,
+            attention_mask=self.model.step_mask(visible),
             position_ids=self.position,
             past_key_values=self.cache,
         )
