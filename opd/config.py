@@ -157,7 +157,7 @@ class DistillConfig(BaseModel):
     )
     compile: bool = Field(
         False,
-        description="compile the student's sampling step, which takes up to 20 seconds at the start",
+        description="compile the student's sampling step, which takes a while at the start",
     )
     vllm_memory: float | None = Field(
         None, gt=0, lt=1, description="share of the device's memory for vLLM; default 0.3"

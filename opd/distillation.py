@@ -535,7 +535,7 @@ class Distillation:
         for key, value in state["optimizer"].items():
             name, _, field = key.rpartition(".")
             parameter = self.parameters[name]
-            # Each process has AdamW's count of steps whole, beside the parameter.
+            # AdamW's count of steps is a number, which it wants on the parameter's device.
             kept = value.to(parameter.device) if field == "step" else cut_like(value, parameter)
             self.optimizer.state[parameter][field] = kept.clone()
         self.next_step = int(state["next_step"])

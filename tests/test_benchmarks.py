@@ -104,8 +104,12 @@ def test_trl_makes_the_updates_that_we_make(tmp_path):
     counted = [report.metrics.get("trained_tokens") for report in run][1:]
 
     seen = []
+
+    def after_step(step: trl.PeerStep) -> bool:
+        seen.append(step)
+        return True
+
     replayed = [[t.completion_ids.tolist() for t in trajectories] for trajectories in steps]
-    after_step = lambda step: seen.append(step) or True  # noqa: E731
     trl.train(*theirs, start.tokenizer, config, prompts, after_step, replay=replayed)
     assert [s.cost.tokens for s in seen] == counted
     assert all(0 < s.update.wall < s.cost.wall for s in seen)

@@ -1,7 +1,8 @@
-"""RMSNorm on a CPU in half as many passes as transformers' own, forward and backward.
+"""RMSNorm on a CPU in fewer operations than transformers' own, forward and backward.
 
-Families write it as five operations on all of their hidden states. In a step of sampling, where each one is
-mostly its own calling, that is an eighth of the time; in an update they are passes over memory.
+Families write it as six: square, mean, add, root, two products. In a step of sampling, where each one is
+mostly its own calling, they are an eighth of the time; in an update they are passes over memory
+(benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
