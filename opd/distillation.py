@@ -457,6 +457,8 @@ class Distillation:
             problems = lesson.task.heldout(PROBES, split=config.eval_split)
             with self.precision():
                 probes = sample(self.student, [e.prompt for e in problems], **sampling)
+                # By the teacher that trains: with its hint and its system prompt.
+                probes = lesson.informed(probes, problems, room=config.max_tokens)
                 scoring = partial(grade, lesson.pair, temperature=config.temperature, top_k=TOP_K)
                 grades = spread(scoring, probes, len)
             metrics |= mean_kl("heldout_kl", grades, suffix)

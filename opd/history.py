@@ -247,6 +247,7 @@ def compare_checkpoints(
         ValueError: a checkpoint was not kept, or a model or the task cannot be used.
     """
     from opd.grading import grade
+    from opd.lessons import Lesson
     from opd.models import Pair, load_model
     from opd.reviewing import review
     from opd.sampling import sample
@@ -273,6 +274,8 @@ def compare_checkpoints(
             (trajectory,) = sample(
                 pair, [example.prompt], seed=seed, temperature=temperature, max_tokens=config.max_tokens
             )
+            lesson = Lesson(task, pair, 1, config.teacher_system, config.teacher_hint)
+            (trajectory,) = lesson.informed([trajectory], [example], room=config.max_tokens)
             (grades,) = grade(pair, [trajectory])
             correct = task.verify(example, student.text(trajectory.completion_ids))
             reviews.append(review(pair, example.prompt, trajectory, grades, seed=seed, correct=correct))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from opd.config import DistillConfig
-from opd.engines import Scorer
+from opd.engines import SampleRequest, Scorer
 from opd.models import (
     LanguageModel,
     Pair,
@@ -23,7 +25,9 @@ from opd.models import (
 )
 from opd.objectives import OBJECTIVES, alternatives, need_of
 from opd.tasks import Example, Task, TaskOptions, load_task
-from opd.trajectory import Messages
+from opd.trajectory import Messages, Trajectory
+
+Asked = TypeVar("Asked", SampleRequest, Trajectory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +54,9 @@ class Lesson:
         return bool(self.system or self.hint)
 
     def teacher_messages(self, example: Example) -> Messages:
-        """Return the conversation as the teacher sees it.
-
-        Raises:
-            ValueError: the hint asks for an answer and the example has none.
-        """
+        """Return the conversation as the teacher sees it."""
         messages = as_messages(example.prompt)
         if self.hint:
-            if "{answer}" in self.hint and example.answer is None:
-                raise ValueError("teacher_hint names {answer}, but the task has a prompt without an answer.")
             hint = self.hint.replace("{answer}", str(example.answer))
             messages[-1]["content"] += f"\n{hint}"
         if self.system:
@@ -67,6 +65,22 @@ class Lesson:
                 *(m for m in messages if m["role"] != "system"),
             ]
         return messages
+
+    def informed(self, items: Sequence[Asked], examples: Sequence[Example], *, room: int) -> list[Asked]:
+        """Let the teacher of some requests or trajectories see what it is told beside the prompt.
+
+        Args:
+            items: each with the place of its prompt in ``examples``.
+            examples: the problems.
+            room: tokens of the longest completion, which must fit behind what the teacher sees.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if not self.privileged:
+            return list(items)
+        seen = [self.pair.teacher.render(self.teacher_messages(e), room=room) for e in examples]
+        return [replace(item, teacher_prompt_ids=seen[item.prompt_index]) for item in items]
 
 
 def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson]:
@@ -126,11 +140,16 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
     task = load_task(name, None if name == "demo" and config.lessons else TaskOptions.of(config))
     if config.eval_prompts:
         task.heldout(1, split=config.eval_split)
-    rewarded = config.reward_weight or config.objective == "rl"
-    if rewarded and task.batch(1, step=1, seed=config.seed)[0].answer is None:
-        raise ValueError(
-            f"A task reward needs answers to verify, and {task.name} has none. Set answer_column."
-        )
+    if task.batch(1, step=1, seed=config.seed)[0].answer is None:
+        if config.reward_weight or config.objective == "rl":
+            raise ValueError(
+                f"A task reward needs answers to verify, and {task.name} has none. Set answer_column."
+            )
+        if "{answer}" in (config.teacher_hint or "") and name == config.task:
+            raise ValueError(
+                f"teacher_hint names {{answer}}, and {task.name} has none. Set answer_column, or hint at "
+                "something else."
+            )
     return task
 
 

@@ -81,10 +81,7 @@ def gather(
             lesson=number,
             max_tokens=config.max_tokens,
         )
-        if lesson.privileged:
-            room = config.max_tokens
-            seen = [lesson.pair.teacher.render(lesson.teacher_messages(e), room=room) for e in examples]
-            asked = [replace(r, teacher_prompt_ids=seen[r.prompt_index]) for r in asked]
+        asked = lesson.informed(asked, examples, room=config.max_tokens)
         by_student = [_student_writes(config, r.prompt_index, r.sample_index, source_step) for r in asked]
         own = [r for r, ours in zip(asked, by_student, strict=True) if ours]
         written = sample_together(

@@ -1,5 +1,7 @@
 """Teachers: the student itself, one that is told more, several bound to their prompts, one offloaded."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from tiny import make_model
 import opd
 from opd.config import LessonConfig, make_config
 from opd.distillation import _parts, distill
+from opd.history import compare_checkpoints
 from opd.jobs import work
 from opd.models import Pair, load_model
 from opd.rollouts import gather
 from opd.runs import create_run
+from opd.tasks import Example
 
 pytestmark = pytest.mark.engine
 
@@ -153,3 +157,47 @@ def test_an_adapter_trains_on_as_the_adapter_it_is(folders):
         distill(settings(folders, **again | {"lora_rank": 8}))
     merged = distill(settings(folders, **again | {"lora_rank": 0}))
     assert not any("lora_" in name for name in merged.parameters)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """A task without answers."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {i} twice."}) + "\n" for i in range(60)))
+    return str(path)
+
+
+def test_held_out_prompts_are_graded_by_the_teacher_that_trains(folders, questions):
+    """With its hint: a student under itself is not at 0 from the start, and what it learns shows."""
+    told = {"teacher": "self", "teacher_hint": "Answer in French.", "teacher_system": "You are polite."}
+    report = next(run := distill(settings(folders, task=questions, **told)))
+    assert report.metrics["heldout_kl"] > 0.01
+    assert all(
+        "Answer in French." in run.student.text(p.trajectory.teacher_prompt_ids) for p in report.probes
+    )
+    lesson, asked = run.lessons[0], [probe.messages for probe in report.probes]
+    for probe, frozen, messages in zip(report.probes, report.frozen, asked, strict=True):
+        seen = lesson.pair.teacher.render(lesson.teacher_messages(Example(messages)))
+        assert np.array_equal(seen, probe.trajectory.teacher_prompt_ids)
+        np.testing.assert_allclose(frozen.reverse_kl, probe.grades.reverse_kl, atol=1e-5)
+    trained = list(run)[-1].metrics
+    assert trained["heldout_kl"] != report.metrics["heldout_kl"]
+
+
+def test_a_hint_that_names_an_answer_needs_a_task_with_answers(folders, questions):
+    with pytest.raises(
+        ValueError, match=r"names \{answer\}, and .*questions.jsonl has none\. Set answer_col"
+    ):
+        distill(settings(folders, task=questions, teacher_hint="It is {answer}."))
+
+
+def test_checkpoints_are_compared_under_the_teacher_that_trained_them(folders, questions):
+    values = {"task": questions, "teacher": "self", "teacher_hint": "Answer in French.", "save_every": 1}
+    run = create_run("hinted", settings(folders, **values))
+    with run.hold():
+        work(run)
+    (pair,) = compare_checkpoints((run, 1), (run, 2), n=1)
+    assert all(
+        "Answer in French." in load_model(folders["student"]).text(r.trajectory.teacher_prompt_ids)
+        for r in pair
+    )
