@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -29,6 +28,7 @@ from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
 from opd.grading import Told, grade, teacher_distributions, to_grades
 from opd.lessons import load_lessons
+from opd.memory import forget_peak, peak_memory
 from opd.models import LanguageModel, Pair, resolve_dtype
 from opd.objectives import TOP_K, Chunk, alternatives, token_loss
 from opd.overlap import EarlyScores, computes_elsewhere
@@ -98,6 +98,7 @@ class Distillation:
 
     def __init__(self, config: DistillConfig, pair: Pair | None = None) -> None:
         """Load what the config names and prepare the student for training."""
+        forget_peak()
         self.config = config
         self.lessons = load_lessons(config, pair)
         self.student = self.lessons[0].pair.student
@@ -178,7 +179,7 @@ class Distillation:
             "seconds_sample": sampled_at - started,
             "seconds_teacher": self._teacher_seconds,
             "seconds_update": updated_at - sampled_at - self._teacher_seconds,
-            "memory_peak_bytes": max(exchange(self._memory_peak())),
+            "memory_peak_bytes": max(exchange(peak_memory(self.student.device))),
         }
         kept = list(zip(rollouts, grades, strict=True))[:SAMPLES_PER_STEP]
         samples = [self.review_of(rollout, g) for rollout, g in kept]
@@ -496,12 +497,6 @@ class Distillation:
         if self.student.device.type == "cuda":
             torch.cuda.synchronize(self.student.device)
         return time.perf_counter()
-
-    def _memory_peak(self) -> int:
-        """Peak bytes so far: of the student's GPU, or of the process where there is none."""
-        if self.student.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.student.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on: trained weights, optimizer tensors, the place in the run.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
@@ -170,6 +172,9 @@ def wait_for(run, condition, seconds=90):
 
 
 def test_a_job_runs_in_its_own_process_and_stops_within_a_step(config):
+    ballast = np.ones(2**30, np.uint8)
+    del ballast
+    ours = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = jobs.start(config.model_copy(update={"steps": 1000}), "job")
     assert run.status().state == "running", "a started job must never look dead"
     wait_for(run, lambda status: status.step >= 2)
@@ -178,6 +183,7 @@ def test_a_job_runs_in_its_own_process_and_stops_within_a_step(config):
     status = wait_for(run, lambda status: not status.live)
     assert status.state == "stopped"
     assert at <= status.step < 1000
+    assert run.rows()[-1]["memory_peak_bytes"] < ours - 2**28, "the peak is its own, not its parent's"
     assert run.model_dir.name == f"step-{status.step:06d}"
 
 
