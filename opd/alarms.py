@@ -1,9 +1,13 @@
 """What goes wrong in on-policy distillation, seen from the metrics alone: every rule and threshold is here.
 
 A rule looks at the rows up to a step and says a sentence, or nothing. It compares the mean of the last
-:data:`WINDOW` training steps with that of the run's first :data:`WINDOW`: single steps are noise. An alarm
-is raised at the onset, when the rule has been silent for :data:`QUIET` steps; so alarms are a function of
-the rows, and a resumed run raises those it would have raised.
+:data:`WINDOW` training steps with that of the run's first ones, since single steps are noise; or it judges
+the last ones by themselves, since a run may be bad from its first step on, or over before there is a start to
+compare with. An alarm is raised at the onset, when the rule has been silent for :data:`QUIET` steps; so
+alarms are a function of the rows, and a resumed run raises those it would have raised. It stands while its
+rule speaks.
+
+The KL to the teacher tells nothing of a collapse: both models agree on how a loop goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ Evidence = Literal["rollout", "probe"]
 WINDOW = 5
 """Steps of a mean. Of 128 completions each, so their standard error is a few per cent of the value."""
 
+SHORTEST = 2
+"""Steps of a mean in a run that is too short for longer ones."""
+
 QUIET = 10
 """Steps (for held-out metrics: evaluations) a rule must have been silent before it speaks again."""
 
@@ -30,23 +37,30 @@ ENTROPY_OF_TEACHER, ENTROPY_OF_START = 0.3, 0.5
 """The student may become as sure as its teacher: the entropy has collapsed if it is below the first share of
 the teacher's on the same tokens and below the second share of where it began."""
 
-REPEATED = 0.3
-"""Rise of the share of 4-grams that a completion has had before. The embedded pair's solutions repeat below
-1 % of theirs, loops nearly all."""
+CERTAIN = 0.01
+"""Nats a token below which a student is certain of all it says, whatever its teacher thinks of it."""
+
+REPEATED, LOOPS = 0.3, 0.6
+"""Rise of the share of 4-grams that a completion has had before, and the share that is bad by itself. The
+embedded pair's solutions repeat below 1 % of theirs, long reasoning up to a third, loops nearly all."""
 
 KL_EVALUATIONS, KL_RISE = 3, 0.1
 """Held-out KL: so many evaluations in a row higher than the one before, and in total by this share. All use
 the same random numbers, so noise seldom does that."""
 
+KL_FAR, KL_FAR_NATS = 1.5, 0.1
+"""Held-out KL that is so many times and so many nats above that of step 0: one evaluation is enough."""
+
 OVERLAP_LOST = 0.1
 """Fall of the share of likeliest tokens that both models have in common: it rises where distillation works
 and falls where it fails (thunlp/OPD)."""
 
-CLIPPED_MORE = 0.25
-"""Rise of the share of completions that the length limit cuts off."""
+CLIPPED_MORE, CLIPPED = 0.25, 0.9
+"""Rise of the share of completions that the length limit cuts off, and the share that is bad by itself: who
+learns from them hardly ever sees how an answer ends."""
 
 DEGENERATE = 0.5
-"""Share of a step's completions that are empty or one token over and over; healthy runs have none."""
+"""Share of a step's completions that are blank or one token over and over; healthy runs have none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
     """Return the alarms that begin at the last of some rows, which are a run's in order of their steps."""
     out = []
     for kind, (metric, evidence, rule) in RULES.items():
-        known = [row for row in rows if metric in row and (row["step"] > 0 or evidence == "probe")]
+        known = _known(rows, metric, evidence)
         if not known or known[-1] is not rows[-1]:
             continue
         message = rule(known)
@@ -82,12 +96,44 @@ def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
     return out
 
 
-def _start_and_now(rows: Sequence[Row], metric: str) -> tuple[float, float] | None:
-    """Return the mean of the first and of the last :data:`WINDOW` rows; None before they are apart."""
-    if len(rows) < 2 * WINDOW:
+def standing(rows: Sequence[Row]) -> list[str]:
+    """Return what the alarms say that stand at the last of a run's rows, whenever they began."""
+    said = (
+        rule(known) for metric, evidence, rule in RULES.values() if (known := _known(rows, metric, evidence))
+    )
+    return [message for message in said if message]
+
+
+def is_collapsed(row: Row) -> bool:
+    """Whether the answers of an evaluation loop or are blank, so that its KL tells nothing."""
+    degenerate, repeated = (row.get(f"heldout_{name}", 0.0) for name in ("degenerate_share", "repetition"))
+    return degenerate >= DEGENERATE or repeated > LOOPS
+
+
+def _known(rows: Sequence[Row], metric: str, evidence: Evidence) -> list[Row]:
+    """Return the rows that a rule looks at: those of training steps, or of evaluations."""
+    return [row for row in rows if metric in row and (row["step"] > 0 or evidence == "probe")]
+
+
+def _start_and_now(rows: Sequence[Row], metric: str, shortest: int = SHORTEST) -> tuple[float, float] | None:
+    """Return the mean of the first and of the last :data:`WINDOW` rows, of fewer where these would overlap.
+
+    None where they would be fewer than ``shortest``.
+    """
+    window = min(WINDOW, len(rows) // 2)
+    if window < shortest:
         return None
-    first, last = ([row[metric] for row in part] for part in (rows[:WINDOW], rows[-WINDOW:]))
-    return sum(first) / WINDOW, sum(last) / WINDOW
+    return _mean(rows[:window], metric), _mean(rows[-window:], metric)
+
+
+def _now(rows: Sequence[Row], metric: str) -> float | None:
+    """Return the mean of the last rows by themselves; None where they are fewer than :data:`SHORTEST`."""
+    window = max(SHORTEST, min(WINDOW, len(rows) // 2))
+    return _mean(rows[-window:], metric) if len(rows) >= SHORTEST else None
+
+
+def _mean(rows: Sequence[Row], metric: str) -> float:
+    return sum(row[metric] for row in rows) / len(rows)
 
 
 def _length_collapse(rows: Sequence[Row]) -> str | None:
@@ -105,6 +151,13 @@ def _length_explosion(rows: Sequence[Row]) -> str | None:
 
 
 def _entropy_collapse(rows: Sequence[Row]) -> str | None:
+    match _now(rows, "student_entropy"):
+        case float(now) if now < CERTAIN:
+            return (
+                f"The student's entropy is {now:.4f} nats: it is certain of every token, and tries no other."
+            )
+    if any("teacher_entropy" not in row for row in rows):  # a teacher that tells its likeliest tokens only
+        return None
     student, teacher = (_start_and_now(rows, f"{side}_entropy") for side in ("student", "teacher"))
     if student is None or teacher is None:
         return None
@@ -121,6 +174,9 @@ def _repetition(rows: Sequence[Row]) -> str | None:
     match _start_and_now(rows, "repetition"):
         case (start, now) if now > start + REPEATED:
             return f"Completions repeat themselves: {now:.0%} of their 4-grams, {start:.0%} at the start."
+    match _now(rows, "repetition"):
+        case float(now) if now > LOOPS:
+            return f"Completions repeat themselves: {now:.0%} of their 4-grams have come before."
     return None
 
 
@@ -132,22 +188,34 @@ def _kl_rising(rows: Sequence[Row]) -> str | None:
             f"The held-out KL has risen {KL_EVALUATIONS} evaluations in a row, from {last[0]:.3f} to "
             f"{last[-1]:.3f} nats a token: the student moves away from its teacher."
         )
+    start, now = rows[0]["heldout_kl"], last[-1]
+    if now > KL_FAR * start and now > start + KL_FAR_NATS:
+        return (
+            f"The held-out KL is {now:.3f} nats a token, {start:.3f} at the start: the student has moved "
+            "away from its teacher."
+        )
     return None
 
 
 def _overlap_falling(rows: Sequence[Row]) -> str | None:
-    match _start_and_now(rows, "topk_overlap"):
+    match _start_and_now(rows, "topk_overlap", WINDOW):
         case (start, now) if now < start - OVERLAP_LOST:
             return f"The models' likeliest tokens have {now:.0%} in common, {start:.0%} at the start."
     return None
 
 
 def _clipping(rows: Sequence[Row]) -> str | None:
-    match _start_and_now(rows, "clipped_share"):
+    match _start_and_now(rows, "clipped_share", WINDOW):
         case (start, now) if now > start + CLIPPED_MORE:
             return (
                 f"The length limit cuts off {now:.0%} of the completions, {start:.0%} at the start. "
                 "Raise max_tokens, or find out why the student does not end."
+            )
+    match _now(rows, "clipped_share"):
+        case float(now) if now >= CLIPPED:
+            return (
+                f"The length limit cuts off {now:.0%} of the completions, so the student hardly ever sees "
+                "how an answer ends. Raise max_tokens, or find out why it does not end."
             )
     return None
 
@@ -155,7 +223,7 @@ def _clipping(rows: Sequence[Row]) -> str | None:
 def _degenerate(rows: Sequence[Row]) -> str | None:
     share = rows[-1]["degenerate_share"]
     if share >= DEGENERATE:
-        return f"{share:.0%} of the step's completions are empty or one token over and over."
+        return f"{share:.0%} of the step's completions are blank or one token over and over."
     return None
 
 

@@ -514,7 +514,8 @@ def _list_runs(options: argparse.Namespace) -> None:
         best = "-" if s.best_accuracy is None else f"{s.best_accuracy:.1%}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.started))
         mark = "* " if s.baseline else "  "
-        line = f"{mark}{s.name}  {s.state}  step {s.step} of {s.steps}  best {best}  {when}  {s.objective}"
+        state = f"{s.state} ⚠" if s.alarmed else s.state
+        line = f"{mark}{s.name}  {state}  step {s.step} of {s.steps}  best {best}  {when}  {s.objective}"
         print(line + (f"  {visible(s.note)}" if s.note else ""))
 
 
@@ -631,7 +632,7 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
             finally:
                 signal.signal(signal.SIGINT, before)
     status = run.status()
-    print(f"Run {run.name} {status.state} at step {status.step} of {status.steps}.")
+    print(f"Run {run.name} {status.state} at step {status.step} of {status.steps}. {status.message}".strip())
     print(f"Training took {seconds:.1f} s, loading and evaluation not counted.")
     if run.model_dir:
         print(f"The student is in {run.model_dir}.")

@@ -48,7 +48,7 @@ from opd.parallel import (
 from opd.reviewing import review
 from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
-from opd.step_metrics import mean_kl, step_metrics
+from opd.step_metrics import mean_kl, shape, step_metrics
 from opd.traces import FrozenScores, Push
 from opd.trajectory import Grades, Review, StepReport, Trajectory
 
@@ -171,7 +171,7 @@ class Distillation:
         tokens = sum(len(r.trajectory) for r in rollouts)
         metrics = {
             "loss": float(np.mean([update.loss for update in updates])),
-            **step_metrics(rollouts, grades, self.student.eos_ids, fresh=len(parts[0])),
+            **step_metrics(rollouts, grades, self.student, fresh=len(parts[0])),
             "stop_mass": float(np.mean([p for update in updates for p in update.stop_mass])),
             "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
             "learning_rate": rate,
@@ -463,6 +463,9 @@ class Distillation:
                 scoring = partial(grade, lesson.pair, temperature=config.temperature, top_k=TOP_K)
                 grades = spread(scoring, probes, len)
             metrics |= mean_kl("heldout_kl", grades, suffix)
+            metrics[f"heldout_prompts{suffix}"] = len(problems)
+            looks = shape(probes, self.student)
+            metrics |= {f"heldout_{name}{suffix}": value for name, value in looks.items()}
             if not number:
                 for e, t, g in list(zip(problems, probes, grades, strict=True))[:PROBES_KEPT]:
                     correct = lesson.task.verify(e, self.student.text(t.completion_ids))

@@ -22,6 +22,7 @@ class RunSummary:
     Attributes:
         name: its name.
         state: where it stands.
+        alarmed: whether it ended while an alarm stood.
         step: the last step that was written.
         steps: updates asked for.
         best_accuracy: the highest held-out accuracy of a step, in [0, 1]; None where none was measured.
@@ -37,6 +38,7 @@ class RunSummary:
 
     name: str
     state: State
+    alarmed: bool
     step: int
     steps: int
     best_accuracy: float | None
@@ -69,6 +71,7 @@ def _summary(run: Run, pinned: Run | None) -> RunSummary:
     return RunSummary(
         name=run.name,
         state=status.state,
+        alarmed=status.alarmed,
         step=status.step,
         steps=status.steps,
         best_accuracy=max((row["heldout_accuracy"] for row in measured), default=None),

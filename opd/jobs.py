@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from opd.alarms import alarms_at
+from opd.alarms import alarms_at, standing
 from opd.config import DistillConfig
 from opd.devices import Place, stand_in_line, waiting_sentence
 from opd.distillation import Distillation, distill, learning_rate
@@ -174,13 +174,16 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
             message = "It has spent the budget of its race."
             break
     step = distillation.next_step - 1
+    said = [message] if message else []
     best = run.drop_after_best() if asked == "keep_best" else None
     if best is None:
         save()
     else:
-        message = f"Kept the best checkpoint, that of step {best}."
+        said.append(f"Kept the best checkpoint, that of step {best}.")
+    alarms = standing([row for row in rows if row["step"] <= (step if best is None else best)])
+    said += [f"It ends with an alarm: {alarm}" for alarm in alarms]
     ended = "finished" if step == run.config.steps or not asked else "stopped"
-    run.log_event(ended, step=step, message=message or "")
+    run.log_event(ended, step=step, message=" ".join(said), alarmed=bool(alarms))
 
 
 def _load(run: Run) -> Distillation:

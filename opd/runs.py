@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from opd.alarms import is_collapsed
 from opd.config import DistillConfig, make_config, read_config
 from opd.devices import is_locked, place_of, try_lock, waiting_sentence
 from opd.paths import home_dir
@@ -68,12 +69,14 @@ class RunStatus:
         step: the last step that was written.
         steps: updates asked for.
         message: a sentence for the user; empty if there is nothing to say.
+        alarmed: whether it ended while an alarm stood; the message says which.
     """
 
     state: State
     step: int
     steps: int
     message: str = ""
+    alarmed: bool = False
 
     @property
     def live(self) -> bool:
@@ -265,7 +268,8 @@ class Run:
             state, message = self._live_state(last["event"])
             return RunStatus(state, step, steps, message)
         if last["event"] in ("finished", "stopped", "failed"):
-            return RunStatus(last["event"], step, steps, last.get("message", ""))
+            message, alarmed = last.get("message", ""), last.get("alarmed", False)
+            return RunStatus(last["event"], step, steps, message, alarmed)
         return RunStatus("interrupted", step, steps, f"The process ended without a word. {self.log_tail()}")
 
     # The trajectories that were kept
@@ -386,7 +390,8 @@ class Run:
     def best_step(self) -> int | None:
         """The step with the highest held-out accuracy among those that can be loaded; the first of equals.
 
-        Where prompts have no answers, the lowest held-out KL decides. None where nothing was measured.
+        Where prompts have no answers, the lowest held-out KL decides; see :func:`merit`. None where nothing
+        was measured.
         """
         kept = {_step_of(path) for path in self.checkpoints}
         scored = [row for row in self.rows() if row["step"] in kept and merit(row) is not None]
@@ -578,11 +583,15 @@ def _read_config(path: Path, written: int) -> DistillConfig:
     return make_config(read_config(path))
 
 
-def merit(row: Mapping[str, float]) -> float | None:
-    """Return how good a step is: its held-out accuracy, else minus its held-out KL, None if not measured."""
+def merit(row: Mapping[str, float]) -> tuple[bool, float] | None:
+    """Return how good a step is, to be compared with another one's; None if it was not measured.
+
+    That is its held-out accuracy, else minus its held-out KL; but a student that has collapsed may be near to
+    its teacher, and is never better than one that has not.
+    """
     if "heldout_accuracy" in row:
-        return row["heldout_accuracy"]
-    return -row["heldout_kl"] if "heldout_kl" in row else None
+        return True, row["heldout_accuracy"]
+    return (not is_collapsed(row), -row["heldout_kl"]) if "heldout_kl" in row else None
 
 
 def sentences(event: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.models import LanguageModel
 from opd.rollouts import Rollout
-from opd.trajectory import Grades
+from opd.trajectory import Grades, Trajectory
 
 
 def step_metrics(
-    rollouts: Sequence[Rollout], grades: Sequence[Grades], eos_ids: Sequence[int], *, fresh: int
+    rollouts: Sequence[Rollout], grades: Sequence[Grades], student: LanguageModel, *, fresh: int
 ) -> dict[str, float]:
     """Return the step's metrics by name; KL, entropies and penalties in nats per token.
 
@@ -20,9 +21,7 @@ def step_metrics(
     before the step's first update: 0 up to round-off while both are one model. The importance ratio is that
     of all rollouts; with substeps it also tells how far the updates moved the student.
     ``topk_overlap`` is the share of the student's likeliest tokens that are among the teacher's,
-    ``shared_mass`` the student's probability on those. ``repetition`` is the share of a completion's 4-grams
-    that it has had before, ``degenerate_share`` that of the completions which are empty or one token over and
-    over; ``eos_ids`` are no part of a completion there.
+    ``shared_mass`` the student's probability on those. Of the others see :func:`shape`.
     """
 
     def mean(columns: Sequence[np.ndarray]) -> float:
@@ -41,16 +40,10 @@ def step_metrics(
         "shared_mass": mean(masses),
         "tokens": sum(len(t) for t in trajectories),
         "trained_tokens": sum(r.trained_tokens for r in rollouts),
-        "completion_tokens": float(np.mean([len(t) for t in trajectories])),
-        "clipped_share": float(np.mean([t.finish_reason == "length" for t in trajectories])),
+        **shape(trajectories, student),
     }
     if all(g.teacher.entropy is not None for g in grades):
         metrics["teacher_entropy"] = mean([g.teacher.entropy for g in grades])
-    bodies = [t.completion_ids[~np.isin(t.completion_ids, eos_ids)] for t in trajectories]
-    metrics |= {
-        "repetition": float(np.mean([repetition(body) for body in bodies])),
-        "degenerate_share": float(np.mean([_is_degenerate(body) for body in bodies])),
-    }
     log_ratios = [
         g.student.logprobs - t.behaviour_logprobs if t.behaviour_logprobs is not None else np.empty(0)
         for g, t in zip(grades, trajectories, strict=True)
@@ -63,6 +56,22 @@ def step_metrics(
     if all(r.right is not None for r in rollouts):
         metrics["reward"] = float(np.mean([r.right for r in rollouts]))
     return metrics
+
+
+def shape(trajectories: Sequence[Trajectory], student: LanguageModel) -> dict[str, float]:
+    """Return what a student's completions look like by themselves, whatever a teacher thinks of them.
+
+    Their mean length in tokens, and three shares: of those that the length limit cuts off, of the 4-grams
+    that a completion has had before, and of those that are blank or one token over and over. The ids that end
+    a completion are no part of it in the last two.
+    """
+    bodies = [t.completion_ids[~np.isin(t.completion_ids, student.eos_ids)] for t in trajectories]
+    return {
+        "completion_tokens": float(np.mean([len(t) for t in trajectories])),
+        "clipped_share": float(np.mean([t.finish_reason == "length" for t in trajectories])),
+        "repetition": float(np.mean([repetition(body) for body in bodies])),
+        "degenerate_share": float(np.mean([_is_degenerate(body, student) for body in bodies])),
+    }
 
 
 def mean_kl(name: str, grades: Sequence[Grades], suffix: str = "") -> dict[str, float]:
@@ -87,5 +96,5 @@ def repetition(ids: NDArray[np.int64]) -> float:
     return 1 - len(np.unique(grams)) / len(grams)
 
 
-def _is_degenerate(body: NDArray[np.int64]) -> bool:
-    return len(body) == 0 or (len(body) > 3 and len(np.unique(body)) == 1)
+def _is_degenerate(body: NDArray[np.int64], student: LanguageModel) -> bool:
+    return (len(body) > 3 and len(np.unique(body)) == 1) or not student.text(body).strip()

@@ -1,13 +1,15 @@
 """Alarms: each rule speaks when its trouble begins, once, and never on a healthy run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from graded import make_review
 
-from opd.alarms import QUIET, RULES, alarms_at
+from opd.alarms import QUIET, RULES, alarms_at, standing
 from opd.config import DistillConfig
 from opd.rollouts import Rollout
-from opd.runs import create_run
+from opd.runs import create_run, merit
 from opd.step_metrics import repetition, step_metrics
 from opd.trajectory import StepReport, Trajectory
 
@@ -66,6 +68,61 @@ def test_each_trouble_raises_its_alarm_once_and_names_the_evidence(kind, sick):
     assert alarm.evidence == "rollout"
 
 
+COLLAPSED = {"repetition": 0.89, "clipped_share": 1.0, "degenerate_share": 1.0, "student_entropy": 0.002}
+
+
+@pytest.mark.parametrize("begins", [1, 2, 3])
+def test_a_collapse_in_a_run_of_four_steps_is_told_although_the_kl_falls(begins):
+    rows = [{"step": 0, "heldout_kl": 1.7}]
+    for step in range(1, 5):
+        sick = COLLAPSED if step >= begins else {}
+        rows.append(HEALTHY | {"completion_tokens": 30.0, "teacher_entropy": 0.003, "step": step} | sick)
+    rows[-1]["heldout_kl"] = 0.2
+    alarms = raised(rows)
+    assert {alarm.kind for alarm in alarms} >= {"repetition", "clipping", "degenerate", "entropy collapse"}
+    assert len(alarms) == len({alarm.kind for alarm in alarms}), "each is said once"
+    assert len(standing(rows)) == len(alarms)
+
+
+def test_what_is_bad_from_the_first_step_on_is_told():
+    rows = [HEALTHY | {"step": step, "clipped_share": 1.0} for step in range(1, 15)]
+    (alarm,) = raised(rows)
+    assert (alarm.kind, alarm.step) == ("clipping", 2)
+    assert "cuts off 100% of the completions" in alarm.message
+    assert standing(rows) == [alarm.message]
+
+
+def test_an_alarm_whose_trouble_has_passed_does_not_stand():
+    rows = healthy_rows(30, np.random.default_rng(0))
+    rows[5:12] = [row | {"repetition": 0.9} for row in rows[5:12]]
+    assert [alarm.kind for alarm in raised(rows)] == ["repetition"]
+    assert standing(rows) == []
+    assert standing([]) == []
+
+
+def test_a_teacher_that_tells_no_entropy_is_no_reason_to_fail():
+    rows = [
+        {k: v for k, v in row.items() if k != "teacher_entropy"}
+        for row in healthy_rows(20, np.random.default_rng(0))
+    ]
+    assert raised(rows) == []
+
+
+def test_a_held_out_kl_far_above_the_first_one_is_told_at_once():
+    (alarm,) = raised([{"step": 0, "heldout_kl": 1.5}, {"step": 4, "heldout_kl": 2.6}])
+    assert alarm.kind == "held-out KL rising"
+    assert "2.600 nats a token, 1.500 at the start" in alarm.message
+    assert raised([{"step": 0, "heldout_kl": 0.01}, {"step": 4, "heldout_kl": 0.05}]) == []
+
+
+def test_a_student_that_has_collapsed_is_not_the_best_for_being_near_to_its_teacher():
+    healthy, loop = {"heldout_kl": 0.9, "heldout_repetition": 0.1}, {"heldout_kl": 0.1}
+    assert merit(healthy) > merit(loop | {"heldout_repetition": 0.9})
+    assert merit(healthy) > merit(loop | {"heldout_degenerate_share": 0.8})
+    assert merit(healthy) < merit(loop | {"heldout_repetition": 0.1})
+    assert merit({"heldout_kl": 0.9}) < merit({"heldout_kl": 0.8}), "as older runs have it"
+
+
 def test_a_held_out_kl_that_rises_three_times_raises_an_alarm_and_two_do_not():
     values = [0.5, 0.4, 0.42, 0.45, 0.41, 0.43, 0.46, 0.5, 0.55]
     rows = [{"step": 10 * i, "heldout_kl": kl} for i, kl in enumerate(values)]
@@ -106,12 +163,17 @@ def test_repetition_counts_the_4_grams_that_came_before():
 
 @pytest.mark.parametrize(
     ("completion", "share"),
-    [([9], 1.0), ([4, 4, 4, 4, 9], 1.0), ([4, 4, 4, 9], 0.0), ([4, 5, 4, 5, 9], 0.0)],
+    [
+        *[([9], 1.0), ([4, 4, 4, 4, 9], 1.0), ([4, 4, 4, 9], 0.0), ([4, 5, 4, 5, 9], 0.0)],
+        *[([1, 2, 3, 2, 9], 1.0), ([1, 2, 3, 4, 9], 0.0)],
+    ],
 )
-def test_empty_and_single_token_completions_are_degenerate(completion, share):
+def test_blank_and_single_token_completions_are_degenerate(completion, share):
+    spelled = {1: " ", 2: "\n", 3: "\t", 4: "a", 5: "b"}
+    student = SimpleNamespace(eos_ids=[9], text=lambda ids: "".join(spelled[i] for i in ids))
     trajectory = Trajectory(np.array([1]), np.array(completion), None, "stop", np.array([1]))
     grades = make_review(["x"] * len(completion)).grades
-    metrics = step_metrics([Rollout(None, None, trajectory, None)], [grades], eos_ids=[9], fresh=1)
+    metrics = step_metrics([Rollout(None, None, trajectory, None)], [grades], student, fresh=1)
     assert metrics["degenerate_share"] == share
 
 

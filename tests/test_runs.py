@@ -17,8 +17,9 @@ import pytest
 
 import opd
 from opd import jobs, runs
+from opd.history import summaries
 from opd.models import load_model
-from opd.runs import RunBusyError, RunExistsError, create_run, list_runs, open_run
+from opd.runs import RunBusyError, RunExistsError, create_run, list_runs, open_run, told
 from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
@@ -79,6 +80,18 @@ def test_a_finished_run_holds_config_metrics_samples_and_a_loadable_student(conf
         (a != b).any() for a, b in zip(student.model.parameters(), base.model.parameters(), strict=True)
     )
     assert [c.name for c in run.checkpoints] == ["step-000002", "step-000004"]
+
+
+def test_a_run_that_ends_with_an_alarm_says_so(config):
+    """Every completion of the random student runs into a limit of 4 tokens."""
+    run = create_run("alarmed", config.model_copy(update={"max_tokens": 4, "eval_prompts": 0}))
+    with run.hold():
+        jobs.work(run)
+    status = run.status()
+    assert (status.state, status.alarmed) == ("finished", True)
+    assert "It ends with an alarm: The length limit cuts off" in status.message
+    assert summaries()[0].alarmed
+    assert "Finished. It ends with an alarm" in told(run.events()[-1])[0]["text"]
 
 
 def test_an_adapter_checkpoint_loads_in_plain_peft_from_anywhere(config, tmp_path, monkeypatch):

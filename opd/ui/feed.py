@@ -41,6 +41,7 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
     return {
         "state": status.state,
         "live": status.live,
+        "alarmed": status.alarmed,
         "step": status.step,
         "steps": status.steps,
         "message": _message(run, status, started=bool(status.step or news.rows)),

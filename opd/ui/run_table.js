@@ -35,7 +35,7 @@ function rowOf(run) {
   row.append(
     first,
     cell(run.name + (run.baseline ? " ★" : "")),
-    cell(run.state),
+    cell(run.state + (run.alarmed ? " ⚠" : "")),
     cell(`${run.step} / ${run.steps}`, "number"),
     cell(best && best + teacher, "number"),
     cell(run.objective + (run.race ? `, race ${run.race}` : "")),
@@ -63,7 +63,7 @@ async function read() {
   if (drawn !== root.dataset.drawn) {
     find("tbody").replaceChildren(...runs.map(rowOf));
     find(".empty").hidden = runs.length > 0 || Boolean(search.value);
-    find(".count").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}. ★ is the baseline.`;
+    find(".count").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}. ★ is the baseline; ⚠ ended with an alarm.`;
   }
   root.dataset.drawn = drawn;
   return POLL_MS;

@@ -52,17 +52,17 @@ function duration(total) {
 
 function showStanding() {
   const { name, rows, news } = followed;
-  const { state, step, steps, message, live } = news;
+  const { state, step, steps, message, live, alarmed } = news;
   root.removeAttribute("data-empty");
-  find(".pill").textContent = state;
-  find(".pill").dataset.state = state;
+  find(".pill").textContent = alarmed ? `${state}, with an alarm` : state;
+  find(".pill").dataset.state = alarmed ? "alarmed" : state;
   find(".run-name").textContent = name;
   find("progress").max = steps;
   find("progress").value = step;
   const trained = rows.all.filter((row) => row.step > 0);
   find(".progress-text").textContent = progressSentence(news, trained);
   find(".message").textContent = message;
-  find(".message").classList.toggle("bad", BAD.includes(state));
+  find(".message").classList.toggle("bad", alarmed || BAD.includes(state));
   find(".message").hidden = !message;
   const offered = OFFERS[state] ?? (news.resumable ? ["resume"] : []);
   for (const button of root.querySelectorAll("[data-request]")) {
