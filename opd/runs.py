@@ -309,6 +309,23 @@ class Run:
             for record in self._samples.records("frozen", step)
         ]
 
+    def probes_by_change(self) -> list[Review]:
+        """Return the probes as the untrained student answered them, the one that changed most first.
+
+        What counts is how far the mean reverse KL (nats a token) of that answer moved from the first
+        evaluation to the last. Empty where nothing was evaluated.
+        """
+        evaluations = self.saved_steps("frozen")
+        if not evaluations:
+            return []
+        first, last = (
+            {frozen.index: frozen.scores.reverse_kl for frozen in self.frozen_at(step)}
+            for step in (evaluations[0], evaluations[-1])
+        )
+        moved = {i: abs(float((last[i] - kl).mean())) for i, kl in first.items() if i in last and len(kl)}
+        probes = self.probes(0)
+        return [probes[i] for i in sorted(moved, key=moved.get, reverse=True) if i < len(probes)]
+
     @property
     def _samples(self) -> SampleFile:
         return sample_file(self.path / "samples.jsonl")
@@ -612,6 +629,8 @@ def told(event: Mapping[str, Any]) -> list[dict[str, Any]]:
     if event["event"] == "alarm":
         alarm = {key: event[key] for key in ("step", "metric", "evidence")}
         return [{"kind": "alarm", "text": f"Step {event['step']}: {event['message']}", **alarm}]
+    if event["event"] == "task":  # what trains, and what is held out
+        return [{"kind": "mark", "text": event["message"]}]
     if event["event"] in MARKS:
         at = f"Step {event['step']}: " if "step" in event else ""
         return [{"kind": "mark", "text": f"{at}{MARKS[event['event']]} {event.get('message', '')}".strip()}]

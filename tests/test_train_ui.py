@@ -4,11 +4,12 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from graded import make_review
 
 from opd.config import DistillConfig, make_config
 from opd.presets import PRESETS
 from opd.runs import create_run
-from opd.traces import Push, moved_as_meant
+from opd.traces import FrozenScores, Push, moved_as_meant
 from opd.trajectory import StepReport
 from opd.ui import feed, pairs
 from opd.ui.feed import news_of
@@ -49,6 +50,24 @@ def test_only_what_is_new_is_told():
         {"kind": "alarm", "text": "Step 2: Watch out.", "step": 2, "metric": "loss", "evidence": "rollout"}
     ]
     assert not later["restart"]
+
+
+def test_what_a_task_holds_out_is_told():
+    create_run("held", DistillConfig()).log_event("task", message="x.jsonl: 34 prompts, 7 for the test.")
+    assert news_of("held", None)["happened"] == [
+        {"kind": "mark", "text": "x.jsonl: 34 prompts, 7 for the test."}
+    ]
+
+
+def test_the_probe_that_changed_most_comes_first():
+    run = create_run("probed", DistillConfig())
+    probes = [make_review(["a"], messages=[{"role": "user", "content": f"probe {i}"}]) for i in range(3)]
+    for step, kls in ((0, (1.0, 2.0, 0.5)), (4, (0.9, 0.1, 1.5))):
+        frozen = [FrozenScores(*np.full((3, 2), kl, np.float32)) for kl in kls]
+        run.append(StepReport(step, {}, probes=probes, frozen=frozen))
+    asked = [review.messages[-1]["content"] for review in run.probes_by_change()]
+    assert asked == ["probe 1", "probe 2", "probe 0"]
+    assert create_run("unprobed", DistillConfig()).probes_by_change() == []
 
 
 def test_what_is_a_lower_bound_is_told_in_words():

@@ -2,7 +2,7 @@
  * Curves of runs, drawn by plotly. A plot is made once and updated in place, so a zoom is kept while points
  * arrive; one that nobody sees is drawn when it comes into sight.
  *
- * A panel is { name, title, words, unit, range, wide, traces }, and a trace { key, label, colour, look }: the
+ * A panel is { name, title, words, unit, range, traces }, and a trace { key, label, colour, look }: the
  * metric, its name, a CSS variable, and one of LOOKS. opd/view/panels.json has those of one run.
  */
 
@@ -18,6 +18,11 @@ class Rows {
       if (row.step > last) this.all.push(row);
       else this.all[this.all.findIndex(({ step }) => step >= row.step)] = row;
     }
+  }
+
+  /** Whether a metric was measured at any step. */
+  has(key) {
+    return this.all.some((row) => row[key] !== undefined);
   }
 
   /** Points of a metric: { x, y }, averaged over the last `window` of them. */
@@ -107,11 +112,11 @@ function boundNote(curves) {
 class Board {
   /**
    * `plotly` is its address; `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places
-   * on its axis to mark, `axis()` the axis that all share, `boundsOf(panel)` what boundNote takes; `onPoint(step)`
-   * hears of a click.
+   * on its axis to mark, `axis()` the axis that all share, `boundsOf(panel)` what boundNote takes, `measured(panel)`
+   * whether there is anything to draw: else it is not shown; `onPoint(step)` hears of a click.
    */
-  constructor(root, place, panels, { plotly, curvesOf, marksOf = () => [], boundsOf = () => [], axis = () => ({}), onPoint = () => {} }) {
-    Object.assign(this, { root, plotly, curvesOf, marksOf, boundsOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
+  constructor(root, place, panels, { plotly, curvesOf, measured, marksOf = () => [], boundsOf = () => [], axis = () => ({}), onPoint = () => {} }) {
+    Object.assign(this, { root, plotly, curvesOf, measured, marksOf, boundsOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
     this.plots = panels.map((panel) => this.makeFigure(place, panel));
     this.observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -127,7 +132,7 @@ class Board {
 
   makeFigure(place, panel) {
     const figure = document.createElement("figure");
-    figure.classList.toggle("wide", Boolean(panel.wide));
+    figure.hidden = true;
     const caption = document.createElement("figcaption");
     const title = Object.assign(document.createElement("b"), { textContent: panel.title });
     caption.append(title, ` ${panel.words} `);
@@ -149,7 +154,9 @@ class Board {
   /** Draw all plots anew, at once or when they are seen; `identity` names what is shown: another one, no zoom. */
   update(identity = this.identity) {
     this.identity = identity;
+    if (!identity) return;
     for (const plot of this.plots) {
+      plot.parentElement.hidden = !this.measured(plot.panel);
       if (this.seen.has(plot)) this.draw(plot);
       else this.stale.add(plot);
     }
@@ -157,7 +164,6 @@ class Board {
 
   async draw(plot) {
     this.stale.delete(plot);
-    if (!this.identity) return;
     try {
       await loadPlotly(this.plotly);
     } catch {

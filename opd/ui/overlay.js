@@ -20,6 +20,7 @@ let shown = null;
 const board = new Board(root, find(".curves"), COMPARED, {
   plotly: props.plotly,
   axis: () => ({ title: AXES[find(".axis").value] }),
+  measured: ({ key }) => shown.runs.some(({ rows }) => rows.has(key)),
   boundsOf: ({ key }) => shown.runs.map(({ name, bounds }) => [name, bounds[key]]),
   curvesOf: (panel, colours) =>
     shown.runs.map(({ name, rows }, i) => {

@@ -24,6 +24,7 @@ const boards = [[".main", false], [".more", true]].map(
   ([place, more]) =>
     new Board(root, find(place), props.panels.filter((panel) => Boolean(panel.more) === more), {
       plotly: props.plotly,
+      measured: ({ traces }) => traces.some(({ key }) => followed.rows.has(key)),
       curvesOf: (panel, colours) => curvesOfRun(panel, colours, followed.rows, smoothing()),
       marksOf: ({ traces }) =>
         followed.alarms.filter(({ metric }) => traces.some(({ key }) => key === metric)).map(({ step }) => step),
@@ -67,6 +68,7 @@ function showStanding() {
   const offered = OFFERS[state] ?? (news.resumable ? ["resume"] : []);
   for (const button of root.querySelectorAll("[data-request]")) {
     button.hidden = !offered.includes(button.dataset.request);
+    if (button.dataset.request === "stop") button.textContent = state === "queued" ? "Cancel" : "Stop";
   }
   find(".prolong").hidden = state !== "finished";
   find(".prolong input").value ||= steps;
@@ -131,7 +133,7 @@ async function askForNews() {
     return POLL_MS;
   }
   if (news.gone) {
-    find(".said").textContent = "This run is gone.";
+    showGone();
     return 0;
   }
   const before = mine.news;
@@ -149,6 +151,14 @@ async function askForNews() {
 
 const poll = new Poll(root, askForNews);
 
+/** Its curves stay to be looked at; there is nothing to be asked of it any more. */
+function showGone() {
+  find(".pill").textContent = find(".pill").dataset.state = "gone";
+  find(".said").textContent = "This run is gone.";
+  for (const door of root.querySelectorAll(".doors > :not(.said)")) door.hidden = true;
+  trigger("followed", { run: followed.name });
+}
+
 function follow(name) {
   find(".prolong input").value = ""; // as many again as the run had
   followed = { name, cursor: null, news: null };
@@ -157,6 +167,7 @@ function follow(name) {
   const query = new URLSearchParams(location.search);
   query.set("run", name);
   history.replaceState(history.state, "", `${location.pathname}?${query}${location.hash}`);
+  trigger("followed", { run: name });
   poll.start();
 }
 

@@ -21,6 +21,7 @@ class RunView(CurveHTML):
     not while nobody looks at it.
 
     Events; the ``gr.EventData`` of each holds in ``_data`` the name ``run`` and what is said here:
+    ``followed`` (another one than before, or this one is gone: what was beside the last is of it no more),
     ``control`` (``request``: pause, go_on, resume, stop, keep_best, or prolong by ``steps``), ``review`` (its
     trained student), ``point`` (``step`` of a curve), ``evidence`` (``step`` and ``evidence`` of an alarm),
     ``ended``.

@@ -7,10 +7,9 @@ const find = (selector) => root.querySelector(selector);
 let shown = null;
 
 function showValue() {
-  if (!props.value) return;
-  const first = !shown;
+  root.hidden = !props.value;
+  if (root.hidden) return;
   shown = JSON.parse(props.value);
-  root.hidden = false;
   find("h3").textContent = shown.title;
   find(".words").textContent = shown.words;
   const at = shown.steps.indexOf(shown.step);
@@ -18,7 +17,6 @@ function showValue() {
   offer(".later", at < 0 ? undefined : shown.steps[at + 1]);
   find(".pushes").hidden = !shown.points.length;
   if (shown.points.length) drawPushes();
-  if (!first) root.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 
 function offer(selector, step) {
@@ -73,5 +71,8 @@ for (const selector of [".earlier", ".later"]) {
     trigger("step", { run: shown.run, kind: shown.kind, step });
   });
 }
-watch("value", showValue);
+watch("value", () => {
+  showValue();
+  if (props.value) root.scrollIntoView({ behavior: "smooth", block: "nearest" }); // it lies below the curves
+});
 showValue();

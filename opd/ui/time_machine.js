@@ -136,6 +136,7 @@ const poll = new Poll(element, askForMore);
 
 function follow(run, probe = 0) {
   const prompts = shown?.run === run ? shown.prompts : null;
+  root.hidden = !prompts;
   shown = { run, probe, prompts, steps: [], kl: [], pieces: null, first: null, at: 0 };
   poll.start();
 }

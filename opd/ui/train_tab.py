@@ -12,6 +12,7 @@ from opd.config import DistillConfig
 from opd.runs import Run, list_runs, new_name, open_run
 from opd.sample_file import Kind
 from opd.saved_reviews import ReviewGroup
+from opd.trajectory import Messages
 from opd.ui.dry_run import DryRun, look_ahead
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
@@ -85,11 +86,12 @@ class TrainTab:
         self.ahead.token(self._show_ahead, None, self.looked_at, **PLUMBING)
         self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
         self.picker.focus(lambda: gr.update(choices=_names()), None, self.picker, **PLUMBING)
+        self.run.followed(_nothing_beside, None, [self.ahead, *self.looked_at], **PLUMBING)
         self.run.control(self._control, None, self.followed, **PLUMBING)
         self.run.review(
             self._open_in_review,
             self.review.requested,
-            [self.tabs, self.review.requested, *self.review.in_use],
+            [self.tabs, self.review.requested, self.review.prompt, self.review.system, *self.review.in_use],
             **PLUMBING,
         )
         self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
@@ -134,12 +136,16 @@ class TrainTab:
         return [gr.Tabs(selected="train"), *self.follow(run.name)]
 
     def _open_in_review(self, requested: int, event: gr.EventData) -> list[Any]:
-        """Return the updates that put a run's student beside the untrained one and ask for a sampling."""
+        """Return the updates that put a run's student beside the untrained one and ask for a sampling.
+
+        Both are asked the probe that changed most, if the run evaluated any that is a single question.
+        """
         with spoken_errors():
             run = _run_of(event)
             names = _pair_of(run)
+            asked = next(filter(None, (_single(p.messages) for p in run.probes_by_change())), None)
         shown = self.review.use(names, trained=run.name, which=BOTH)
-        return [gr.Tabs(selected="review"), requested + 1, *shown]
+        return [gr.Tabs(selected="review"), requested + 1, *(asked or [gr.skip(), gr.skip()]), *shown]
 
     # Before the start
 
@@ -261,6 +267,11 @@ class TrainTab:
         ]
 
 
+def _nothing_beside() -> list[Any]:
+    """Return the updates that put away what was shown beside another run, or before any."""
+    return [None, None, gr.update(value=None, visible="hidden")]
+
+
 def _opens_review(request: gr.Request) -> bool:
     """Whether the page was opened to read a saved review."""
     return "review" in request.query_params
@@ -287,6 +298,16 @@ def _number(event: gr.EventData, name: str) -> int:
         case int(number) if number >= 0:
             return number
     raise ValueError(NOT_THERE)
+
+
+def _single(messages: Messages) -> tuple[str, str] | None:
+    """Return the prompt and the system prompt of a conversation of one question; None of a longer one."""
+    match messages:
+        case [{"role": "user", "content": prompt}]:
+            return prompt, ""
+        case [{"role": "system", "content": system}, {"role": "user", "content": prompt}]:
+            return prompt, system
+    return None
 
 
 def _pair_of(run: Run) -> PairNames:

@@ -3,7 +3,7 @@
 plotly, which draws the live ones, would add 4.8 MB of script to every file, and a picture made by a plotting
 library knows one set of colours. These few lines take the page's own, by day and by night, and need no
 script. What is drawn comes from ``panels.json``, which the live curves read too: a list of ``{name, title,
-words, unit, range, wide, more, traces}`` with traces ``{key, label, colour, look}`` (the metric, its name, a
+words, unit, range, more, traces}`` with traces ``{key, label, colour, look}`` (the metric, its name, a
 CSS variable of ``cockpit.css``, and how it looks; several "part" traces are stacked).
 """
 
@@ -95,8 +95,7 @@ def chart(panel: Mapping[str, Any], rows: Sequence[Mapping[str, float]], steps: 
     last_step, last = drawn[-1][1][-1]
     words = f"{panel['title']}: {last:{unit}} at step {last_step}"
     return (
-        f'<figure class="{"wide" if panel.get("wide") else ""}">'
-        f"<figcaption><b>{panel['title']}</b> {html.escape(panel['words'])}{key}</figcaption>"
+        f"<figure><figcaption><b>{panel['title']}</b> {html.escape(panel['words'])}{key}</figcaption>"
         + _framed(
             "".join(shapes),
             [(_flip(y, tick), f"{tick:{unit}}") for tick in y.ticks()],

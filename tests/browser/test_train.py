@@ -56,8 +56,8 @@ def trained_steps(page, at_least: int = 1) -> int:
 
 def curve(page, name: str) -> list[int]:
     """The steps of a curve's last trace; plots are drawn when they come into sight."""
-    page.locator(f"[data-curve={name}]").scroll_into_view_if_needed()
-    trace = f"document.querySelector('[data-curve={name}]').data?.at(-1)"
+    page.locator(f".run-view [data-curve={name}]").scroll_into_view_if_needed()
+    trace = f"document.querySelector('.run-view [data-curve={name}]').data?.at(-1)"
     page.wait_for_function(f"{trace}?.x.length")
     return page.evaluate(f"{trace}.x")
 
@@ -77,7 +77,7 @@ def finished(home: Path) -> str:
     return "finished"
 
 
-def test_a_run_is_watched_and_its_student_reviewed(page, app, open_page):
+def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page):
     open_train(page, **QUICK)
     name = start(page)
 
@@ -98,6 +98,8 @@ def test_a_run_is_watched_and_its_student_reviewed(page, app, open_page):
     page.wait_for_selector("#sample:not([disabled])")
     before, after = page.locator("#review .pane-title").all_inner_texts()
     assert (before, after) == ("before training", f"after {name}")
+    changed_most = Run(home / "runs" / name).probes_by_change()[0]
+    assert page.locator("#review .prompt").inner_text() == changed_most.messages[-1]["content"]
 
 
 def test_a_page_that_was_opened_before_there_was_any_run_shows_its_curves(serve, open_page, tmp_path, kill):
@@ -241,7 +243,7 @@ def test_a_kl_that_is_a_lower_bound_is_called_so_at_its_curve(app, home, finishe
         assert page.locator("#run figure:has([data-curve=kl]) .bound").text_content() == said
 
 
-def test_a_point_of_a_curve_opens_that_steps_rollouts(app, finished, open_page):
+def test_a_point_opens_its_steps_rollouts_and_they_go_with_the_run(app, home, finished, open_page):
     page = open_page(f"{app}/?run={finished}")
     state(page, "finished")
     plot = page.locator("[data-curve=loss] .nsewdrag")
@@ -259,6 +261,30 @@ def test_a_point_of_a_curve_opens_that_steps_rollouts(app, finished, open_page):
     assert len(points) == 4
     page.locator(".step-view .earlier").click()
     page.wait_for_selector(".step-view h3:text-is('Rollouts of step 2')")
+
+    # Another run is opened on the Runs tab, then picked: what belongs to the one before is put away.
+    name = f"other-{time.time_ns()}"
+    metrics = shutil.copytree(home / "runs" / finished, home / "runs" / name) / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    unverified = [{key: row[key] for key in row if "accuracy" not in key} for row in rows]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in unverified))
+    page.get_by_role("tab", name="Runs").click()
+    page.locator(f"[data-run={name}]").get_by_role("button", name="Open").click()
+    page.wait_for_selector(f".run-name:has-text('{name}')")
+    for selector in (".step-view", "#trajectories .token >> nth=0"):
+        page.locator(selector).wait_for(state="hidden")
+    # Without answers there is no accuracy: the KL leads.
+    curve(page, "kl")
+    shown = page.locator("#run .curves.main figure:visible [data-curve]")
+    names = shown.evaluate_all("(plots) => plots.map(({ dataset }) => dataset.curve)")
+    assert names[:3] == ["kl", "length", "shape"]
+    page.locator(".run-view [data-curve=kl] .nsewdrag").click()
+    page.wait_for_selector("#trajectories .token")
+    page.locator("#run-picker input").click()
+    page.get_by_role("option", name=finished, exact=True).click()
+    page.locator(".step-view").wait_for(state="hidden")
+    assert page.locator("#trajectories .token").count() == 0 or not page.locator("#trajectories").is_visible()
+    assert curve(page, "accuracy") == [0, 2, 4]
 
 
 def test_the_time_machine_shows_what_became_of_each_token(app, finished, open_page):
