@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,11 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SELECTED = {
-    "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
-    "ignore_patterns": ["*/*", "consolidated*"],  # other formats of the same weights
-}
-"""What of a repository is fetched: weights as safetensors, config and tokenizer."""
+WEIGHTS, TEXTS = "*.safetensors", ("*.json", "*.jinja", "*.model", "*.txt")
+"""What of a repository is fetched: weights as safetensors; config and tokenizer."""
 
 LOOK_SECONDS = 0.5
 """How often progress is told."""
@@ -49,39 +48,98 @@ def is_hub_id(name: str) -> bool:
 
 def absent(names: Iterable[str]) -> list[str]:
     """Return those of some models' names that are on the hub and not (wholly) here; nobody is asked."""
-    return [name for name in dict.fromkeys(names) if is_hub_id(name) and not _is_here(name)]
+    return [name for name in dict.fromkeys(names) if is_hub_id(name) and _here(name) is None]
 
 
-def _is_here(name: str) -> bool:
+def folder(name: str, *, weights: bool = True) -> str:
+    """Return the folder of a model of the hub, after what is not here has been downloaded.
+
+    How far the download is stands on standard error. Where the hub cannot be asked, what is here will do.
+
+    Args:
+        name: its name on the hub.
+        weights: without them, config and tokenizer are all that is wanted.
+
+    Raises:
+        ValueError: it is not wholly here and cannot be downloaded; the message says why.
+    """
+    here = _here(name, weights=weights)
+    told = False
+    try:
+        for progress in fetch(name, weights=weights):
+            if told := told or progress.done < progress.total:
+                print(f"\r{progress}", end="", file=sys.stderr, flush=True)
+    except ValueError:
+        if here is None:
+            raise
+        return here
+    finally:
+        if told:
+            print(file=sys.stderr)
+    return _here(name, weights=weights)
+
+
+def _here(name: str, *, weights: bool = True) -> str | None:
+    """Return the folder of a model that is wholly on this machine, None where it is not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(name, local_files_only=True, **SELECTED)
+        path = Path(snapshot_download(name, local_files_only=True, **_selected(weights)))
     except (LocalEntryNotFoundError, HFValidationError):
-        return False
-    return any(Path(folder).glob("*.safetensors"))
+        return None
+    wanted = {WEIGHTS if weights else "*config.json"}
+    for index in path.glob(f"{WEIGHTS}.index.json") if weights else ():
+        wanted |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return str(path) if all(any(path.glob(pattern)) for pattern in wanted) else None
 
 
-def fetch(name: str) -> Iterator[Progress]:
+def _selected(weights: bool) -> dict[str, list[str]]:
+    """Return the patterns of what is fetched, with the weights or without."""
+    return {
+        "allow_patterns": [*TEXTS, *[WEIGHTS] * weights],
+        "ignore_patterns": ["*/*", "consolidated*"],  # other formats of the same weights
+    }
+
+
+def no_safetensors(name: str, files: Iterable[str]) -> str:
+    """Say that a model has no weights that are loaded, by what there is instead."""
+    kinds = {Path(file).suffix for file in files}
+    if ".gguf" in kinds:
+        instead = "It holds GGUF files, made for llama.cpp: name the model that they were made from."
+    elif kinds & {".bin", ".pt", ".pth", ".ckpt"}:
+        instead = "It holds pickled files, which could run code: save it anew with save_pretrained."
+    else:
+        instead = "Name the repository or folder that holds them."
+    return f"{name} has no weights as safetensors, the only ones that are loaded. {instead}"
+
+
+def fetch(name: str, *, weights: bool = True) -> Iterator[Progress]:
     """Download a model to where transformers finds it, and tell how far it is.
 
     Closing the generator ends the download; what has arrived is kept, and the next one goes on from there.
 
+    Args:
+        name: its name on the hub.
+        weights: without them, config and tokenizer are all that is downloaded.
+
     Raises:
         ValueError: it cannot be downloaded; the message says why.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
+    selected = _selected(weights)
     try:
-        files = snapshot_download(name, dry_run=True, **SELECTED)
+        files = snapshot_download(name, dry_run=True, **selected)
         sizes = {file.filename: file.file_size or 0 for file in files}
         there = sum(sizes[file.filename] for file in files if file.is_cached)
+        unusable = weights and not any(file.endswith(".safetensors") for file in sizes)
+        instead = HfApi().list_repo_files(name) if unusable else []
     except Exception as error:  # of the network, the hub, the disk: each layer has its own
         raise ValueError(_sentence(name, error)) from error
     total = sum(sizes.values())
-    if not any(file.endswith(".safetensors") for file in sizes):
-        raise ValueError(f"{name} has no weights as safetensors, the only ones that are loaded.")
+    if unusable:
+        raise ValueError(no_safetensors(name, instead))
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     if total - there > free:
@@ -91,7 +149,7 @@ def fetch(name: str) -> Iterator[Progress]:
         )
     meter = _meter()
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(snapshot_download, name, tqdm_class=meter, **SELECTED)
+        work = pool.submit(snapshot_download, name, tqdm_class=meter, **selected)
         try:
             while wait([work], LOOK_SECONDS).not_done:
                 yield Progress(name, min(there + meter.arrived, total), total)
@@ -130,8 +188,11 @@ def _meter() -> Any:  # noqa: ANN401
 
 
 def _sentence(name: str, error: Exception) -> str:
+    """Say why a model cannot be downloaded, and the way out."""
+    from huggingface_hub import get_token
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -139,16 +200,27 @@ def _sentence(name: str, error: Exception) -> str:
 
     cause = error.__cause__ or error
     match cause:
+        case GatedRepoError() if get_token():
+            return (
+                f"{name} is gated, and the account of your token has no access to it: accept its terms on its "
+                "page on the hub, or set HF_TOKEN to a token of an account that has."
+            )
         case GatedRepoError():
             return (
                 f"{name} is gated: accept its terms on its page on the hub, then set HF_TOKEN to a token of "
                 "your account."
             )
         case RepositoryNotFoundError() | HFValidationError():
-            return f"There is no model {name} on the hub, or it is private and HF_TOKEN may not read it."
+            private = "HF_TOKEN may not read it" if get_token() else "HF_TOKEN is not set"
+            return f"There is no model {name} on the hub, or it is private and {private}."
+        case HfHubHTTPError() if cause.response.status_code == 401:
+            return f"The hub does not accept your token: {name} could not be downloaded. Set HF_TOKEN anew."
         case OfflineModeIsEnabled():
-            return f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to ask the hub for it."
+            return (
+                f"{name} is not (wholly) on this machine, and HF_HUB_OFFLINE forbids to ask the hub for it. "
+                "Unset it, or give the model's folder."
+            )
         case OSError(errno=errno.ENOSPC):
             return f"The disk is full: {name} could not be downloaded. Make room, or set HF_HOME."
-    reason = " ".join(str(cause).split())[:200]
+    reason = " ".join(str(cause).split())[:200].rstrip(".")
     return f"{name} could not be downloaded: {type(cause).__name__}: {reason}. Is there a network?"

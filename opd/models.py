@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -33,7 +33,8 @@ from opd.engines.attention import NAME, additive, use_grouped_attention
 from opd.engines.linear import use_onednn
 from opd.engines.norms import use_fast_norms
 from opd.engines.packing import Packing
-from opd.hub import is_hub_id
+from opd.hub import folder as hub_folder
+from opd.hub import is_hub_id, no_safetensors
 from opd.paths import assets_dir
 from opd.trajectory import Prompt
 
@@ -48,6 +49,12 @@ QUANTIZED = ("8bit", "4bit")
 # largest logit: round-off of one matrix product in fp32 and in bf16.
 HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
+
+LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+"""What the libraries raise at files that are no model."""
+
+SHOWN = 2
+"""Tensors that a message names."""
 
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """How byte-level tokenizers spell a byte."""
@@ -543,25 +550,18 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
         options |= {"quantization_config": _quantization(dtype), "device_map": {"": where}}
     if device == "offload":
         options["device_map"] = "auto"
-    path = locate(name)
-    if checkpoints := sorted(Path(path).glob("checkpoints/step-*")):
+    path = Path(locate(name))
+    if checkpoints := sorted(path.glob("checkpoints/step-*")):
         raise ValueError(
             f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
         )
-    adapter = Path(path) / "adapter_config.json"
-    if Path(path).is_dir() and not adapter.exists() and not (Path(path) / "config.json").exists():
-        raise ValueError(
-            f"{name} holds neither config.json nor adapter_config.json, so it is no model. "
-            "Point to the folder that save_pretrained wrote."
-        )
     try:
-        if adapter.exists():
+        if (path / "adapter_config.json").exists():
             model, source = _load_adapter(path, options)
         else:
-            model = _load_weights(path, options)
-            source = path
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            model, source = _load_weights(name, options), path
+        tokenizer = _load_tokenizer(source)
+    except LOADING as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
     model.eval()
     model.requires_grad_(False)
@@ -607,26 +607,30 @@ def load_skeleton(name: str) -> LanguageModel:
     Raises:
         ValueError: the name cannot be used.
     """
-    path = locate(name)
-    if (Path(path) / "adapter_config.json").exists():
+    path = Path(locate(name, weights=False))
+    if (path / "adapter_config.json").exists():
         raise ValueError(f"{name} is an adapter. Merge it into its base model, and give the folder of that.")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _load_tokenizer(path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         with contextlib.suppress(OSError):  # not every model has one
             model.generation_config = GenerationConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except LOADING as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
     return LanguageModel(name, model, tokenizer)
 
 
-def locate(name: str) -> str:
-    """Return the folder behind a name, or the name itself where it is a hub id.
+def locate(name: str, *, weights: bool = True) -> str:
+    """Return the folder behind a name; what the hub has of it is downloaded first.
+
+    Args:
+        name: a folder, a hub id, "demo-student" or "demo-teacher".
+        weights: without them, config and tokenizer are all that is downloaded.
 
     Raises:
-        ValueError: there is no such folder, and the name cannot be a hub id.
+        ValueError: there is no such folder, and the hub does not give it.
     """
     if not name.strip():
         raise ValueError("No model was named. Give a folder, a hub id, demo-student or demo-teacher.")
@@ -639,13 +643,106 @@ def locate(name: str) -> str:
             f"There is no model folder {name!r}. Give an existing folder, a hub id like Qwen/Qwen3-0.6B, "
             f"or one of {', '.join(DEMO_MODELS)}."
         )
-    return name
+    return hub_folder(name, weights=weights)
 
 
-def _load_weights(path: str, options: dict[str, Any]) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
-        path, use_safetensors=True, trust_remote_code=False, low_cpu_mem_usage=True, **options
+def _load_weights(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model whose every weight comes from its files.
+
+    Raises:
+        ValueError: the files are not safetensors, or lack a tensor, or hold one of another model.
+    """
+    path = Path(locate(name))
+    files = [file.name for file in path.iterdir()]
+    if "config.json" not in files and not any(file.endswith(".gguf") for file in files):
+        raise ValueError(
+            "it holds neither config.json nor adapter_config.json, so it is no model. Point to the folder "
+            "that save_pretrained wrote."
+        )
+    if not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(no_safetensors("it", files))
+    model, found = AutoModelForCausalLM.from_pretrained(
+        path,
+        use_safetensors=True,
+        trust_remote_code=False,
+        low_cpu_mem_usage=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in what was found, and refused below
+        **options,
     )
+    misshapen = {key: (tuple(there), tuple(wanted)) for key, there, wanted in found["mismatched_keys"]}
+    if faults := _faults(found["missing_keys"], misshapen, _of_another_model(model, found["unexpected_keys"])):
+        raise ValueError(
+            f"its weights are not those that its config.json describes: {faults}. Fetch its folder anew, or "
+            "the config.json that belongs to the weights."
+        )
+    if is_hub_id(name):  # what an adapter of it will name as its base
+        model.name_or_path = model.config._name_or_path = name
+    return model
+
+
+def _of_another_model(model: torch.nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Return those of a file's surplus tensors that would change what this model computes.
+
+    A weight or bias of a layer that there is, or of one more like it, means another model. What else files
+    hold beside a language model (images' encoders, further heads, buffers of old versions) is left aside.
+    """
+    layers = {
+        _any_layer(path)
+        for path, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
+    parts = ((key, *key.rpartition(".")) for key in unexpected)
+    return [key for key, path, _, kind in parts if kind in ("weight", "bias") and _any_layer(path) in layers]
+
+
+def _any_layer(path: str) -> str:
+    return re.sub(r"\d+", "*", path)
+
+
+def _faults(
+    missing: Iterable[str], misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]], foreign: Iterable[str]
+) -> str:
+    """Say in words which tensors do not fit a model; nothing where all do.
+
+    Args:
+        missing: those that the model wants and no file has.
+        misshapen: their shape in the file and in the model, by name.
+        foreign: those that the file has and the model does not.
+    """
+    shapes = [
+        f"{key}, {' x '.join(map(str, there))} instead of {' x '.join(map(str, wanted))}"
+        for key, (there, wanted) in misshapen.items()
+    ]
+    kinds = ((missing, "missing"), (shapes, "of another shape"), (foreign, "of another model"))
+    said = []
+    for tensors, what in kinds:
+        if tensors := sorted(tensors):
+            shown, more = "; ".join(tensors[:SHOWN]), len(tensors) - SHOWN
+            said.append(
+                f"{len(tensors)} tensor{'s' * (len(tensors) > 1)} {what} ({shown}"
+                f"{f'; and {more} more' if more > 0 else ''})"
+            )
+    return ", ".join(said)
+
+
+def _load_tokenizer(path: Path) -> Any:  # noqa: ANN401
+    """Load the tokenizer of a folder.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        known = getattr(tokenizer, "vocab_files_names", {}).values()
+        if known and not any((path / file).exists() for file in known):  # an empty one was made up
+            raise ValueError(f"there is no {' or '.join(sorted(set(known)))}")
+    except LOADING as error:
+        raise ValueError(
+            f"its tokenizer cannot be read ({_first_sentence(error)}). Put the tokenizer's files, as "
+            "save_pretrained writes them, beside its weights."
+        ) from error
+    return tokenizer
 
 
 def _quantization(dtype: str) -> Any:  # noqa: ANN401
@@ -661,9 +758,13 @@ def _quantization(dtype: str) -> Any:  # noqa: ANN401
     return BitsAndBytesConfig(load_in_8bit=dtype == "8bit", load_in_4bit=dtype == "4bit")
 
 
-def _load_adapter(path: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies."""
-    from peft import PeftConfig, PeftModel
+def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
+    """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies.
+
+    Raises:
+        ValueError: it cannot be used, or its tensors are not those of its base model.
+    """
+    from peft import PeftConfig, PeftModelForCausalLM
 
     config = PeftConfig.from_pretrained(path)
     if config.is_prompt_learning:  # virtual tokens live in PEFT's forward, beside which we score
@@ -671,12 +772,35 @@ def _load_adapter(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     base = config.base_model_name_or_path
     if not base:
         raise ValueError("its adapter_config.json names no base model.")
-    model = PeftModel.from_pretrained(_load_weights(locate(base), options), path, is_trainable=False)
-    own_tokenizer = (Path(path) / "tokenizer_config.json").exists()
-    return model, path if own_tokenizer else locate(base)
+    if not (path / "adapter_model.safetensors").exists():
+        raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+    adapted = PeftModelForCausalLM(_load_weights(base, options), config)
+    try:
+        found = adapted.load_adapter(path, adapted.active_adapter)
+    except RuntimeError as error:
+        if not (misshapen := _misshapen(error)):
+            raise
+        faults = _faults((), misshapen, ())
+    else:
+        faults = _faults(found.missing_keys, {}, found.unexpected_keys)
+    if faults:
+        raise ValueError(
+            f"its tensors are not those of an adapter of {base}: {faults}. Name the base model that it was "
+            "trained on in its adapter_config.json, or save the adapter anew."
+        )
+    own_tokenizer = (path / "tokenizer_config.json").exists()
+    return adapted, path if own_tokenizer else Path(locate(base, weights=False))
+
+
+def _misshapen(error: RuntimeError) -> dict[str, tuple[list[int], list[int]]]:
+    """Read from torch's message which tensors have another shape: there, and as the model wants it."""
+    told = re.findall(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(error))
+    return {key: tuple([*map(int, shape.split(","))] for shape in shapes) for key, *shapes in told}
 
 
 def _first_sentence(error: Exception) -> str:
     """The part of a loader's message that a person can use."""
     text = " ".join(str(error).split())
-    return text if len(text) <= 400 else text[:400].rsplit(" ", 1)[0] + " …"
+    if not isinstance(error, (OSError, ValueError)):  # a library's own failing, which says little by itself
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 600 else text[:600].rsplit(" ", 1)[0] + " …"

@@ -80,6 +80,72 @@ def test_pickled_weights_are_refused(saved):
         load_model(str(saved))
 
 
+def rewrite(folder, change, file="model.safetensors"):
+    """Change a folder's tensors: ``change`` takes and returns them by name."""
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / file)), folder / file, metadata={"format": "pt"})
+
+
+def settle(folder, **settings):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+
+
+def without(tensors, *names):
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+QUERY = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda t: without(t, f"{QUERY}.weight"), {}, rf"1 tensor missing \({QUERY}.weight\)"),
+        (
+            lambda t: {f"other.{name}": tensor for name, tensor in t.items()},
+            {},
+            r"25 tensors missing \(lm_head.weight; model.embed_tokens.weight; and 23 more\)",
+        ),
+        (lambda t: t, {"num_hidden_layers": 3, "layer_types": None}, "11 tensors missing .*layers.2"),
+        (lambda t: t, {"num_hidden_layers": 1, "layer_types": None}, "11 tensors of another model .*layers.1"),
+        (lambda t: t | {f"{QUERY}.bias": torch.zeros(64)}, {}, f"1 tensor of another model .{QUERY}.bias"),
+        (lambda t: t, {"intermediate_size": 32}, "6 tensors of another shape .*32 x 64 instead of 32 x 32"),
+    ],
+)
+def test_weights_of_another_model_are_refused_and_named(saved, change, settings, message):
+    rewrite(saved, change)
+    settle(saved, **settings)
+    with pytest.raises(ValueError, match=message):
+        load_model(str(saved))
+
+
+def test_what_a_language_model_does_not_need_may_lie_beside_it(saved):
+    """A tied head is in no file; an image's encoder, a head of values and old buffers are of no harm."""
+    surplus = ("visual.blocks.0.weight", "v_head.weight", "model.layers.0.self_attn.bias")
+    rewrite(saved, lambda t: t | {name: torch.zeros(4) for name in surplus})
+    ids = torch.arange(10)[None]
+    assert torch.equal(load_model(str(saved)).model(ids).logits, make_model(0).model(ids).logits)
+    rewrite(saved, lambda t: {name.removeprefix("model."): tensor for name, tensor in t.items()})
+    assert torch.equal(load_model(str(saved)).model(ids).logits, make_model(0).model(ids).logits)
+
+
+def test_a_tokenizer_that_is_not_there_is_not_made_up(saved):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (saved / file).unlink()
+    with pytest.raises(ValueError, match="its tokenizer cannot be read .there is no .*tokenizer.json"):
+        load_model(str(saved))
+
+
+def test_gguf_files_are_told_apart(saved):
+    (saved / "model.safetensors").rename(saved / "model.gguf")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"GGUF files, made for llama\.cpp: name the model that"):
+            load_model(str(saved))
+        (saved / "config.json").unlink(missing_ok=True)
+
+
 def test_code_in_the_model_folder_is_not_run(saved, tmp_path):
     proof = tmp_path / "ran"
     (saved / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nfrom transformers import *\nclass M: pass\n")
@@ -91,6 +157,65 @@ def test_code_in_the_model_folder_is_not_run(saved, tmp_path):
     assert not proof.exists()
 
 
+PART = "base_model.model.model.layers.0.self_attn.q_proj.lora_A"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: without(t, f"{PART}.weight"), f"1 tensor missing .{PART}"),
+        (lambda t: {}, "28 tensors missing .*; and 26 more"),
+        (lambda t: t | {PART.replace("0", "7") + ".weight": torch.zeros(4, 32)}, "1 tensor of another model"),
+        (lambda t: {f"x.{k}": v for k, v in t.items()}, "28 tensors missing .* 28 tensors of another model"),
+    ],
+)
+def test_an_adapter_whose_tensors_are_not_its_own_is_refused(saved, tmp_path, change, message):
+    adapter = add_adapter(saved, tmp_path / "adapter")
+    rewrite(adapter, change, "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=message) as refused:
+        load_model(str(adapter))
+    assert f"an adapter of {saved}" in str(refused.value)
+
+
+def test_a_pickled_adapter_is_refused(saved, tmp_path):
+    adapter = add_adapter(saved, tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no weights as safetensors"):
+        load_model(str(adapter))
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(ValueError, match="no weights as safetensors, .* pickled files, which could run code"):
+        load_model(str(adapter))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": "all-linear", "use_dora": True, "use_rslora": True},
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_of_every_make_load_as_they_were_saved(tmp_path, settings, tied):
+    from peft import LoraConfig, get_peft_model
+
+    plain = make_model(0, tie_word_embeddings=tied)
+    plain.model.save_pretrained(tmp_path / "model")
+    plain.tokenizer.save_pretrained(tmp_path / "model")
+    plain.model.name_or_path = str(tmp_path / "model")
+    own = get_peft_model(plain.model, LoraConfig(r=4, task_type="CAUSAL_LM", **settings)).eval()
+    with torch.no_grad():
+        for name, weight in own.named_parameters():
+            if "lora_" in name:
+                weight.add_(torch.rand_like(weight) * 0.1)
+    own.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        loaded = load_model(str(tmp_path / "adapter"))
+        torch.testing.assert_close(loaded.model(ids).logits, own(ids).logits)
+
+
 def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
     adapter = add_adapter(saved, tmp_path / "adapter")
     other = make_model(0, hidden_size=64)
@@ -99,7 +224,8 @@ def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
     settings = json.loads((adapter / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = str(tmp_path / "other")
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="adapter cannot be loaded"):
+    message = "an adapter of .*other: 14 tensors of another shape .* 4 x 32 instead of 4 x 64; .* Name the base"
+    with pytest.raises(ValueError, match=message):
         load_model(str(adapter))
 
 
