@@ -202,8 +202,8 @@ def _sentence(name: str, error: Exception) -> str:
     match cause:
         case GatedRepoError() if get_token():
             return (
-                f"{name} is gated, and the account of your token has no access to it: accept its terms on its "
-                "page on the hub, or set HF_TOKEN to a token of an account that has."
+                f"{name} is gated, and the account of your token has no access to it: accept its terms on "
+                "its page on the hub, or set HF_TOKEN to a token of an account that has."
             )
         case GatedRepoError():
             return (

@@ -671,7 +671,9 @@ def _load_weights(name: str, options: dict[str, Any]) -> PreTrainedModel:
         **options,
     )
     misshapen = {key: (tuple(there), tuple(wanted)) for key, there, wanted in found["mismatched_keys"]}
-    if faults := _faults(found["missing_keys"], misshapen, _of_another_model(model, found["unexpected_keys"])):
+    if faults := _faults(
+        found["missing_keys"], misshapen, _of_another_model(model, found["unexpected_keys"])
+    ):
         raise ValueError(
             f"its weights are not those that its config.json describes: {faults}. Fetch its folder anew, or "
             "the config.json that belongs to the weights."
@@ -701,7 +703,9 @@ def _any_layer(path: str) -> str:
 
 
 def _faults(
-    missing: Iterable[str], misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]], foreign: Iterable[str]
+    missing: Iterable[str],
+    misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    foreign: Iterable[str],
 ) -> str:
     """Say in words which tensors do not fit a model; nothing where all do.
 

@@ -23,10 +23,14 @@ COMMIT = "a" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few answers of a hub that a download asks for; ``asked`` keeps every path."""
+    """The few answers of a hub that a download asks for; ``asked`` keeps every path.
+
+    ``files`` are those of tiny/model, ``others`` those of further repositories by their name.
+    """
 
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
+    others: dict[str, dict[str, bytes]]
     asked: list[str]
     piece = 2**16
     seconds_a_piece = 0.0
@@ -39,19 +43,23 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].strip("/")
         if "/gated/" in f"/{path}/":
             self.answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Ask first."})
-        elif path.startswith("api/models/tiny/model/tree/"):
-            sizes = {name: len(data) for name, data in self.files.items()}
+            return
+        repository = "/".join(path.removeprefix("api/models/").split("/")[:2])
+        files = {"tiny/model": self.files, **self.others}.get(repository)
+        if files is None:
+            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif "/tree/" in path:
+            sizes = {name: len(data) for name, data in files.items()}
             listed = [{"type": "file", "path": n, "size": s, "oid": "0" * 40} for n, s in sizes.items()]
             self.answer(200, json.dumps(listed).encode())
-        elif path.startswith("api/models/tiny/model"):
-            self.answer(200, json.dumps({"id": "tiny/model", "sha": COMMIT, "siblings": []}).encode())
-        elif path.startswith("tiny/model/resolve/") and path.rpartition("/")[2] in self.files:
-            data = self.files[path.rpartition("/")[2]]
+        elif path.startswith("api/models/"):
+            self.answer(200, json.dumps({"id": repository, "sha": COMMIT, "siblings": []}).encode())
+        elif path.rpartition("/")[2] in files:
+            data = files[path.rpartition("/")[2]]
             etag = hashlib.sha1(data).hexdigest()
             self.answer(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
         else:
-            missing = "EntryNotFound" if path.startswith("tiny/model/resolve/") else "RepoNotFound"
-            self.answer(404, b"", {"X-Error-Code": missing})
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
 
     def answer(self, status, body, headers=()):
         self.send_response(status)
@@ -75,6 +83,7 @@ def hub(tmp_path, monkeypatch):
     model.tokenizer.save_pretrained(tmp_path / "model")
     Hub.files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     Hub.files |= {"pytorch_model.bin": b"x" * 10**6, "README.md": b"# Tiny"}
+    Hub.others = {}
     Hub.asked = []
     Hub.piece, Hub.seconds_a_piece = 2**16, 0.0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -125,8 +134,10 @@ def test_what_is_fetched_is_found_by_transformers_without_asking_again(hub):
 @pytest.mark.parametrize(
     ("name", "environment", "sentence"),
     [
-        ("tiny/none", {}, "There is no model tiny/none on the hub"),
+        ("tiny/none", {}, "There is no model tiny/none on the hub, or it is private and HF_TOKEN is not set"),
+        ("tiny/none", {"HF_TOKEN": "hf_x"}, "or it is private and HF_TOKEN may not read it"),
         ("gated/model", {}, "gated/model is gated: accept its terms"),
+        ("gated/model", {"HF_TOKEN": "hf_x"}, "the account of your token has no access to it: accept its"),
         ("tiny/model", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
         ("tiny/model", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "Is there a network?"),
     ],
@@ -144,6 +155,82 @@ def test_a_repository_without_safetensors_and_a_full_disk_are_refused_before_any
     full = "import shutil; shutil.disk_usage = lambda path: type('Usage', (), {'free': 10})\n"
     assert "Make room" in run_program(full + FETCH.format(name="tiny/model"))
     assert not [path for path in hub.asked if path.startswith("GET /tiny/model/resolve")]
+
+
+LOAD = """
+import json, sys
+from contextlib import redirect_stderr
+from opd.cli import main
+from opd.models import load_model, load_skeleton
+from opd.ui.pairs import loaded_pair
+
+def said(call, *arguments):
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        return print(error)
+
+def commands(name):
+    for command in (
+        ["grade", "--prompt", "hi", "--student", name],
+        ["grade", "--prompt", "hi", "--teacher", name],
+        ["doctor", "--student", name],
+        ["eval", name],
+    ):
+        with redirect_stderr(sys.stdout):
+            assert main(command) == 2
+    said(loaded_pair, name, "demo-teacher")
+"""
+
+
+def test_every_command_that_loads_has_the_hub_s_sentences(hub):
+    gguf = {"model.gguf": b"GGUF", "config.json": b"{}"}
+    hub.others = {"tiny/gguf": gguf, "tiny/pickled": {"pytorch_model.bin": b"x", "config.json": b"{}"}}
+    names = ("tiny/none", "gated/model", "tiny/gguf", "tiny/pickled")
+    said = run_program(LOAD + f"for name in {names}: commands(name)").splitlines()
+    sentences = ("no model tiny/none on the hub", "accept its terms", "GGUF files", "pickled files")
+    assert len(said) == 5 * len(names)
+    for place, line in enumerate(said):
+        assert sentences[place // 5] in line
+        assert line.removeprefix("opd: ").startswith((names[place // 5], "There is no model tiny/none"))
+
+
+def test_what_the_hub_gives_is_loaded_and_known_by_its_name(hub, tmp_path):
+    """Only what is needed comes: an adapter brings its base, a skeleton no weights; a half is not a whole."""
+    from test_models import add_adapter
+
+    adapter = add_adapter("tiny/model", tmp_path / "adapter")
+    hub.others["tiny/adapter"] = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    program = """
+load_skeleton("tiny/model")
+print(*absent(["tiny/model"]))
+adapted = load_model("tiny/adapter")
+print(adapted.model.active_peft_config.base_model_name_or_path, adapted.causal_lm.name_or_path)
+print(*absent(["tiny/model", "tiny/adapter"]))
+load_model("tiny/model")
+"""
+    program = f"{LOAD}\nfrom opd.hub import absent\n{program}"
+    assert run_program(program).splitlines() == ["tiny/model", "tiny/model tiny/model", ""]
+    assert len([path for path in hub.asked if path.startswith("GET") and "/model.safetensors" in path]) == 1
+
+
+def test_a_model_that_is_here_in_part_is_absent_and_fetched_wholly(hub):
+    whole = hub.files.pop("model.safetensors")
+    hub.files |= {"model-00001-of-00002.safetensors": whole, "model-00002-of-00002.safetensors": whole}
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": shards}).encode()
+    program = """
+import shutil
+from pathlib import Path
+from opd.hub import absent, folder
+first = Path(folder("tiny/model"))
+shutil.rmtree(first.parents[1] / "trees", ignore_errors=True)  # as other programs leave it
+print(absent(["tiny/model"]))
+(first / "model-00002-of-00002.safetensors").unlink()
+print(absent(["tiny/model"]))
+print(folder("tiny/model") == str(first), (first / "model-00002-of-00002.safetensors").exists())
+"""
+    assert run_program(program).splitlines() == ["[]", "['tiny/model']", "True True"]
 
 
 def test_a_download_that_nobody_waits_for_ends(hub):

@@ -109,7 +109,11 @@ QUERY = "model.layers.0.self_attn.q_proj"
             r"25 tensors missing \(lm_head.weight; model.embed_tokens.weight; and 23 more\)",
         ),
         (lambda t: t, {"num_hidden_layers": 3, "layer_types": None}, "11 tensors missing .*layers.2"),
-        (lambda t: t, {"num_hidden_layers": 1, "layer_types": None}, "11 tensors of another model .*layers.1"),
+        (
+            lambda t: t,
+            {"num_hidden_layers": 1, "layer_types": None},
+            "11 tensors of another model .*layers.1",
+        ),
         (lambda t: t | {f"{QUERY}.bias": torch.zeros(64)}, {}, f"1 tensor of another model .{QUERY}.bias"),
         (lambda t: t, {"intermediate_size": 32}, "6 tensors of another shape .*32 x 64 instead of 32 x 32"),
     ],
@@ -134,7 +138,7 @@ def test_what_a_language_model_does_not_need_may_lie_beside_it(saved):
 def test_a_tokenizer_that_is_not_there_is_not_made_up(saved):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (saved / file).unlink()
-    with pytest.raises(ValueError, match="its tokenizer cannot be read .there is no .*tokenizer.json"):
+    with pytest.raises(ValueError, match=r"its tokenizer cannot be read .there is no .*tokenizer.json"):
         load_model(str(saved))
 
 
@@ -183,7 +187,9 @@ def test_a_pickled_adapter_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="no weights as safetensors"):
         load_model(str(adapter))
     torch.save({}, adapter / "adapter_model.bin")
-    with pytest.raises(ValueError, match="no weights as safetensors, .* pickled files, which could run code"):
+    with pytest.raises(
+        ValueError, match=r"no weights as safetensors, .* pickled files, which could run code"
+    ):
         load_model(str(adapter))
 
 
@@ -224,7 +230,9 @@ def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
     settings = json.loads((adapter / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = str(tmp_path / "other")
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    message = "an adapter of .*other: 14 tensors of another shape .* 4 x 32 instead of 4 x 64; .* Name the base"
+    message = (
+        "an adapter of .*other: 14 tensors of another shape .* 4 x 32 instead of 4 x 64; .* Name the base"
+    )
     with pytest.raises(ValueError, match=message):
         load_model(str(adapter))
 
