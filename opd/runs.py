@@ -460,6 +460,8 @@ class Run:
     def save_checkpoint(self, student: Any, state: Mapping[str, Any]) -> Path:  # noqa: ANN401
         """Write the student and the training state, whole or not at all; remove old checkpoints.
 
+        Weights that the student's own files hold are in the training state by their names alone.
+
         Args:
             student: the :class:`opd.models.LanguageModel` that is being trained.
             state: the distillation's ``state_dict``.
@@ -478,11 +480,13 @@ class Run:
             # What is sharded is whole in the state alone.
             student.model.save_pretrained(partial, state_dict=state["weights"] if self.config.shard else None)
             student.tokenizer.save_pretrained(partial)
-            for group in ("weights", "optimizer"):
-                tensors = {name: t.detach().cpu().contiguous() for name, t in state[group].items()}
+            held = _held_by_model(partial, state["weights"])
+            rest = {name: weight for name, weight in state["weights"].items() if name not in held}
+            for group, tensors in (("weights", rest), ("optimizer", state["optimizer"])):
+                tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
                 save_file(tensors, partial / f"training-{group}.safetensors")
             scalars = {k: v for k, v in state.items() if k not in ("weights", "optimizer")}
-            write_atomically(partial / "training.json", json.dumps(scalars))
+            write_atomically(partial / "training.json", json.dumps({**scalars, "held_by_model": held}))
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
         except Exception as error:
@@ -513,7 +517,10 @@ class Run:
             state = json.loads((self.model_dir / "training.json").read_text(encoding="utf-8"))
             for group in ("weights", "optimizer"):
                 state[group] = load_file(self.model_dir / f"training-{group}.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+            with _model_tensors(self.model_dir) as read:
+                held = state.pop("held_by_model", {})
+                state["weights"] |= {name: read[there]() for name, there in held.items()}
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(
                 f"The checkpoint {self.model_dir} is damaged ({error}). Delete it, and the run goes on from "
                 "the one before it."
@@ -588,6 +595,35 @@ def _is_readable(run: Run) -> bool:
         return run.config is not None
     except (OSError, ValueError):
         return False
+
+
+@contextlib.contextmanager
+def _model_tensors(folder: Path) -> Iterator[dict[str, Callable[[], Any]]]:
+    """Yield what reads each tensor of the model that a checkpoint holds, by the tensor's name there."""
+    from safetensors import safe_open
+
+    paths = (p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("training-"))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
+        yield {name: functools.partial(file.get_tensor, name) for file in files for name in file.keys()}  # noqa: SIM118
+
+
+def _held_by_model(folder: Path, weights: Mapping[str, Any]) -> dict[str, str]:
+    """Return which trained weights the model of a checkpoint holds, bit for bit, by their names there.
+
+    They need not be kept a second time. What its library saves in another shape or type is not among them.
+    """
+    import torch
+
+    found = {}
+    with _model_tensors(folder) as read:
+        for name, weight in weights.items():
+            there = name if name in read else name.replace(".default.", ".")  # PEFT drops the adapter's name
+            if there in read:
+                saved = read[there]()
+                if saved.dtype == weight.dtype and torch.equal(saved, weight.cpu()):
+                    found[name] = there
+    return found
 
 
 def _step_of(checkpoint: Path) -> int:

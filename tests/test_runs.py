@@ -327,7 +327,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(config):
     run = create_run("damaged", config)
     with run.hold():
         jobs.work(run)
-    weights = run.model_dir / "training-weights.safetensors"
+    weights = run.model_dir / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with run.hold(), pytest.raises(ValueError, match=r"step-000004 is damaged .* Delete it"):
         jobs.work(run)
@@ -335,6 +335,46 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(config):
     with run.hold():
         jobs.work(run)
     assert run.status().state == "finished"
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}], ids=["full", "lora"])
+def test_a_checkpoint_holds_the_weights_once_and_one_that_holds_them_twice_still_resumes(config, changes):
+    from safetensors.torch import load_file, save_file
+
+    def work(name, steps=4):
+        run = create_run(name, config.model_copy(update={"warmup_steps": 0, **changes}))
+        with run.hold():
+            jobs.work(run, lambda report: run.ask("stop") if report.step == steps else None)
+        return run
+
+    whole, once, twice = work("whole"), work("once", 2), work("twice", 2)
+    weights = once.load_checkpoint()["weights"]
+    assert load_file(once.model_dir / "training-weights.safetensors") == {}
+    assert len(weights) > 4
+    # As checkpoints were before: all trained weights beside the model, and no word of the model's files.
+    save_file(weights, twice.model_dir / "training-weights.safetensors")
+    training = twice.model_dir / "training.json"
+    training.write_text(
+        json.dumps({k: v for k, v in json.loads(training.read_text()).items() if "held" not in k})
+    )
+    (twice.model_dir / ("adapter_model" if changes else "model")).with_suffix(".safetensors").unlink()
+    for run in (once, twice):
+        with run.hold():
+            run.take_over()
+            jobs.work(run)
+        assert measured(run) == measured(whole)
+
+
+def test_a_weight_that_the_model_saves_otherwise_is_kept_beside_it(config):
+    run, student = create_run("apart", config), load_model(config.student)
+    state = opd.distill(config).state_dict()
+    name, changed = next(iter(state["weights"])), {}
+    changed[name] = state["weights"][name] + 1
+    saved = run.save_checkpoint(student, {**state, "weights": state["weights"] | changed})
+    loaded = run.load_checkpoint()["weights"]
+    assert (loaded[name] == changed[name]).all()
+    assert loaded.keys() == state["weights"].keys()
+    assert (saved / "training-weights.safetensors").stat().st_size < changed[name].nbytes + 1000
 
 
 def test_a_run_that_never_began_gives_its_name_back(config, tmp_path):
