@@ -7,10 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from opd.ui.events import PLUMBING
+from opd.ui.kept_sets import forget_ended
 from opd.ui.review_tab import ReviewTab
 from opd.ui.runs_tab import RunsTab
 from opd.ui.theme import THEME
 from opd.ui.train_tab import TrainTab
+
+HOUR, DAY = 3600, 24 * 3600
+"""Uploaded and downloaded files are looked through every hour, and go after a day."""
 
 INTRODUCTION = """# OPD Studio
 **The game review for language models.** A student writes, a teacher grades every token, and *on-policy
@@ -19,7 +23,9 @@ distillation* trains the student on exactly those grades."""
 
 def build_app() -> gr.Blocks:
     """Lay out the page and connect its tabs."""
-    with gr.Blocks(title="OPD Studio", fill_width=True, analytics_enabled=False) as app:
+    with gr.Blocks(
+        title="OPD Studio", fill_width=True, analytics_enabled=False, delete_cache=(HOUR, DAY)
+    ) as app:
         gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Review", id="review"):
@@ -37,6 +43,8 @@ def build_app() -> gr.Blocks:
             [tabs, *runs.on_choice, *runs.details],
             **PLUMBING,
         )
+        kept = [review.sets, train.sets, train.sets_ahead, runs.sets]
+        app.unload(lambda: forget_ended(app.state_holder, kept))
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from opd.tasks.demo import known_problems
 from opd.trajectory import Review
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
+from opd.ui.kept_sets import KeptSets
 from opd.ui.pairs import loaded_pair
 from opd.ui.shown import Shown
 from opd.ui.token_review import TokenReview
@@ -62,11 +64,16 @@ class Branches:
     A fork value and a point of no return take many rollouts: the bar first says how many and waits for Run.
     """
 
-    def __init__(self) -> None:
-        """Lay out the bar in the current Gradio context; :meth:`connect` brings it to life."""
+    def __init__(self, sets: KeptSets) -> None:
+        """Lay out the bar in the current Gradio context; :meth:`connect` brings it to life.
+
+        Args:
+            sets: what the component shows.
+        """
+        self.sets = sets
         self.task = load_task("demo")
         self.asked = gr.State(None)  # what Run starts: (name of the measurement, Place)
-        self.own = gr.State(None)  # key of the set that this session added to last
+        self.grown = gr.State({})  # what this session added to last: the set's own key, by the keys it had
         with gr.Row(visible=False, elem_id="branching", elem_classes="foot") as self.bar:
             self.line = gr.Markdown("", elem_id="branching-line")
             with gr.Row(elem_classes="actions"):
@@ -84,9 +91,9 @@ class Branches:
         self.reviews, self.shown = reviews, shown
         bar = [self.bar, self.line, self.run_button]
         models = {"concurrency_id": "models", **PLUMBING}
-        outputs = [reviews, shown, self.own, *bar]
+        outputs = [reviews, shown, self.grown, *bar]
         working = [
-            event(self._branch, [*session, self.own], outputs, **models)
+            event(self._branch, [*session, self.grown], outputs, **models)
             for event in (reviews.branch, reviews.typed, reviews.teacher_line)
         ]
         for event, cost in (
@@ -95,7 +102,7 @@ class Branches:
         ):
             event(cost, None, [self.asked, *bar], **PLUMBING)
         working.append(
-            self.run_button.click(self._measure, [self.asked, *session, self.own], outputs, **models)
+            self.run_button.click(self._measure, [self.asked, shown, *session, self.grown], outputs, **models)
         )
         for work in working:
             work.failure(_hidden, None, bar, **PLUMBING)
@@ -108,7 +115,7 @@ class Branches:
         names: tuple[str, str, bool],
         trained: str | None,
         max_tokens: int | None,
-        own: str | None,
+        grown: dict[str, str],
         event: gr.EventData,
     ) -> Iterator[list[Any]]:
         """Let the student go on from a forced token or text; where nothing is forced, the teacher."""
@@ -116,7 +123,8 @@ class Branches:
 
         with spoken_errors():
             place = Place.of(event)
-            review = self._review(place)
+            key, groups = self._latest(place, grown)
+            review = _review_at(place, groups)
             pair = _pair(review, names, trained)
             options = {"parent": place.sample, **self._verified(review, max_tokens)}
             if place.forced is None:
@@ -124,20 +132,12 @@ class Branches:
             else:
                 writer = "student"
                 states = branching.branch(pair, review, place.index, place.forced, **options)
-            yield from self._grow(place, own, states, f"The {writer} goes on")
-
-    def _grow(
-        self, place: Place, own: str | None, states: Iterator[Review], words: str
-    ) -> Iterator[list[Any]]:
-        """Hang a growing branch under its trajectory and open it."""
-        groups = self.reviews.reviews_of(place.key)
-        key = own if place.key == own else secrets.token_urlsafe(9)
-        number = len(groups[place.group].reviews)
-        for state in states:
-            grown = _with_review(groups, place.group, number, state)
-            shown = self._show(key, grown, continues=place.key, opens=number)
-            yield [*shown, key, *_bar(f"{words} from token {place.index + 1}.", run=False)]
-        yield [*shown, key, *_hidden()]
+            number = len(groups[place.group].reviews)  # it hangs under its trajectory, and the page opens it
+            for state in states:
+                changed = _with_review(groups, place.group, number, state)
+                shown = self._show(place, key, changed, opens=number)
+                yield [*shown, *_bar(f"The {writer} goes on from token {place.index + 1}.", run=False)]
+            yield [*shown, *_hidden()]
 
     def _value_cost(self, event: gr.EventData) -> list[Any]:
         from opd import branching
@@ -165,10 +165,11 @@ class Branches:
     def _measure(
         self,
         asked: tuple[str, Place] | None,
+        shown: str,
         names: tuple[str, str, bool],
         trained: str | None,
         max_tokens: int | None,
-        own: str | None,
+        grown: dict[str, str],
     ) -> Iterator[list[Any]]:
         """Run what the bar has told the cost of; findings appear as they firm up."""
         from opd import branching
@@ -177,30 +178,41 @@ class Branches:
             if asked is None:
                 raise ValueError("There is nothing to run: choose a token first.")
             kind, place = asked
-            review = self._review(place)
-            groups = self.reviews.reviews_of(place.key)
+            key, groups = self._latest(place, grown)
+            if json.loads(shown)["key"] not in (place.key, key):
+                raise ValueError(
+                    "This was asked about a review that is no longer shown: choose a token anew."
+                )
+            review = _review_at(place, groups)
             pair, options = _pair(review, names, trained), self._verified(review, max_tokens)
-            key = own if place.key == own else secrets.token_urlsafe(9)
             if kind == "fork_value":
                 states = branching.fork_value(pair, review, place.index, **options)
             else:
                 states = branching.point_of_no_return(pair, review, **options)
-            yield [*[gr.skip()] * 2, key, *_bar("Counting rollouts.", run=False)]
+            counting = _bar("Counting rollouts.", run=False)
+            yield [*self._show(place, key, groups), *counting]
             for state in states:
                 found = branching.with_evidence(review, state)
-                changed = _with_review(groups, place.group, place.sample, found)
-                shown = self._show(key, changed, continues=place.key)
-                yield [*shown, key, *_bar("Counting rollouts.", run=False)]
-            yield [*shown, key, *_hidden()]
+                changed = self._show(place, key, _with_review(groups, place.group, place.sample, found))
+                yield [*changed, *counting]
+            yield [*changed, *_hidden()]
 
-    def _show(self, key: str, groups: Sequence[ReviewGroup], **how: Any) -> list[str]:  # noqa: ANN401
-        return [self.reviews.show(key, groups, **how), self.shown.show(key, ReviewSet(groups))]
+    def _latest(self, place: Place, grown: dict[str, str]) -> tuple[str, Sequence[ReviewGroup]]:
+        """Return this session's own key for the set of a place, and what that set holds by now.
+
+        The page may have asked before it saw what another button added.
+        """
+        key = grown.get(place.key)
+        return key or secrets.token_urlsafe(9), self.sets.find(key or place.key).groups
+
+    def _show(self, place: Place, key: str, groups: Sequence[ReviewGroup], **how: Any) -> list[Any]:  # noqa: ANN401
+        """Return the updates of the component, of what names its set, and of ``grown``."""
+        reviews = ReviewSet(groups)
+        value = self.reviews.show(key, reviews, continues=place.key, **how)
+        return [value, self.shown.show(key, reviews), {place.key: key, key: key}]
 
     def _review(self, place: Place) -> Review:
-        groups = self.reviews.reviews_of(place.key)
-        if not 0 <= place.group < len(groups) or not 0 <= place.sample < len(groups[place.group].reviews):
-            raise ValueError("This trajectory is no longer there. Please load the page anew.")
-        return groups[place.group].reviews[place.sample]
+        return _review_at(place, self.sets.find(place.key).groups)
 
     def _example(self, review: Review) -> Any:  # noqa: ANN401
         """Return the known problem that the review answers; with a system prompt it is another one."""
@@ -229,6 +241,17 @@ def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> 
             "to go on from here."
         )
     return loaded_pair(review.student, review.teacher)
+
+
+def _review_at(place: Place, groups: Sequence[ReviewGroup]) -> Review:
+    """Return the review that an event is about.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not 0 <= place.group < len(groups) or not 0 <= place.sample < len(groups[place.group].reviews):
+        raise ValueError("This trajectory is no longer there. Please load the page anew.")
+    return groups[place.group].reviews[place.sample]
 
 
 def _with_review(groups: Sequence[ReviewGroup], group: int, number: int, review: Review) -> list[ReviewGroup]:

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 from gradio.components.base import server
 
-from opd.saved_reviews import HEADING, ReviewGroup
+from opd.saved_reviews import HEADING, ReviewGroup, ReviewSet
 from opd.summary import (
     DISAGREEMENTS,
     QUADRANT_ENTROPY,
@@ -138,11 +138,11 @@ class Corpus(gr.HTML):
     ``opd-open`` of opd/ui/token_review.js) and asks the server for the open tab only.
     """
 
-    def __init__(self, find: Callable[[str], Sequence[ReviewGroup]], **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, find: Callable[[str], ReviewSet], **kwargs: Any) -> None:  # noqa: ANN401
         """Make the component, which hides until more than one trajectory is shown.
 
         Args:
-            find: returns the groups shown under a key; raises ValueError where they are gone.
+            find: returns the set shown under a key; raises ValueError where they are gone.
             kwargs: those of :class:`gradio.HTML`.
         """
         self._find = find
@@ -173,7 +173,7 @@ class Corpus(gr.HTML):
         match question:
             case [str(key), str(name), request] if name in TABS and (asked := Question.of(request)):
                 try:
-                    return TABS[name](Selection.of(self._find(key), asked))
+                    return TABS[name](Selection.of(self._find(key).groups, asked))
                 except ValueError:
                     return None
         return None
@@ -184,7 +184,7 @@ class Corpus(gr.HTML):
         match question:
             case [str(key), list(places)] if len(places) <= MOST_TOKENS:
                 try:
-                    groups = self._find(key)
+                    groups = self._find(key).groups
                     return [_token_at(groups, *map(int, place)) for place in places]
                 except (ValueError, IndexError, TypeError):
                     return None

@@ -12,7 +12,7 @@ import gradio as gr
 import opd
 from opd.own_text import PROMPT_FILES, read_chat, read_prompts
 from opd.runs import open_run
-from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, open_review, store
+from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
 from opd.tasks import Example, load_task
 from opd.tasks.demo import known_problems
 from opd.trajectory import Messages, Prompt
@@ -20,6 +20,7 @@ from opd.ui.branches import Branches
 from opd.ui.corpus import Corpus
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
+from opd.ui.kept_sets import KeptSets, opened
 from opd.ui.pairs import loaded_pair
 from opd.ui.shown import Shown
 from opd.ui.token_review import ACTIONS, TokenReview
@@ -52,6 +53,7 @@ class ReviewTab:
         """Lay out the tab in the current Gradio context and connect it."""
         self.task = load_task("demo")
         self.examples = known_problems()
+        self.sets = KeptSets()
         self.names = gr.State(PairNames())
         self.trained = gr.State(None)  # name of the run whose student stands beside the untrained one
         self.requested = gr.State(0)  # counts the samplings that other tabs ask for
@@ -73,9 +75,9 @@ class ReviewTab:
                 self.which = gr.Radio([BEFORE], value=BEFORE, label="Student", visible=False, elem_id="which")
                 self._model_settings()
         self.shown = Shown(self._find, elem_id="shown")
-        self.branches = Branches()
-        self.reviews = TokenReview(ACTIONS, elem_id="review", linked=True)
-        self.corpus = Corpus(self.reviews.reviews_of, elem_id="corpus")
+        self.branches = Branches(self.sets)
+        self.reviews = TokenReview(self.sets, ACTIONS, elem_id="review", linked=True)
+        self.corpus = Corpus(self.sets.find, elem_id="corpus")
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
         self.on_show = [self.reviews, self.shown]
         self._connect()
@@ -246,18 +248,18 @@ class ReviewTab:
 
     def _show(self, key: str, reviews: ReviewSet, *, linked: bool = False) -> list[str]:
         """Return the updates of ``on_show`` for ``reviews``; the same ``key`` continues what is shown."""
-        return [self.reviews.show(key, reviews.groups), self.shown.show(key, reviews, linked=linked)]
+        return [self.reviews.show(key, reviews), self.shown.show(key, reviews, linked=linked)]
 
     def _find(self, key: str) -> ReviewSet:
         """Return the set shown under ``key``; that of a saved one is its id."""
         try:
-            return open_review(key)
+            return opened(key)
         except ValueError:
-            return ReviewSet(self.reviews.reviews_of(key))
+            return self.sets.find(key)
 
     def _open(self, ident: str) -> list[str]:
         with spoken_errors():
-            return self._show(ident, open_review(ident), linked=True)
+            return self._show(ident, opened(ident), linked=True)
 
     def _open_file(self, path: str) -> list[str]:
         with spoken_errors():

@@ -11,9 +11,10 @@ import gradio as gr
 
 from opd import history
 from opd.runs import Run, open_run
-from opd.saved_reviews import ReviewGroup
+from opd.saved_reviews import ReviewGroup, ReviewSet
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
+from opd.ui.kept_sets import KeptSets
 from opd.ui.overlay import Overlay
 from opd.ui.pairs import refuse_if_taken
 from opd.ui.run_table import RunTable
@@ -34,7 +35,8 @@ class RunsTab:
                 self._one_run()
             with gr.Column(scale=1, min_width=300, elem_classes="card"):
                 self._two_checkpoints()
-        self.compared = TokenReview(elem_id="compared", visible="hidden")
+        self.sets = KeptSets()
+        self.compared = TokenReview(self.sets, elem_id="compared", visible="hidden")
         self.on_choice = [self.chosen, self.table, self.overlay, self.about]
         self.details = [self.heading, self.note, self.pin, self.zip, self.confirm, self.first, self.second]
         self._connect()
@@ -212,7 +214,7 @@ class RunsTab:
                     ReviewGroup(name, [both[side] for both in pairs])
                     for side, name in enumerate((first, second))
                 ]
-                yield gr.update(value=self.compared.show(key, groups), visible=True)
+                yield gr.update(value=self.compared.show(key, ReviewSet(groups)), visible=True)
 
 
 def _open(name: str) -> Run | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio.components.base import server
 
-from opd.saved_reviews import ReviewGroup
+from opd.saved_reviews import ReviewSet
 from opd.trajectory import Review
+from opd.ui.kept_sets import KeptSets
 from opd.view import asset, script
 from opd.view.payload import (
     COLUMNS,
@@ -22,10 +21,6 @@ from opd.view.payload import (
     legend,
     set_payload,
 )
-
-KEPT_SETS = 64
-"""Sets of reviews whose alternatives stay at hand; an older one still shows, without its alternatives."""
-
 
 ACTIONS = ("branch", "typed", "teacher_line", "fork_value", "no_return")
 """What the pinned token's card can ask for."""
@@ -42,17 +37,24 @@ class TokenReview(gr.HTML):
     ``index`` and ``token`` (branch), ``index`` and ``text`` (typed), ``index`` (teacher_line, fork_value).
     """
 
-    def __init__(self, actions: Sequence[str] = (), *, linked: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        sets: KeptSets,
+        actions: Sequence[str] = (),
+        *,
+        linked: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         """Make an empty component.
 
         Args:
+            sets: where what it shows is kept.
             actions: those of :data:`ACTIONS` that the caller listens to; the others have no button.
             linked: the address's fragment follows what is looked at, and brings a new page there; so does the
                 overview of all trajectories (opd/ui/corpus.py). One component of a page.
             kwargs: those of :class:`gradio.HTML`.
         """
-        self._sets: OrderedDict[str, Sequence[ReviewGroup]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._sets = sets
         here = Path(__file__).with_suffix(".js")
         super().__init__(
             html_template=asset("review.html"),
@@ -68,37 +70,22 @@ class TokenReview(gr.HTML):
     def show(
         self,
         key: str,
-        groups: Sequence[ReviewGroup],
+        reviews: ReviewSet,
         *,
         continues: str | None = None,
         opens: int | None = None,
     ) -> str:
-        """Return the value that shows ``groups``; the same ``key`` continues what is shown already.
+        """Return the value that shows ``reviews``; the same ``key`` continues what is shown already.
 
         Args:
             key: of the set.
-            groups: the set.
+            reviews: the set.
             continues: key of a set that this one adds to; the page stays where it is.
             opens: the trajectory that the page goes to, once.
         """
-        with self._lock:
-            self._sets[key] = groups
-            self._sets.move_to_end(key)
-            while len(self._sets) > KEPT_SETS:
-                self._sets.popitem(last=False)
-        value = set_payload(key, groups) | {"continues": continues, "opens": opens}
+        self._sets.keep(key, reviews)
+        value = set_payload(key, reviews.groups) | {"continues": continues, "opens": opens}
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-    def reviews_of(self, key: str) -> Sequence[ReviewGroup]:
-        """Return the groups last shown under ``key``.
-
-        Raises:
-            ValueError: they are no longer at hand.
-        """
-        with self._lock:
-            if key not in self._sets:
-                raise ValueError("These trajectories are no longer at hand: please sample or open them anew.")
-            return self._sets[key]
 
     def postprocess(self, value: str | None) -> str | None:
         """Pass the value on: it is data, where Gradio would look for markup."""
@@ -124,7 +111,7 @@ class TokenReview(gr.HTML):
         match place:
             case [str(key), int(group), int(sample)] if min(group, sample) >= 0:
                 try:
-                    return self.reviews_of(key)[group].reviews[sample]
+                    return self._sets.find(key).groups[group].reviews[sample]
                 except (ValueError, IndexError):
                     return None
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,11 +10,12 @@ import gradio as gr
 from opd.config import DistillConfig
 from opd.runs import Run, list_runs, new_name, open_run
 from opd.sample_file import Kind
-from opd.saved_reviews import ReviewGroup
+from opd.saved_reviews import ReviewSet
 from opd.trajectory import Messages
 from opd.ui.dry_run import DryRun, look_ahead
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
+from opd.ui.kept_sets import KeptSets
 from opd.ui.pairs import make_room
 from opd.ui.race_card import RaceCard
 from opd.ui.review_tab import BOTH, PairNames, ReviewTab
@@ -52,7 +52,8 @@ class TrainTab:
         self.ahead = DryRun(elem_id="dry-run")
         self.time = TimeMachine(elem_id="time-machine")
         self.step = StepView(elem_id="step")
-        self.trajectories = TokenReview(elem_id="trajectories", visible="hidden")
+        self.sets, self.sets_ahead = KeptSets(), KeptSets()  # below everything, and behind the preview
+        self.trajectories = TokenReview(self.sets, elem_id="trajectories", visible="hidden")
         self.followed = [self.run, self.time, self.picker]
         self.looked_at = [self.step, self.trajectories]
         self.attached = [self.setup.explanation, tabs, *self.followed, review.trained, review.which]
@@ -166,21 +167,20 @@ class TrainTab:
         shown = self.ahead.show(key, findings, ahead)
         if not reviews:
             return [shown, *(gr.skip() for _ in self.looked_at)]
-        return [shown, *self._completions_ahead(key, [ReviewGroup("", reviews)])]
+        self.sets_ahead.keep(key, ReviewSet.of(reviews))
+        return [shown, *self._completions_ahead(key)]
 
     def _show_ahead(self, event: gr.EventData) -> list[Any]:
         """Go to the completion that a token of the preview stands in."""
         match event._data:
             case {"key": str(key), "review": int(review)}:
                 with spoken_errors():
-                    return self._completions_ahead(key, self.trajectories.reviews_of(key), opens=review)
+                    return self._completions_ahead(key, opens=review)
         raise gr.Error(NOT_THERE, print_exception=False)
 
-    def _completions_ahead(
-        self, key: str, groups: Sequence[ReviewGroup], *, opens: int | None = None
-    ) -> list[Any]:
+    def _completions_ahead(self, key: str, *, opens: int | None = None) -> list[Any]:
         title = self.step.show_title("Before the start", "Completions that the tokens above stand in.")
-        return [title, self._read(key, groups, opens)]
+        return [title, self._read(key, self.sets_ahead.find(key), opens)]
 
     def _as_code(self, *values: Any) -> list[Any]:  # noqa: ANN401
         from opd.presets import as_command, as_python
@@ -248,9 +248,9 @@ class TrainTab:
             run, step = _run_of(event), _number(event, "step")
             return self._show(run, "rollout", step, opens=_number(event, "sample"))[1]
 
-    def _read(self, key: str, groups: Sequence[ReviewGroup], opens: int | None) -> Any:  # noqa: ANN401
+    def _read(self, key: str, reviews: ReviewSet, opens: int | None) -> Any:  # noqa: ANN401
         """Return the update of the component below everything, which is not there before it has a use."""
-        return gr.update(value=self.trajectories.show(key, groups, opens=opens), visible=True)
+        return gr.update(value=self.trajectories.show(key, reviews, opens=opens), visible=True)
 
     def _show(self, run: Run, kind: Kind, wanted: int, *, opens: int | None = None) -> list[Any]:
         """Return the updates of ``looked_at`` for the saved step that is nearest to the wanted one."""
@@ -263,7 +263,7 @@ class TrainTab:
         key = f"{run.name}-{run.born}-{kind}-{step}"
         return [
             self.step.show_step(run, kind, step, samples),
-            self._read(key, [ReviewGroup("", reviews)], opens),
+            self._read(key, ReviewSet.of(reviews), opens),
         ]
 
 

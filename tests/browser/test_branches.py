@@ -77,6 +77,31 @@ def test_a_fork_value_says_its_cost_waits_for_run_and_fills_the_card(wrong):
     wrong.locator("#branching").wait_for(state="hidden")
     assert wrong.locator(".pinned").is_visible(), "the page stays where it was"
     assert entries(wrong).nth(1).locator("input").is_checked()
+    # What is fetched only now is there all the same: other colours, other cards, and both after a new Sample.
+    for again in (False, True):
+        if again:
+            wrong.locator("#sample").click()
+            wrong.wait_for_selector("#stop-sampling:not([disabled])")
+            wrong.wait_for_selector("#sample:not([disabled])")
+        wrong.locator(".signals label", has_text="student entropy").click()
+        wrong.locator(".pane .token[class*='open-']").first.wait_for()
+        wrong.locator(".signals label", has_text="penalty").click()
+        entries(wrong).first.click()
+        wrong.locator(".pane .token").first.click()
+        wrong.locator(".pinned .candidate:not(.head)").first.wait_for()
+
+
+def test_two_buttons_in_a_row_lose_nothing(wrong):
+    wrong.get_by_role("button", name="Fork value").click()
+    wrong.locator("#branching-line", has_text="rollouts").wait_for()
+    wrong.locator(".pane .text").focus()
+    wrong.keyboard.press("t")
+    wrong.keyboard.press("b")  # before the page has seen the first
+    wrong.wait_for_function("document.querySelectorAll('.rail label').length === 4")
+    wrong.locator("#branching").wait_for(state="hidden")
+    made = " ".join(entries(wrong).nth(i).inner_text() for i in (2, 3))
+    assert "the teacher went on" in made
+    assert "the student went on" in made
 
 
 def test_the_point_of_no_return_is_drawn_and_can_be_stopped(wrong):

@@ -9,7 +9,8 @@ import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.saved_reviews import ReviewGroup
+from opd.saved_reviews import ReviewGroup, ReviewSet
+from opd.ui.kept_sets import KeptSets
 from opd.ui.token_review import ACTIONS, TokenReview
 
 LONG = 3000
@@ -38,14 +39,14 @@ def component(browser):
     """The address of a page with the component and a text box that chooses what it shows."""
     with gr.Blocks(analytics_enabled=False) as page:
         choice = gr.Textbox(label="set")
-        review = TokenReview(["branch"], linked=True)
+        review = TokenReview(KeptSets(), ["branch"], linked=True)
         heard = gr.Textbox(label="heard", elem_id="heard")
 
         def show(name: str) -> str:
             if name == "grown":
                 grown = make_review(["One", " two", " three"], penalty=[0.0, 0.3, 5.0])
-                return review.show("growing", [ReviewGroup("", [grown])])
-            return review.show(name, SETS[name])
+                return review.show("growing", ReviewSet.of([grown]))
+            return review.show(name, ReviewSet(SETS[name]))
 
         def hear(event: gr.EventData) -> str:
             return json.dumps(["branch", event._data])
@@ -180,19 +181,19 @@ def test_the_quiz_fetches_its_candidates(show):
     ],
 )
 def test_asking_for_what_is_not_there_gives_nothing(address):
-    review = TokenReview()
-    review.show("pair", SETS["pair"])
+    review = TokenReview(KeptSets())
+    review.show("pair", ReviewSet(SETS["pair"]))
     assert review.alternatives_at(address) is None
     assert review.column_of(address) is None
 
 
 def test_what_is_no_longer_at_hand_is_said():
     with pytest.raises(ValueError, match="no longer at hand"):
-        TokenReview().reviews_of("gone")
+        KeptSets().find("gone")
 
 
 def test_every_action_is_an_event():
     with gr.Blocks():
-        review = TokenReview(ACTIONS)
+        review = TokenReview(KeptSets(), ACTIONS)
         for action in ACTIONS:
             getattr(review, action)(lambda: None)
