@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="continue a run; its own settings apply, but more --steps prolong it",
     )
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
-    train.add_argument("--preset", metavar="NAME", help=f"start from one of {', '.join(PRESETS)}")
+    train.add_argument("--preset", metavar="NAME", help=f"over these settings, one of {', '.join(PRESETS)}")
     train.add_argument(
         "--dry-run", action="store_true", help="sample and grade one batch, and say what it would train"
     )
@@ -399,13 +399,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from opd.config import make_config, override, read_config
+    from opd.config import make_config, read_config
     from opd.doctor import examine
     from opd.lessons import load_lesson_task, load_teacher, main_pair
     from opd.models import load_model
+    from opd.presets import combine
 
     saved = read_config(options.config) if options.config else {}
-    config, failed = make_config(override(saved, _given(options))), False
+    config, failed = make_config(combine(saved, given=_given(options))), False
     student = load_model(config.student, device=config.device, dtype=config.dtype)
     for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
         task = load_lesson_task(lesson.task, config)
@@ -447,9 +448,9 @@ def _led(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namesp
 
 
 def _train(options: argparse.Namespace) -> None:
-    from opd.config import make_config, override, read_config
+    from opd.config import make_config, read_config
     from opd.parallel import rank
-    from opd.presets import as_command, preset
+    from opd.presets import as_command, combine
     from opd.preview import preview
     from opd.runs import create_run, new_name, open_run
 
@@ -460,9 +461,8 @@ def _train(options: argparse.Namespace) -> None:
             raise ValueError("--resume continues a run with its own settings; it takes none but --steps.")
         _work(open_run(options.resume), steps)
         return
-    start = dict(preset(options.preset).changes) if options.preset else {}
     saved = read_config(options.config) if options.config else {}
-    config = make_config(override(override(start, saved), given))
+    config = make_config(combine(saved, options.preset, given))
     if options.dry_run:
         found = preview(config)
         if rank() == 0:
@@ -488,14 +488,13 @@ def _print_preview(p: Any) -> None:  # noqa: ANN401
 
 
 def _race(options: argparse.Namespace) -> None:
-    from opd.config import make_config, read_config
+    from opd.config import read_config
     from opd.jobs import enter_race
-    from opd.presets import preset
+    from opd.presets import race_configs
     from opd.runs import Race
 
     saved = read_config(options.config) if options.config else {}
-    given = {**saved, **_given(options)}
-    configs = {name: make_config({**preset(name).changes, **given}) for name in options.methods}
+    configs = race_configs(options.methods, saved, _given(options))
     for run in enter_race(configs, Race(options.name, options.budget_tokens, options.budget_seconds)):
         _work(run)
         if run.status().state == "stopped":

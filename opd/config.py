@@ -183,20 +183,7 @@ class DistillConfig(BaseModel):
     @classmethod
     def _settle_defaults(cls, data: Any) -> Any:  # noqa: ANN401
         """Settle defaults that depend on other fields, so that a saved config says what was used."""
-        if not isinstance(data, dict):
-            return data
-        own = OBJECTIVE_OPTIONS.get(data.get("objective", "reverse_kl"), {})
-        data = {**data, **{name: value for name, value in own.items() if data.get(name) is None}}
-        if data.get("asynchronous") and "clip" in own and data["clip"] is None:
-            data["clip"] = ASYNCHRONOUS_CLIP
-        if data.get("learning_rate") is None:
-            rate = LORA_LEARNING_RATE if data.get("lora_rank") else FULL_LEARNING_RATE
-            if data.get("student", "demo-student") == "demo-student":
-                rate = DEMO_LEARNING_RATE
-            data["learning_rate"] = rate
-        if "warmup_steps" not in data and isinstance(steps := data.get("steps"), int) and steps > 0:
-            data["warmup_steps"] = min(cls.model_fields["warmup_steps"].default, steps - 1)
-        return data
+        return {**data, **settled(data)} if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _options_belong(self) -> Self:
@@ -261,6 +248,29 @@ class DistillConfig(BaseModel):
         return bool(self.discount) or ratio_moves or self.tokens != "all"
 
 
+def settled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings whose defaults follow from other ones: as given, else as those make them."""
+    usual = {name: field.default for name, field in DistillConfig.model_fields.items()}
+    every = usual | {name: value for name, value in values.items() if value is not None}
+    objective = every["objective"]
+    found = dict(OBJECTIVE_OPTIONS.get(objective, {}) if isinstance(objective, str) else {})
+    if every["asynchronous"] and "clip" in found:
+        found["clip"] = ASYNCHRONOUS_CLIP
+    found["learning_rate"] = LORA_LEARNING_RATE if every["lora_rank"] else FULL_LEARNING_RATE
+    if every["student"] == usual["student"]:
+        found["learning_rate"] = DEMO_LEARNING_RATE
+    if isinstance(steps := every["steps"], int) and steps > 0:
+        found["warmup_steps"] = min(usual["warmup_steps"], steps - 1)
+    return found | {name: values[name] for name in found if values.get(name) is not None}
+
+
+def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what would be settled so anyway: a saved config spells out what nobody chose."""
+    options = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
+    anew = settled({n: v for n, v in values.items() if n not in {*options, "learning_rate", "warmup_steps"}})
+    return {n: v for n, v in values.items() if v is not None and (n not in anew or anew[n] != v)}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Read settings from a ``.toml`` file, or from JSON such as a run's ``config.json``.
 
@@ -268,9 +278,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: the file cannot be read, or is not what its name says.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read as settings: {reason}.") from error
     if not isinstance(values, dict):

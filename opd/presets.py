@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opd.config import DistillConfig, make_config
+from opd.config import DistillConfig, chosen, make_config, override
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Preset:
         title: its name for people.
         reason: why and when one takes it, in a sentence or two.
         changes: the settings it changes; those that it does not name stay as they are.
+        defining: those of them without which it would be another method: in a race they stand.
     """
 
     title: str
     reason: str
     changes: Mapping[str, Any]
+    defining: tuple[str, ...] = ()
 
 
 PRESETS: dict[str, Preset] = {
@@ -44,6 +46,7 @@ PRESETS: dict[str, Preset] = {
             "substeps": 1,
             "lora_rank": 32,
         },
+        ("objective",),
     ),
     "lora": Preset(
         "LoRA",
@@ -55,24 +58,28 @@ PRESETS: dict[str, Preset] = {
         "All weights",
         "Every weight trains: the most a student can learn, at four times the memory of its weights.",
         {"lora_rank": 0},
+        ("lora_rank",),
     ),
     "sft": Preset(
         "SFT baseline",
         "Imitate what the teacher writes: off-policy, so the student never learns to leave its own mistakes. "
         "What distillation has to beat.",
         {"objective": "sft"},
+        ("objective",),
     ),
     "rl": Preset(
         "RL baseline",
         "Reward for right answers and no teacher: as many completions a step, in groups of eight, but one "
         "bit of news for each instead of a grade for every token. Needs prompts with answers.",
         {"objective": "rl", "prompts_per_step": 16, "samples_per_prompt": 8},
+        ("objective",),
     ),
     "self": Preset(
         "Self-distillation",
         "The student is its own teacher, told the right answer: it learns to think as if it had known. Needs "
         "prompts with answers.",
         {"teacher": "self", "teacher_hint": "The right answer is {answer}."},
+        ("teacher",),
     ),
     "recover": Preset(
         "Recover a lost skill",
@@ -102,6 +109,46 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"There is no preset called {name!r}. Presets: {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def combine(
+    saved: Mapping[str, Any], name: str | None = None, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the settings of a file, a preset's over them, and over both those that were given beside it.
+
+    What the file spells out though nobody chose it (a learning rate that followed from its student) counts
+    for nothing: it is settled anew.
+
+    Raises:
+        ValueError: there is no preset of that name.
+    """
+    return override(override(chosen(saved), preset(name).changes if name else {}), given or {})
+
+
+def race_configs(
+    methods: Iterable[str], saved: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, DistillConfig]:
+    """Return the config of every method of a race, a preset each; see :func:`combine`.
+
+    What is given is for all of them, but leaves each method what it is: with a ``lora_rank`` of 8, "full"
+    trains all weights still.
+
+    Raises:
+        ValueError: there is no such preset, settings cannot be used, or two methods would train the same.
+    """
+    configs: dict[str, DistillConfig] = {}
+    for name in methods:
+        of = preset(name)
+        stands = {key: of.changes[key] for key in of.defining}
+        config = make_config(override(combine(saved, name, given), stands))
+        for other, theirs in configs.items():
+            if other != name and theirs == config:
+                raise ValueError(
+                    f"{other} and {name} would train the same here. Leave one of them out, or the settings "
+                    "that make them equal."
+                )
+        configs[name] = config
+    return configs
 
 
 def differences(config: DistillConfig) -> dict[str, Any]:

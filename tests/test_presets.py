@@ -1,5 +1,6 @@
 """Starting points that run, configs written down, and a look at the first batch before the start."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import opd
 from opd.cli import _given, _parser, main
 from opd.config import make_config
 from opd.distillation import distill
+from opd.history import config_diff
 from opd.models import Pair
-from opd.presets import PRESETS, as_command, as_python, preset
+from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
 from opd.preview import preview
+from opd.runs import open_run
 
 pytestmark = pytest.mark.engine
 
@@ -167,3 +170,64 @@ def test_given_settings_win_over_the_preset(monkeypatch):
     config = made[0].config
     assert (config.objective, config.lora_rank) == ("importance_sampling", 4)
     assert opd.DistillConfig().objective == "reverse_kl"
+
+
+DEMO = make_config({}).model_dump(mode="json")
+"""What a run on the embedded pair saves: every setting, chosen or not."""
+
+
+def test_a_preset_beats_the_file_and_what_is_given_beats_both():
+    saved = DEMO | {"seed": 5}
+    made = make_config(combine(saved, "post", {"lora_rank": 4}))
+    assert (made.objective, made.lora_rank, made.seed) == ("importance_sampling", 4, 5)
+    assert make_config(combine(DEMO | {"lora_rank": 8}, "lora")).lora_rank == 32
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "settled"),
+    [
+        ({}, {"student": "other/model"}, {"learning_rate": 1e-5}),
+        ({}, {"student": "other/model", "lora_rank": 8}, {"learning_rate": 1e-4}),
+        ({}, {"steps": 3}, {"warmup_steps": 2}),
+        ({"learning_rate": 3e-4}, {"student": "other/model"}, {"learning_rate": 3e-4}),
+        ({"warmup_steps": 1}, {"steps": 3}, {"warmup_steps": 1}),
+        ({"objective": "jsd"}, {"objective": "gkd"}, {"beta": 0.5, "student_share": 0.5}),
+        (
+            {"objective": "importance_sampling", "engine": "vllm", "asynchronous": True},
+            {"asynchronous": False},
+            {"clip": None},
+        ),
+    ],
+)
+def test_what_was_settled_in_a_file_is_settled_anew_and_what_was_chosen_stays(saved, given, settled):
+    file = make_config(saved).model_dump(mode="json")
+    made = make_config(combine(file, given=given)).model_dump()
+    assert {name: made[name] for name in settled} == settled
+
+
+def test_a_saved_config_alone_comes_back_as_it_was():
+    for changes in ({}, {"objective": "rl", "samples_per_prompt": 4, "student": "a/b", "lora_rank": 2}):
+        config = make_config(changes)
+        assert make_config(combine(config.model_dump(mode="json"))) == config
+
+
+def test_the_methods_of_a_race_differ_whatever_the_file_and_the_flags_say():
+    methods = ["full", "sft", "rl", "lora"]
+    for saved, given in ((DEMO, {}), ({}, {"lora_rank": 8, "objective": "jsd", "beta": 0.3})):
+        made = race_configs(methods, saved, given)
+        assert [made[name].objective for name in ("sft", "rl")] == ["sft", "rl"]
+        assert made["full"].lora_rank == 0
+        assert made["lora"].lora_rank == given.get("lora_rank", 32)
+        assert made["full"].objective == made["lora"].objective == given.get("objective", "reverse_kl")
+    with pytest.raises(ValueError, match="full and lora would train the same"):
+        race_configs(["full", "lora"], {}, {"lora_rank": 0})
+
+
+def test_a_race_is_entered_with_methods_that_differ(monkeypatch, tmp_path):
+    monkeypatch.setattr("opd.cli._work", lambda run: None)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(DEMO))
+    assert main(["race", "derby", "--config", str(file), "--methods", "full", "sft", "lora"]) == 0
+    full, sft, lora = (open_run(f"derby-{name}") for name in ("full", "sft", "lora"))
+    assert config_diff(full, sft)["objective"] == ("reverse_kl", "sft")
+    assert config_diff(full, lora) == {"lora_rank": (0, 32)}

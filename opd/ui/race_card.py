@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from opd.config import make_config, override
-from opd.presets import PRESETS, differences
+from opd.presets import race_configs
 from opd.runs import Race, Run
 from opd.ui.errors import spoken_errors
 from opd.ui.pairs import make_room
@@ -66,8 +65,7 @@ class RaceCard:
         if not name.strip():
             raise ValueError("Give the race a name; its runs are called after it.")
         race = Race(name.strip(), _positive(tokens, "tokens", int), _positive(seconds, "seconds", float))
-        common = differences(self.setup.config(values))
-        configs = {m: make_config(override(common, PRESETS[m].changes)) for m in methods if m in METHODS}
+        configs = race_configs(methods, {}, self.setup.given(values))
         make_room()
         return jobs.start_race(configs, race)
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config, override
+from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config
 from opd.hub import absent
-from opd.presets import PAIRS, PRESETS
+from opd.presets import PAIRS, PRESETS, combine
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 
@@ -109,7 +109,7 @@ class SetupCard:
         Raises:
             ValueError: one sentence that names each setting that is wrong.
         """
-        return make_config(self._given(values))
+        return make_config(self.given(values))
 
     def _explain(self, objective: str) -> list[Any]:
         """Return the updates that say what an objective does, and show the options it has."""
@@ -119,7 +119,7 @@ class SetupCard:
             *(gr.update(visible=name in own) for name in self.fields if name in OPTIONS),
         ]
 
-    def _given(self, values: Sequence[Any]) -> dict[str, Any]:
+    def given(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the settings that are no defaults; options of other objectives are hidden and do not count.
 
         What is a default is left to the config: some defaults follow from other settings.
@@ -133,7 +133,7 @@ class SetupCard:
         """Return the updates of the reason and of all inputs for a starting point."""
         preset = PRESETS[name]
         with spoken_errors():
-            settings = {**_usual(), **override(self._given(values), preset.changes)}
+            settings = {**_usual(), **combine(self.given(values), name)}
         changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in preset.changes.items())
         filled = [gr.update(value=settings.get(name)) for name in self.fields]
         return [
@@ -142,7 +142,7 @@ class SetupCard:
         ]
 
     def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
-        return _summary(names, {**_usual(), **self._given(values)})
+        return _summary(names, {**_usual(), **self.given(values)})
 
 
 def _absent(*names: str) -> Any:  # noqa: ANN401
