@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 USAGE_ERROR, FAILURE = 2, 1
 
@@ -31,11 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ValueError as error:
-        print(f"opd: {error}", file=sys.stderr)
+        _say(f"opd: {error}", sys.stderr)
         return USAGE_ERROR
     except (OSError, RuntimeError) as error:
-        print(f"opd: {error}", file=sys.stderr)
+        _say(f"opd: {error}", sys.stderr)
         return FAILURE
+
+
+def _say(text: Any, file: TextIO | None = None) -> None:  # noqa: ANN401
+    """Print text for people: what a file or a model says in it cannot act on the terminal."""
+    print(_harmless(text), file=file)
+
+
+def _harmless(text: Any) -> str:  # noqa: ANN401
+    """Return text with control codes made visible; line breaks stay."""
+    from opd.view.payload import visible
+
+    return "\n".join(map(visible, str(text).split("\n")))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -289,10 +301,12 @@ def _grade(options: argparse.Namespace) -> None:
 
 def _reviews(options: argparse.Namespace) -> None:
     from opd.saved_reviews import gallery, heading, open_review, stored_reviews
-    from opd.view.payload import visible
 
     for ident in (*stored_reviews(), *gallery()):
-        print(ident, visible(heading(open_review(ident))))
+        try:
+            _say(f"{ident} {heading(open_review(ident))}")
+        except (ValueError, OSError) as error:
+            _say(f"{ident} cannot be opened: {error}")
 
 
 def _open_review(name: str) -> Any:  # noqa: ANN401
@@ -313,7 +327,7 @@ def _graded(options: argparse.Namespace) -> list[Any]:
     if options.file:
         asked = read_prompts(options.file)
         for row in asked.malformed:
-            print(f"opd: row {row.line} of {options.file} is left out: {row.reason}.", file=sys.stderr)
+            _say(f"opd: row {row.line} of {options.file} is left out: {row.reason}.", sys.stderr)
         prompts, texts = asked.prompts, asked.completions
     else:
         prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -348,7 +362,6 @@ def _branch(options: argparse.Namespace) -> None:
     from opd.tasks import load_task
     from opd.tasks.demo import known_problems
     from opd.verdicts import DEFAULT_FORKS, strongest_forks
-    from opd.view.payload import visible
     from opd.view.terminal import render
 
     reviews = _open_review(options.review)
@@ -372,7 +385,7 @@ def _branch(options: argparse.Namespace) -> None:
             print(f"{branching.no_return_cost(main, k=options.k)}.")
             states = branching.point_of_no_return(pair, main, k=options.k, **verified)
         *_, found = states
-        print(visible(found.sentence))
+        _say(found.sentence)
         group_reviews[place] = branching.with_evidence(main, found)
     else:
         if options.teacher_line:
@@ -415,9 +428,9 @@ def _doctor(options: argparse.Namespace) -> int:
         else:  # not a Pair yet: that the vocabularies differ is a finding like others
             pair = student, load_teacher(lesson.teacher, student, config)
         if config.lessons:
-            print(f"{lesson.teacher} for {lesson.task}:")
+            _say(f"{lesson.teacher} for {lesson.task}:")
         for finding in examine(pair, config=config, task=task):
-            print(finding)
+            _say(finding)
             failed |= finding.level == "fail"
     return FAILURE if failed else 0
 
@@ -479,7 +492,7 @@ def _print_preview(p: Any) -> None:  # noqa: ANN401
         return visible(text).replace("\n", "")
 
     for sentence in p.sentences():
-        print(sentence)
+        _say(sentence)
     for title, tokens in (("Punished", p.punished), ("Rewarded", p.rewarded)):
         print(f"\n{title} most: advantage, the [token] in its context, the teacher's first choice")
         for t in tokens:
@@ -515,7 +528,9 @@ def _list_runs(options: argparse.Namespace) -> None:
         mark = "* " if s.baseline else "  "
         state = f"{s.state} ⚠" if s.alarmed else s.state
         line = f"{mark}{s.name}  {state}  step {s.step} of {s.steps}  best {best}  {when}  {s.objective}"
-        print(line + (f"  {visible(s.note)}" if s.note else ""))
+        if s.fault:
+            line = f"{mark}{s.name}  {s.state}  {when}  {s.fault}"
+        print(visible(line + (f"  {s.note}" if s.note else "")).replace("\n", " "))
 
 
 def _delete_run(options: argparse.Namespace) -> None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opd.paths import home_dir
+
+_TICKET = re.compile(r"\d{6,}-.+")
 
 
 def devices_dir() -> Path:
@@ -114,7 +117,7 @@ def _door() -> Iterator[None]:
 
 
 def _tickets(device: str) -> list[Path]:
-    return sorted((devices_dir() / device).glob("*-*"))
+    return sorted(p for p in (devices_dir() / device).glob("*-*") if _TICKET.fullmatch(p.name))
 
 
 def _owner(ticket: Path) -> str:

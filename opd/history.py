@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from opd.runs import Run, State, list_runs, open_run, runs_dir
+from opd.runs import Run, State, all_runs, open_run, runs_dir
 from opd.trajectory import Review, write_atomically
 
 
@@ -21,7 +21,7 @@ class RunSummary:
 
     Attributes:
         name: its name.
-        state: where it stands.
+        state: where it stands; "broken" if its files cannot be read.
         alarmed: whether it ended while an alarm stood.
         step: the last step that was written.
         steps: updates asked for.
@@ -34,22 +34,24 @@ class RunSummary:
         race: the race it takes part in, if any.
         note: what the user wrote about it.
         baseline: whether it is the one that others are compared with.
+        fault: why its files cannot be read; empty if they can.
     """
 
     name: str
-    state: State
-    alarmed: bool
-    step: int
-    steps: int
-    best_accuracy: float | None
-    teacher_accuracy: float | None
+    state: State | Literal["broken"]
     started: float
-    objective: str
-    student: str
-    teacher: str
-    race: str | None
     note: str
     baseline: bool
+    alarmed: bool = False
+    step: int = 0
+    steps: int = 0
+    best_accuracy: float | None = None
+    teacher_accuracy: float | None = None
+    objective: str = ""
+    student: str = ""
+    teacher: str = ""
+    race: str | None = None
+    fault: str = ""
 
 
 def summaries(search: str = "") -> list[RunSummary]:
@@ -59,35 +61,37 @@ def summaries(search: str = "") -> list[RunSummary]:
         search: only runs with all of these words in their name, objective, models, race or note.
     """
     pinned = baseline()
-    found = [_summary(run, pinned) for run in list_runs()]
+    found = [_summary(run, pinned) for run in all_runs()]
     words = search.lower().split()
     return [s for s in found if all(word in _searchable(s) for word in words)]
 
 
 def _summary(run: Run, pinned: Run | None) -> RunSummary:
-    status, config = run.status(), run.config
-    measured = [row for row in run.rows() if "heldout_accuracy" in row]
-    race = run.race()
+    common = {"name": run.name, "started": run.born / 1e9, "baseline": run == pinned, "note": read_note(run)}
+    try:
+        status, config, race, rows = run.status(), run.config, run.race(), run.rows()
+    except (ValueError, OSError) as error:
+        return RunSummary(state="broken", fault=str(error), **common)
+    measured = [row for row in rows if "heldout_accuracy" in row]
     return RunSummary(
-        name=run.name,
         state=status.state,
         alarmed=status.alarmed,
         step=status.step,
         steps=status.steps,
         best_accuracy=max((row["heldout_accuracy"] for row in measured), default=None),
         teacher_accuracy=measured[-1].get("teacher_accuracy") if measured else None,
-        started=(run.path / "config.json").stat().st_mtime,
         objective=config.objective,
         student=config.student,
         teacher=config.teacher,
         race=race.name if race else None,
-        note=read_note(run),
-        baseline=run == pinned,
+        **common,
     )
 
 
 def _searchable(s: RunSummary) -> str:
-    return " ".join((s.name, s.state, s.objective, s.student, s.teacher, s.race or "", s.note)).lower()
+    return " ".join(
+        (s.name, s.state, s.objective, s.student, s.teacher, s.race or "", s.note, s.fault)
+    ).lower()
 
 
 # What the user says of a run
@@ -95,8 +99,10 @@ def _searchable(s: RunSummary) -> str:
 
 def read_note(run: Run) -> str:
     """Return what the user wrote about a run; empty if nothing."""
-    path = run.path / "note.txt"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        return (run.path / "note.txt").read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
 
 
 def write_note(run: Run, text: str) -> None:
@@ -106,15 +112,23 @@ def write_note(run: Run, text: str) -> None:
 
 def baseline() -> Run | None:
     """Return the run that others are compared with; None if none is pinned or it is gone."""
-    try:
-        return open_run((runs_dir() / "baseline.txt").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
+    for file in (_pin_file(), runs_dir() / "baseline.txt"):  # the second is what earlier versions wrote
+        if file.is_file():
+            try:
+                return open_run(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return None
+    return None
 
 
 def pin_baseline(run: Run | None) -> None:
     """Make a run the one that others are compared with; None: no longer any."""
-    write_atomically(runs_dir() / "baseline.txt", run.name if run else "")
+    write_atomically(_pin_file(), run.name if run else "")
+
+
+def _pin_file() -> Path:
+    """Return the file that names the baseline; no run can be called so."""
+    return runs_dir() / ".baseline"
 
 
 def delete_run(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,7 +313,7 @@ def prolong(run: Run, steps: int) -> None:
 
 
 def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
-    """Create the runs of a race; each is an ordinary run called RACE-METHOD.
+    """Create the runs of a race, all or none; each is an ordinary run called RACE-METHOD.
 
     Args:
         configs: the methods by name, what they are compared on (pair, task, steps) being alike.
@@ -322,9 +323,14 @@ def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
         ValueError: a name is taken or no plain file name.
         OSError: a run's folder cannot be written.
     """
-    runs = [create_run(f"{race.name}-{method}", config) for method, config in configs.items()]
-    for run in runs:
-        run.enter(race)
+    runs: list[Run] = []
+    try:
+        for method, config in configs.items():
+            runs.append(create_run(f"{race.name}-{method}", config, race))
+    except (ValueError, OSError):
+        for run in runs:
+            shutil.rmtree(run.path)
+        raise
     return runs
 
 

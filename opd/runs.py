@@ -9,12 +9,15 @@ background, and ``lock``: who holds it lives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import itertools
 import json
+import math
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,8 +50,10 @@ _STATES = ("loading", "queued", "started", "resumed", "paused", "finished", "sto
 MARKS = {"paused": "Paused.", "resumed": "Resumed.", "stopped": "Stopped.", "finished": "Finished."}
 """Events that the list of what happened names, beside those that have sentences of their own."""
 
+_LARGEST = 10**11  # a step, a second since 1970: more is none
 _TAIL = 2**15  # bytes read first when the newest line is wanted
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CHECKPOINT = re.compile(r"step-\d{1,15}")
 
 
 class RunExistsError(ValueError):
@@ -110,11 +115,21 @@ class Race:
         name: of the race.
         tokens: completion tokens of all its steps together.
         seconds: of training: sampling, teacher and updates; evaluations are not counted.
+
+    Raises:
+        ValueError: a budget is no positive number.
     """
 
     name: str
     tokens: int | None = None
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that means nothing."""
+        for unit in ("tokens", "seconds"):
+            budget = getattr(self, unit)
+            if budget is not None and not _is_budget(budget):
+                raise ValueError(f"The budget in {unit} must be a positive number, not {budget}.")
 
     def is_over(self, rows: Sequence[Mapping[str, float]]) -> bool:
         """Whether these steps have spent the budget."""
@@ -156,15 +171,22 @@ class Run:
         return (self.path / "config.json").stat().st_mtime_ns
 
     def race(self) -> Race | None:
-        """Return the race that it takes part in, if any."""
+        """Return the race that it takes part in, if any; a budget that means nothing is none.
+
+        Raises:
+            ValueError: the file that says so cannot be read.
+        """
+        path = self.path / "race.json"
         try:
-            return Race(**json.loads((self.path / "race.json").read_text(encoding="utf-8")))
+            data = _parsed(path.read_bytes())
         except FileNotFoundError:
             return None
-
-    def enter(self, race: Race) -> None:
-        """Let it take part in a race; before it starts."""
-        write_atomically(self.path / "race.json", json.dumps(asdict(race)))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+        match data:
+            case {"name": str(name), **more}:
+                return Race(name, **{u: more[u] for u in ("tokens", "seconds") if _is_budget(more.get(u))})
+        raise ValueError(f"{path} cannot be read: it names no race.")
 
     def set_steps(self, steps: int) -> None:
         """Change how many updates are asked for, holding its lock; when it was created stays as it is.
@@ -181,7 +203,7 @@ class Run:
 
     def rows(self, since: int = -1) -> list[dict[str, float]]:
         """Return the metrics of every step after ``since``; row 0 is the evaluation before training."""
-        latest = {row["step"]: row for row in _read_lines(self.path / "metrics.jsonl")}
+        latest = {row["step"]: row for row in _read_lines(self.path / "metrics.jsonl", _as_row)}
         return [latest[step] for step in sorted(latest) if step > since]
 
     def read_from(self, cursor: str | None = None) -> News:
@@ -190,15 +212,16 @@ class Run:
         Only new bytes are read. A line that is still being written waits for the next reading, one torn by a
         crash is passed over. Safe with any text as cursor.
         """
-        born, names = self.born, ("metrics", "events")
-        ends = [_size(self.path / f"{name}.jsonl") for name in names]
+        born, kinds = self.born, {"metrics": _as_row, "events": _as_event}
+        ends = [_size(self.path / f"{name}.jsonl") for name in kinds]
         known = re.fullmatch(rf"{born}-(\d{{1,15}})-(\d{{1,15}})", cursor or "")
         starts = [int(known[1]), int(known[2])] if known else [0, 0]
         restart = not known or any(start > end for start, end in zip(starts, ends, strict=True))
         if restart:
             starts = [0, 0]
         (rows, at_row), (events, at_event) = (
-            _read_since(self.path / f"{name}.jsonl", start) for name, start in zip(names, starts, strict=True)
+            _read_since(self.path / f"{name}.jsonl", start, kind)
+            for (name, kind), start in zip(kinds.items(), starts, strict=True)
         )
         return News(rows, events, f"{born}-{at_row}-{at_event}", restart)
 
@@ -256,19 +279,19 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events, in the order they happened; each has "event" and "time" (seconds since 1970)."""
-        return list(_read_lines(self.path / "events.jsonl"))
+        return list(_read_lines(self.path / "events.jsonl", _as_event))
 
     def status(self) -> RunStatus:
         """Say where the run stands, from its lock and the ends of its files."""
         steps = self.config.steps
-        row = _newest(self.path / "metrics.jsonl")
-        step = int(row["step"]) if row else 0
-        last = _newest(self.path / "events.jsonl", lambda e: e["event"] in _STATES) or {"event": None}
+        row = _newest(self.path / "metrics.jsonl", _as_row)
+        step = row["step"] if row else 0
+        last = _newest(self.path / "events.jsonl", _as_state) or {"event": None}
         if is_locked(self.path / "lock"):
             state, message = self._live_state(last["event"])
             return RunStatus(state, step, steps, message)
         if last["event"] in ("finished", "stopped", "failed"):
-            message, alarmed = last.get("message", ""), last.get("alarmed", False)
+            message, alarmed = str(last.get("message", "")), bool(last.get("alarmed", False))
             return RunStatus(last["event"], step, steps, message, alarmed)
         return RunStatus("interrupted", step, steps, f"The process ended without a word. {self.log_tail()}")
 
@@ -279,25 +302,36 @@ class Run:
         return self._samples.steps(kind)
 
     def samples(self, step: int) -> list[Sample]:
-        """Return the rollouts that a step kept; see :meth:`saved_steps`."""
+        """Return the rollouts that a step kept; see :meth:`saved_steps`.
+
+        Raises:
+            ValueError: one is damaged.
+        """
         return [
             Sample(
                 step,
                 record["index"],
-                Review.from_dict(record["review"]),
-                Push.from_dict(record["push"]) if record["push"] else None,
+                Review.from_dict(record.get("review")),
+                Push.from_dict(push) if (push := record.get("push")) else None,
             )
             for record in self._samples.records("rollout", step)
         ]
 
     def probes(self, step: int) -> list[Review]:
-        """Return the student's graded answers to the probe prompts at an evaluation, always in one order."""
-        return [Review.from_dict(record["review"]) for record in self._samples.records("probe", step)]
+        """Return the student's graded answers to the probe prompts at an evaluation, always in one order.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        return [Review.from_dict(record.get("review")) for record in self._samples.records("probe", step)]
 
     def frozen(self, since: int = -1) -> list[Frozen]:
         """Return how the probes of step 0 were graded at every evaluation after ``since``, by step and index.
 
         Their text is ``probes(0)``.
+
+        Raises:
+            ValueError: one is damaged.
         """
         steps = (step for step in self.saved_steps("frozen") if step > since)
         return [frozen for step in steps for frozen in self.frozen_at(step)]
@@ -386,10 +420,11 @@ class Run:
 
     def asked(self) -> Request | None:
         """Return what was asked of whoever works on the run."""
-        try:
-            return json.loads((self.path / "control.json").read_text(encoding="utf-8"))["request"]
-        except FileNotFoundError:
-            return None
+        with contextlib.suppress(OSError):
+            match _parsed((self.path / "control.json").read_bytes()):
+                case {"request": "pause" | "stop" | "keep_best" as request}:
+                    return request
+        return None
 
     def take_over(self) -> None:
         """Begin to work on the run, holding its lock: what was asked of an earlier process is forgotten."""
@@ -401,7 +436,8 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        folders = (p for p in (self.path / "checkpoints").glob("step-*") if _CHECKPOINT.fullmatch(p.name))
+        return sorted(folders, key=_step_of)
 
     @property
     def best_step(self) -> int | None:
@@ -514,13 +550,13 @@ class Run:
         if self.model_dir is None:
             return None
         try:
-            state = json.loads((self.model_dir / "training.json").read_text(encoding="utf-8"))
+            state = dict(json.loads((self.model_dir / "training.json").read_text(encoding="utf-8")))
             for group in ("weights", "optimizer"):
                 state[group] = load_file(self.model_dir / f"training-{group}.safetensors")
             with _model_tensors(self.model_dir) as read:
                 held = state.pop("held_by_model", {})
                 state["weights"] |= {name: read[there]() for name, there in held.items()}
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(
                 f"The checkpoint {self.model_dir} is damaged ({error}). Delete it, and the run goes on from "
                 "the one before it."
@@ -528,8 +564,15 @@ class Run:
         return state
 
 
-def create_run(name: str, config: DistillConfig) -> Run:
-    """Make a run's folder and write its config. A run that failed before its first row gives its name back.
+def create_run(name: str, config: DistillConfig, race: Race | None = None) -> Run:
+    """Make a run's folder with its config; it appears whole or not at all.
+
+    A run that failed before its first row gives its name back, and so does a start that was killed.
+
+    Args:
+        name: of the run, and of its folder.
+        config: what to do; paths in it are written down as absolute ones.
+        race: the race that it takes part in.
 
     Raises:
         ValueError: the name is no plain file name.
@@ -540,23 +583,42 @@ def create_run(name: str, config: DistillConfig) -> Run:
         raise ValueError(
             f"{name!r} is no name for a run: use letters, digits, '.', '_' and '-', at most 100."
         )
-    path = runs_dir() / name
+    run = Run(runs_dir() / name)
+    partial = run.path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
     try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        if not _came_to_nothing(Run(path)):
-            raise RunExistsError(
-                f"There is a run called {name} already. Choose another name, or continue it with "
-                f"opd train --resume {name}."
-            ) from None
-        shutil.rmtree(path)
-        path.mkdir()
+        partial.mkdir(parents=True)
+        write_atomically(partial / "config.json", config.model_dump_json(indent=2))
+        if race:
+            write_atomically(partial / "race.json", json.dumps(asdict(race)))
+        if _came_to_nothing(run):
+            shutil.rmtree(run.path)
+        partial.rename(run.path)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and os.path.lexists(run.path):
+            raise RunExistsError(_taken(run)) from None
         raise OSError(
-            f"The folder {path} cannot be made: {error.strerror}. Set OPD_HOME to a folder you may write to."
+            f"The folder {run.path} cannot be made: {error.strerror}. Set OPD_HOME to a folder you may write "
+            "to."
         ) from error
-    write_atomically(path / "config.json", config.model_dump_json(indent=2))
-    return Run(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return run
+
+
+def _came_to_nothing(run: Run) -> bool:
+    """Whether a run failed before its first row, or was killed before it had a config."""
+    if not (run.path / "config.json").exists():
+        return run.path.is_dir() and {p.name for p in run.path.iterdir()} <= {"config.json.partial"}
+    return _is_readable(run) and run.status().state == "failed" and not run.rows()
+
+
+def _taken(run: Run) -> str:
+    if not (run.path / "config.json").exists():
+        return f"{run.path} exists already and is no run. Choose another name, or remove it."
+    return (
+        f"There is a run called {run.name} already. Choose another name, or continue it with "
+        f"opd train --resume {run.name}."
+    )
 
 
 def new_name() -> str:
@@ -581,13 +643,17 @@ def open_run(name: str) -> Run:
 
 def list_runs() -> list[Run]:
     """Return the runs whose config this version understands, the most recently started first."""
-    configs = runs_dir().glob("*/config.json")
-    runs = [Run(c.parent) for c in sorted(configs, key=lambda c: c.stat().st_mtime, reverse=True)]
-    return [run for run in runs if _is_readable(run)]
+    return [run for run in all_runs() if _is_readable(run)]
 
 
-def _came_to_nothing(run: Run) -> bool:
-    return _is_readable(run) and run.status().state == "failed" and not run.rows()
+def all_runs() -> list[Run]:
+    """Return all runs, the most recently started first; also those that cannot be read."""
+    born = {}
+    for path in runs_dir().glob("*/config.json"):
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            if _NAME.fullmatch(path.parent.name):
+                born[Run(path.parent)] = path.stat().st_mtime_ns
+    return sorted(born, key=born.__getitem__, reverse=True)
 
 
 def _is_readable(run: Run) -> bool:
@@ -650,10 +716,17 @@ def merit(row: Mapping[str, float]) -> tuple[bool, float] | None:
 def sentences(event: Mapping[str, Any]) -> list[str]:
     """Return what an event says to the user: the doctor's warnings, a note, an alarm; mostly nothing."""
     match event:
-        case {"event": "examined", "findings": findings}:
-            return [f["message"] for f in findings if f["level"] != "pass"]
-        case {"event": "note" | "alarm" as kind, "step": step, "message": message}:
+        case {"event": "examined", "findings": [*findings]}:
+            return [said for finding in findings for said in _warning(finding)]
+        case {"event": "note" | "alarm" as kind, "step": int(step), "message": str(message)}:
             return [f"{'⚠ ' if kind == 'alarm' else ''}Step {step}: {message}"]
+    return []
+
+
+def _warning(finding: Any) -> list[str]:  # noqa: ANN401
+    match finding:
+        case {"level": "warn" | "fail", "message": str(message)}:
+            return [message]
     return []
 
 
@@ -662,11 +735,12 @@ def told(event: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     An alarm's step, metric and evidence come with it.
     """
-    if event["event"] == "alarm":
-        alarm = {key: event[key] for key in ("step", "metric", "evidence")}
-        return [{"kind": "alarm", "text": f"Step {event['step']}: {event['message']}", **alarm}]
-    if event["event"] == "task":  # what trains, and what is held out
-        return [{"kind": "mark", "text": event["message"]}]
+    match event:
+        case {"event": "alarm", "step": int(step), "message": str(message), "metric": _, "evidence": _}:
+            alarm = {key: event[key] for key in ("step", "metric", "evidence")}
+            return [{"kind": "alarm", "text": f"Step {step}: {message}", **alarm}]
+        case {"event": "task", "message": str(message)}:  # what trains, and what is held out
+            return [{"kind": "mark", "text": message}]
     if event["event"] in MARKS:
         at = f"Step {event['step']}: " if "step" in event else ""
         return [{"kind": "mark", "text": f"{at}{MARKS[event['event']]} {event.get('message', '')}".strip()}]
@@ -683,19 +757,21 @@ def _append_line(path: Path, data: Mapping[str, Any]) -> None:
         file.write(line.encode("utf-8", errors="replace"))
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a JSONL file; a line torn by a crash is passed over."""
+Kept = Callable[[Any], dict[str, Any] | None]
+"""Takes what a line says; returns a record of one kind, None where it is none."""
+
+
+def _read_lines(path: Path, kept: Kept) -> Iterator[dict[str, Any]]:
+    """Yield the records of the complete lines of a JSONL file; one torn by a crash is passed over."""
     if path.exists():
-        yield from _records(path.read_bytes())
+        yield from _records(path.read_bytes(), kept)
 
 
-def _records(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.split(b"\n"):
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
+def _records(data: bytes, kept: Kept) -> Iterator[dict[str, Any]]:
+    return (record for line in data.split(b"\n") if (record := kept(_parsed(line))) is not None)
 
 
-def _read_since(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+def _read_since(path: Path, start: int, kept: Kept) -> tuple[list[dict[str, Any]], int]:
     """Return the records of the complete lines behind an offset, and the offset behind them."""
     if _size(path) <= start:
         return [], start
@@ -703,22 +779,57 @@ def _read_since(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
         file.seek(start)
         data = file.read()
     complete = data.rfind(b"\n") + 1
-    return list(_records(data[:complete])), start + complete
+    return list(_records(data[:complete], kept)), start + complete
 
 
-def _newest(path: Path, wanted: Callable[[Any], bool] = lambda record: True) -> dict[str, Any] | None:
-    """Return the last record that is wanted, reading from the end; None if there is none."""
+def _newest(path: Path, kept: Kept) -> dict[str, Any] | None:
+    """Return the last record that is kept, reading from the end; None if there is none."""
     size = _size(path)
     for length in sorted({min(_TAIL, size), size} - {0}):
         with path.open("rb") as file:
             file.seek(max(0, size - length))
             lines = file.read().split(b"\n")
         for line in reversed(lines if length == size else lines[1:]):
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if wanted(record):
-                    return record
+            if (record := kept(_parsed(line))) is not None:
+                return record
     return None
+
+
+def _parsed(text: bytes) -> Any:  # noqa: ANN401
+    """Return what JSON says; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _as_row(record: Any) -> dict[str, float] | None:  # noqa: ANN401
+    """Return the metrics of a step, those of them that are numbers."""
+    match record:
+        case {"step": int(step)} if 0 <= step < _LARGEST:
+            return {name: value for name, value in record.items() if _is_number(value)}
+    return None
+
+
+def _as_event(record: Any) -> dict[str, Any] | None:  # noqa: ANN401
+    match record:
+        case {"event": str(), "time": int() | float() as at} if 0 <= at < _LARGEST:
+            return record
+    return None
+
+
+def _as_state(record: Any) -> dict[str, Any] | None:  # noqa: ANN401
+    """Return an event that says where the run stands."""
+    event = _as_event(record)
+    return event if event and event["event"] in _STATES else None
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and abs(value) < (math.inf if isinstance(value, float) else 2**53)
+
+
+def _is_budget(value: Any) -> bool:  # noqa: ANN401
+    return _is_number(value) and value > 0
 
 
 def _size(path: Path) -> int:

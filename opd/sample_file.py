@@ -20,7 +20,7 @@ from opd.traces import FrozenScores, Push
 from opd.trajectory import Review
 
 Kind = Literal["rollout", "probe", "frozen"]
-_HEAD = re.compile(rb'\{"step": (\d+), "kind": "(\w+)", "index": (\d+)')
+_HEAD = re.compile(rb'\{"step": (\d{1,9}), "kind": "(\w+)", "index": (\d{1,9})\b')
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class SampleFile:
         with self.path.open("rb") as file:
             for _, (start, length) in places:
                 file.seek(start)
-                with contextlib.suppress(ValueError):  # torn by a crash
+                with contextlib.suppress(ValueError, RecursionError):  # torn by a crash
                     out.append(json.loads(file.read(length)))
         return out
 

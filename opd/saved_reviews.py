@@ -5,6 +5,7 @@ The file is described in docs/reviews.md. Nothing here needs torch: a saved revi
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -243,9 +244,13 @@ def store_dir() -> Path:
 
 @cache
 def gallery() -> dict[str, ReviewSet]:
-    """Return the reviews that are shipped, by id, in the order they are offered."""
-    files = sorted((assets_dir() / "gallery").glob("*.json"))
-    return {found.id: found for found in map(load_reviews, files)}
+    """Return the reviews that are shipped, by id, in the order they are offered; broken ones are left out."""
+    found = {}
+    for file in sorted((assets_dir() / "gallery").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            reviews = load_reviews(file)
+            found[reviews.id] = reviews
+    return found
 
 
 # Tables
@@ -328,7 +333,7 @@ def _group_sizes(groups: Any, reviews: int) -> list[tuple[str, int]]:  # noqa: A
         return [("", reviews)]
     try:
         sizes = [(str(group["label"]), int(group["reviews"])) for group in groups]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError('Its "groups" are not all like {"label": "before", "reviews": 4}.') from error
     if min((size for _, size in sizes), default=0) < 1 or sum(size for _, size in sizes) != reviews:
         raise ValueError(f'Its "groups" do not add up to its {reviews} reviews.')

@@ -25,9 +25,13 @@ class _Columns:
         """Rebuild the columns.
 
         Raises:
-            KeyError: one is missing.
+            ValueError: one is missing, or is none.
         """
-        return cls(**{name: np.array(data[name], np.float32) for name in cls.__dataclass_fields__})
+        try:
+            columns = {name: np.array(data[name], np.float32) for name in cls.__dataclass_fields__}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"What was kept of the tokens is damaged: {error}.") from error
+        return cls(**columns)
 
 
 @dataclass(frozen=True, eq=False)

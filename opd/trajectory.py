@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -409,8 +410,11 @@ def _check_values(review: Review) -> None:
             raise ValueError(f"The review is malformed: {name} holds a value that it cannot have.")
 
     trajectory, grades = review.trajectory, review.grades
+    check(review.messages, "messages")
     check(review.correct in (True, False, None), "correct")
-    check(review.seed is None or type(review.seed) is int, "seed")
+    check(review.seed is None or _is_whole(review.seed), "seed")
+    for name in ("prompt_index", "sample_index"):
+        check(_is_whole(getattr(trajectory, name)), name)
     check(trajectory.finish_reason in ("stop", "length", None), "finish_reason")
     for name in ("bias", "bound"):
         check(getattr(grades, name) is None or isinstance(getattr(grades, name), str), name)
@@ -420,8 +424,9 @@ def _check_values(review: Review) -> None:
     gaps = () if spans is None else ("penalty", "teacher.logprobs", "teacher.top_logprobs")
     for name, column in _token_columns(review):
         if name != "pieces":
-            known = ~np.isnan(column) if name in gaps else True
-            check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(column)[known].all(), name)
+            known = column[~np.isnan(column)] if name in gaps else column
+            check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(known).all(), name)
+            check(not name.endswith("logprobs") or (known <= ROUNDING).all(), name)
     absent = (grades.reverse_kl, grades.verdicts, grades.teacher.ranks)
     check(all((column is None) == (spans is not None) for column in absent), "spans")
     check((review.teacher_vocabulary is None) == (spans is None), "teacher_vocabulary")
@@ -443,14 +448,24 @@ def _check_values(review: Review) -> None:
             raise ValueError(f"The review has no text for the token {min(missing)} in its vocabulary.")
 
 
+def _is_whole(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is int and abs(value) < 2**63
+
+
 def _check_branch(review: Review) -> None:
     branch = review.branch
     if branch is None:
         return
-    whole = all(type(number) is int for number in (branch.parent, branch.at))
+    whole = _is_whole(branch.parent) and _is_whole(branch.at)
     if not whole or not 0 <= branch.at < len(review.trajectory) or branch.by not in ("student", "teacher"):
         raise ValueError(f"The review's branch is malformed: {branch}.")
 
+
+ROUNDING = 0.1
+"""Nats by which the log-prob of a certain token may exceed 0 in a file."""
+
+DEEPEST = 16
+"""Levels of lists and tables that evidence may have."""
 
 _FORK_VALUE = {
     "options": [
@@ -474,6 +489,7 @@ def _check_evidence(evidence: Any) -> None:  # noqa: ANN401
     """Refuse evidence that could not be shown: a saved file may have been written by anything."""
     if evidence is None:
         return
+    _check_plain(evidence)
     _check_shape(evidence, {}, "evidence")
     values = evidence.get("forkValue", {})
     _check_shape(values, {}, "evidence.forkValue")
@@ -481,6 +497,25 @@ def _check_evidence(evidence: Any) -> None:  # noqa: ANN401
         _check_shape(value, _FORK_VALUE, f"evidence.forkValue.{index}")
     if evidence.get("noReturn") is not None:
         _check_shape(evidence["noReturn"], _NO_RETURN, "evidence.noReturn")
+
+
+def _check_plain(evidence: Any) -> None:  # noqa: ANN401
+    """Refuse what no other program could read, or show, at any place of JSON data."""
+    level = [evidence]
+    for _ in range(DEEPEST):
+        tables = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        ]
+        level = [one for table in tables for one in table]
+        wild = [
+            x
+            for x in level
+            if (type(x) is int and not _is_whole(x)) or (type(x) is float and not isfinite(x))
+        ]
+        if wild:
+            raise ValueError("The review is malformed: its evidence holds a number that is none.")
+    if level:
+        raise ValueError(f"The review is malformed: its evidence is nested deeper than {DEEPEST} levels.")
 
 
 def _check_shape(value: Any, shape: Any, where: str) -> None:  # noqa: ANN401

@@ -117,7 +117,7 @@ def test_who_prolongs_a_run_asks_for_more_than_it_makes(config):
     run = create_run("enough", config)
     with pytest.raises(ValueError, match="makes 4 steps already"):
         jobs.resume(run, 4)
-    run.enter(Race("derby", tokens=10))
+    run = create_run("enough", config, Race("derby", tokens=10))
     run.append(StepReport(1, {"tokens": 12}))
     with pytest.raises(ValueError, match="spent the budget of its race derby"):
         jobs.resume(run, 8)
