@@ -166,6 +166,14 @@ class Run:
         return _read_config(path, path.stat().st_ctime_ns)
 
     @property
+    def readable(self) -> bool:
+        """Whether this version understands its config."""
+        try:
+            return self.config is not None
+        except (OSError, ValueError):
+            return False
+
+    @property
     def born(self) -> int:
         """When it was created, nanoseconds since 1970: tells it from an earlier run of the same name."""
         return (self.path / "config.json").stat().st_mtime_ns
@@ -609,7 +617,7 @@ def _came_to_nothing(run: Run) -> bool:
     """Whether a run failed before its first row, or was killed before it had a config."""
     if not (run.path / "config.json").exists():
         return run.path.is_dir() and {p.name for p in run.path.iterdir()} <= {"config.json.partial"}
-    return _is_readable(run) and run.status().state == "failed" and not run.rows()
+    return run.readable and run.status().state == "failed" and not run.rows()
 
 
 def _taken(run: Run) -> str:
@@ -643,7 +651,7 @@ def open_run(name: str) -> Run:
 
 def list_runs() -> list[Run]:
     """Return the runs whose config this version understands, the most recently started first."""
-    return [run for run in all_runs() if _is_readable(run)]
+    return [run for run in all_runs() if run.readable]
 
 
 def all_runs() -> list[Run]:
@@ -654,13 +662,6 @@ def all_runs() -> list[Run]:
             if _NAME.fullmatch(path.parent.name):
                 born[Run(path.parent)] = path.stat().st_mtime_ns
     return sorted(born, key=born.__getitem__, reverse=True)
-
-
-def _is_readable(run: Run) -> bool:
-    try:
-        return run.config is not None
-    except (OSError, ValueError):
-        return False
 
 
 @contextlib.contextmanager

@@ -23,9 +23,13 @@ class Overlay(CurveHTML):
         super().__init__(__file__, **kwargs)
 
     def show(self, runs: Sequence[Run]) -> str:
-        """Return the value for some runs; the baseline joins them. Of two, the config diff is shown."""
+        """Return the value for some runs; the baseline joins them. Of two, the config diff is shown.
+
+        Runs that cannot be read have no curves.
+        """
         pinned = baseline()
         shown = [*runs, *([pinned] if pinned and runs and pinned not in runs else [])]
+        shown = [run for run in shown if run.readable]
         names = [run.name for run in shown]
         diff = {}
         if len(shown) == 2:

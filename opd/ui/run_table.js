@@ -30,16 +30,19 @@ function rowOf(run) {
     trigger("open", { run: run.name });
   });
   const last = document.createElement("td");
-  last.append(open);
+  if (!run.fault) last.append(open);
   row.dataset.run = run.name;
-  row.append(
-    first,
-    cell(run.name + (run.baseline ? " ★" : "")),
-    cell(run.state + (run.alarmed ? " ⚠" : "")),
+  const figures = [
     cell(`${run.step} / ${run.steps}`, "number"),
     cell(best && best + teacher, "number"),
     cell(run.objective + (run.race ? `, race ${run.race}` : "")),
     cell(`${run.student} ← ${run.teacher}`, "pair"),
+  ];
+  row.append(
+    first,
+    cell(run.name + (run.baseline ? " ★" : "")),
+    cell(run.state + (run.alarmed ? " ⚠" : "")),
+    ...(run.fault ? [Object.assign(cell(run.fault, "fault"), { colSpan: 4, title: run.fault })] : figures),
     cell(new Date(1000 * run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" })),
     cell(run.note, "note"),
     last,

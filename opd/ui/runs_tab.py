@@ -89,7 +89,8 @@ class RunsTab:
         shown = [*self.on_choice, *self.details]
         self.table.choose(self._choose, None, shown, **PLUMBING)
         self.keep_note.click(self._keep_note, [self.chosen, self.note], shown, **PLUMBING)
-        self.pin.click(self._pin, self.chosen, shown, **PLUMBING)
+        # What is being written in the note stays as it is.
+        self.pin.click(self._pin, self.chosen, [self.table, self.overlay, self.pin], **PLUMBING)
         self.report.click(self._report, self.chosen, self.zip, **PLUMBING)
         self.csv.click(self._csv, self.chosen, self.zip, **PLUMBING)
         self.make_zip.click(self._zip, self.chosen, self.zip, api_visibility="private")
@@ -132,7 +133,7 @@ class RunsTab:
             *on_choice,
             f"### {last.name}",
             history.read_note(last),
-            gr.update(value="Unpin the baseline" if pinned else "Pin as baseline"),
+            _pin_button(pinned=pinned),
             gr.update(value=None, visible=False),
             gr.update(visible=False),
             *(gr.update(choices=checkpoints, value=end) for end in ends),
@@ -154,8 +155,10 @@ class RunsTab:
     def _pin(self, chosen: list[str]) -> list[Any]:
         with spoken_errors():
             run = open_run(chosen[-1])
-            history.pin_baseline(None if history.baseline() == run else run)
-        return self.choose(chosen)
+            pinned = history.baseline() == run
+            history.pin_baseline(None if pinned else run)
+        runs = [run for name in chosen if (run := _open(name))]
+        return [self.table.show(chosen), self.overlay.show(runs), _pin_button(pinned=not pinned)]
 
     def _report(self, chosen: list[str]) -> Any:  # noqa: ANN401
         with spoken_errors():
@@ -215,6 +218,10 @@ class RunsTab:
                     for side, name in enumerate((first, second))
                 ]
                 yield gr.update(value=self.compared.show(key, ReviewSet(groups)), visible=True)
+
+
+def _pin_button(*, pinned: bool) -> Any:  # noqa: ANN401
+    return gr.update(value="Unpin the baseline" if pinned else "Pin as baseline")
 
 
 def _open(name: str) -> Run | None:

@@ -71,8 +71,11 @@ def test_a_note_and_the_baseline_are_kept(runs, page):
     page.locator("#note textarea").fill("The one <b>to</b> beat")
     page.locator("#keep-note").click()
     page.wait_for_selector("[data-run=north] .note:has-text('The one <b>to</b> beat')")
+    page.locator("#note textarea").fill("Still being written")
     page.locator("#pin").click()
     page.wait_for_selector("[data-run=north]:has-text('★')")
+    page.wait_for_selector("#pin:has-text('Unpin')")
+    assert page.locator("#note textarea").input_value() == "Still being written"
     page.reload()
     open_runs(page, "south")
     # The baseline joins what is chosen.
@@ -144,6 +147,19 @@ def test_a_run_is_deleted_only_when_that_is_confirmed(runs, page, home):
     page.locator("#really-delete").click()
     page.wait_for_selector("[data-run=doomed]", state="detached")
     assert not (home / "runs" / "doomed").exists()
+
+
+def test_a_broken_run_is_listed_with_the_reason_and_can_be_deleted(runs, page, home):
+    shutil.copytree(home / "runs" / "north", home / "runs" / "broken")
+    (home / "runs" / "broken" / "config.json").write_text("{")
+    open_runs(page, "north", "broken")
+    row = page.locator("[data-run=broken]")
+    assert "cannot be read as settings" in row.inner_text()
+    assert row.get_by_role("button", name="Open").count() == 0
+    page.locator("#delete").click()
+    page.locator("#really-delete").click()
+    page.wait_for_selector("[data-run=broken]", state="detached")
+    assert page.locator("[data-run=north]").is_visible()
 
 
 def test_a_run_is_opened_on_the_train_tab(runs, page):
