@@ -370,7 +370,7 @@ def test_a_weight_that_the_model_saves_otherwise_is_kept_beside_it(config):
     state = opd.distill(config).state_dict()
     name, changed = next(iter(state["weights"])), {}
     changed[name] = state["weights"][name] + 1
-    saved = run.save_checkpoint(student, {**state, "weights": state["weights"] | changed})
+    saved = run.save_checkpoint(student, {**state, "next_step": 1, "weights": state["weights"] | changed})
     loaded = run.load_checkpoint()["weights"]
     assert (loaded[name] == changed[name]).all()
     assert loaded.keys() == state["weights"].keys()
