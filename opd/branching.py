@@ -23,7 +23,7 @@ from opd.grading import grade
 from opd.models import Pair
 from opd.reviewing import SNAPSHOT_TOKENS, grade_growing
 from opd.sampling import check_temperature, uniforms
-from opd.tasks import Example, Task
+from opd.tasks import Example, Task, verify
 from opd.trajectory import BranchPoint, Review, Trajectory
 
 FORCED = "Part of the text was forced, not sampled, so its mean penalty does not estimate the KL."
@@ -302,7 +302,7 @@ def fork_value(
             kl[i] = np.concatenate([kl[i], *(g.reverse_kl[at + 1 :] for _, g in mine)])
             right = None
             if verified:
-                passed = sum(bool(task.verify(example, pair.student.text(t.completion_ids))) for t, _ in mine)
+                passed = sum(bool(verify(task, example, pair.student, t)) for t, _ in mine)
                 right = (options[i].right or 0) + passed
             options[i] = replace(
                 options[i],
@@ -464,7 +464,7 @@ def point_of_no_return(
     def measure(index: int) -> None:
         prefix = main.completion_ids[:index]
         rollouts = _roll(pair, review, [(prefix, NO_RETURN_STREAM, j) for j in range(k)], room)
-        right = sum(bool(task.verify(example, pair.student.text(t.completion_ids))) for t in rollouts)
+        right = sum(bool(verify(task, example, pair.student, t)) for t in rollouts)
         rates[index] = PassRate(index, k, right, *wilson(right, k))
 
     places = _grid(len(main), grid)

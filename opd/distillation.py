@@ -49,6 +49,7 @@ from opd.reviewing import review
 from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
 from opd.step_metrics import mean_kl, shape, step_metrics
+from opd.tasks import verify
 from opd.traces import FrozenScores, Push
 from opd.trajectory import Grades, Review, StepReport, Trajectory
 
@@ -468,7 +469,7 @@ class Distillation:
             metrics |= {f"heldout_{name}{suffix}": value for name, value in looks.items()}
             if not number:
                 for e, t, g in list(zip(problems, probes, grades, strict=True))[:PROBES_KEPT]:
-                    correct = lesson.task.verify(e, self.student.text(t.completion_ids))
+                    correct = verify(lesson.task, e, self.student, t)
                     kept.append(review(lesson.pair, e.prompt, t, g, seed=config.seed, correct=correct))
             if problems[0].answer is None:
                 continue

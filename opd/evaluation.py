@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from opd.models import LanguageModel
 from opd.sampling import sample
-from opd.tasks import Example, Split, Task
+from opd.tasks import Example, Split, Task, verify
 from opd.trajectory import Prompt, Trajectory
 
 Z95 = 1.959963984540054
@@ -108,8 +108,5 @@ def evaluate(
         raise ValueError(f"{task.name} has no answers, so accuracy cannot be measured. Set answer_column.")
     prompts = [prompt_of(e) if prompt_of else e.prompt for e in examples]
     trajectories = sample(model, prompts, seed=seed, temperature=temperature, max_tokens=max_tokens)
-    right = [
-        task.verify(example, model.text(t.completion_ids))
-        for example, t in zip(examples, trajectories, strict=True)
-    ]
+    right = [verify(task, e, model, t) for e, t in zip(examples, trajectories, strict=True)]
     return Evaluation(np.array(right), trajectories)

@@ -268,7 +268,7 @@ def compare_checkpoints(
     from opd.models import Pair, load_model
     from opd.reviewing import review
     from opd.sampling import sample
-    from opd.tasks import TaskOptions, load_task
+    from opd.tasks import TaskOptions, load_task, verify
 
     config = first[0].config
     folders = []
@@ -294,6 +294,6 @@ def compare_checkpoints(
             lesson = Lesson(task, pair, 1, config.teacher_system, config.teacher_hint)
             (trajectory,) = lesson.informed([trajectory], [example], room=config.max_tokens)
             (grades,) = grade(pair, [trajectory])
-            correct = task.verify(example, student.text(trajectory.completion_ids))
+            correct = verify(task, example, student, trajectory)
             reviews.append(review(pair, example.prompt, trajectory, grades, seed=seed, correct=correct))
         yield reviews[0], reviews[1]

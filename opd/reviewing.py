@@ -10,7 +10,7 @@ from opd.grading import grade
 from opd.models import LanguageModel, Pair, as_messages
 from opd.own_text import chat_trajectories, text_trajectory
 from opd.sampling import check_temperature, requests
-from opd.tasks import Example, Task
+from opd.tasks import Example, Task, verify
 from opd.trajectory import Grades, Messages, Prompt, Review, Trajectory
 
 SNAPSHOT_TOKENS = 16
@@ -242,4 +242,4 @@ def _verify(pair: Pair, trajectory: Trajectory, task: Task | None, example: Exam
     """Say whether a trajectory solves the example; None where there is none."""
     if task is None or example is None:
         return None
-    return task.verify(example, pair.student.text(trajectory.completion_ids))
+    return verify(task, example, pair.student, trajectory)

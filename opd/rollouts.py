@@ -16,7 +16,7 @@ from opd.lessons import Lesson
 from opd.models import Pair
 from opd.objectives import OBJECTIVES
 from opd.sampling import requests, sample_together, uniforms
-from opd.tasks import Example
+from opd.tasks import Example, verify
 from opd.trajectory import Grades, Trajectory
 from opd.verdicts import fork_score
 
@@ -99,7 +99,7 @@ def gather(
             written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))
         for t in sorted(written, key=lambda t: (t.prompt_index, t.sample_index)):
             example = examples[t.prompt_index]
-            right = lesson.task.verify(example, lesson.pair.student.text(t.completion_ids))
+            right = verify(lesson.task, example, lesson.pair.student, t)
             out.append(Rollout(lesson, example, t, right))
     return _with_rewards(config, out)
 

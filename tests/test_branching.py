@@ -347,7 +347,7 @@ def test_the_collapse_is_found_between_neighbours(pair, monkeypatch, rate, at):
     monkeypatch.setattr(type(pair.student), "text", lambda self, ids: "right" if ids[0] else "wrong")
 
     class Task:
-        def verify(self, example, text):
+        def verify(self, example, text, *, cut=False):
             return text == "right"
 
     example = load_task("demo").heldout(1)[0]

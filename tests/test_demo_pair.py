@@ -217,7 +217,7 @@ def test_the_report_has_its_keys_intervals_and_a_card(pair, tmp_path: Path):
 
 def test_the_report_of_a_student_that_is_never_wrong_says_so(pair):
     class Certain(DemoTask):
-        def verify(self, example, completion):
+        def verify(self, example, completion, *, cut=False):
             return True
 
     with pytest.MonkeyPatch.context() as patch:

@@ -4,17 +4,21 @@ import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from opd.tasks import verifiers
-from opd.tasks.verifiers import Worker, make_verifier, statements
+from opd.tasks import Example, verifiers, verify
+from opd.tasks.conclusion import conclusion, statements
+from opd.tasks.verifiers import Worker, make_verifier
+from opd.trajectory import Trajectory
 
 pytestmark = pytest.mark.engine
 
 
-def right(name, answer, completion):
-    return make_verifier(name).right(answer, completion)
+def right(name, answer, completion, cut=False):
+    return make_verifier(name).right(answer, completion, cut)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +176,156 @@ def test_exact(answer, completion, expected):
         "1/",
         "\\frac{1}",
         "=",
+        "wait, ",
+        "but ",
+        "i think   i ",
+        "no, ",
+        "answer is 4. No, ",
     ],
 )
 def test_a_completion_that_repeats_itself_is_read_at_once(name, piece):
     completion = piece * (200_000 // len(piece))
     assert sum(map(len, statements(completion))) <= 20_000
-    right(name, "B" if name == "choice" else "17", completion)
+    for cut in (False, True):
+        right(name, "B" if name == "choice" else "17", completion, cut)
+
+
+TAKEN_BACK = [
+    "So the answer is 42. But wait",
+    "The answer is 42, but wait",
+    "The answer is 42. Wait...",
+    "The answer is 42.\n\nWait, let me double-check that.",
+    "The answer is 42. Hmm, is that right?",
+    "\\boxed{42}\n\nHmm.",
+    "\\boxed{42}. Hold on, let me recompute.",
+    "The answer is 42. No, that is wrong.",
+    "The answer is 42. No.",
+    "The answer is 42. Scratch that.",
+    "The answer is 42. Oops, I made a mistake.",
+    "The answer is 42. That can't be right.",
+    "The answer is 42. But that's not correct.",
+    "Answer: 42\n\nActually, wait, I think I made an arithmetic error.",
+    "#### 42\nI misread the question.",
+    "The answer is **42**. Let me verify.",
+    "That makes 42. But wait",
+    "6 × 7 = 42. Hmm...",
+]
+"""Nobody would say that these answer 42, whether they were cut off there or ended so."""
+
+STANDS = [
+    "The answer is 42. Let me know if you have other questions!",
+    "The answer is 42. Note that wait times are not included.",
+    "The answer is 42. Wait, let me check: 6 × 7 = 42. Yes, that's correct.",
+    "The answer is 42. Hmm, is that right? 6 × 7 = 42, so it checks out.",
+    "The answer is 41. No, wait: the answer is 42.",
+    "The answer is 41. That's wrong, I forgot one. The answer is 42.",
+    "\\boxed{42}\n\nVerification: 42 / 7 = 6.",
+    "The answer is 42. No other number is divisible by 6 and 7.",
+    "The answer is 42. This holds because 6 × 7 = 42. But 41 is not a multiple of 7.",
+    "Wait, I must read this again. Is it 41? No. The answer is 42.",
+    "Hmm, 6 × 7. Let me think. So the answer is 42.",
+    "The answer is 42, not 41.",
+    "The answer is 42. It was not easy, but that is how it is done.",
+    "#### 42",
+    "42",
+    "42 apples",
+]
+"""These answer 42, whether they ended there or were cut off."""
+
+UNFINISHED = [
+    "48 / 2 = 24 and 24 + 18 = 42",
+    "First I compute 6 × 7, which is 42. Then I",
+    "The product is 42",
+    "So we get\n42",
+    "The answer is 42. But the question asks for dozens, so",
+    "The answer is 42. Alternatively, we could",
+    "The answer is 42. Maybe it",
+    "The answer is 42. However, the problem says",
+    "The answer is 42. Let me verify: 42 / 7",
+    "The answer is 42. But",
+    "The answer is \\boxed{4",
+    "= 42",
+]
+"""These were still thinking when they were cut off."""
+
+
+@pytest.mark.parametrize("completion", TAKEN_BACK)
+def test_an_answer_that_is_taken_back_is_none(completion):
+    for cut in (False, True):
+        assert not right("numeric", "42", completion, cut)
+        assert not right("exact", "42", completion, cut)
+
+
+@pytest.mark.parametrize("completion", STANDS)
+def test_an_answer_stands_whatever_is_said_beside_it(completion):
+    for cut in (False, True):
+        assert right("numeric", "42", completion, cut), cut
+
+
+@pytest.mark.parametrize("completion", UNFINISHED)
+def test_a_thought_that_was_cut_off_is_no_answer(completion):
+    assert not right("numeric", "42", completion, cut=True)
+    assert not right("numeric", "4", completion, cut=True)
+    assert not right("exact", "42", completion, cut=True)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is Paris. The answer is",
+        "Paris",
+        "The answer is Paris.\n\nParis lies on the",
+        "\\boxed{Paris} \\boxed{Lo",
+    ],
+)
+def test_what_was_cut_off_behind_its_answer_gives_it(completion):
+    assert right("exact", "Paris", completion, cut=True)
+
+
+def test_a_no_behind_the_answer_no_takes_nothing_back():
+    for completion in ("The answer is no. No, 51 is not prime.", "Answer: **No**. No, it is 3 × 17."):
+        assert right("exact", "no", completion)
+
+
+def test_a_new_answer_without_a_marker_counts_once_the_old_one_is_taken_back():
+    assert right("numeric", "43", "The answer is 42. No, that is wrong: it should be 43.")
+    assert right("choice", "B", "The answer is A. No, wait. It must be B")
+    assert not right("numeric", "43", "The answer is 42. No, that is wrong: it should be 43", cut=True)
+
+
+@pytest.mark.parametrize(
+    ("completion", "cut", "letter"),
+    [
+        ("B", True, "B"),
+        ("(B)", True, "B"),
+        ("B. Paris is the capital of France and", True, "B"),
+        ("The answer is B. Option A says that the sky is green, and that is wrong.", False, "B"),
+        ("The answer is (B). A is incorrect because it is not blue. C is wrong too.", False, "B"),
+        ("The answer is B: it cannot be A, since that is not", True, "B"),
+        ("A is tempting, but option B", True, None),
+        ("The answer is B. Hmm, but option A", True, None),
+        ("The answer is B. Wait", False, None),
+        ("B. Wait, no, let me think about", True, None),
+    ],
+)
+def test_the_letter_of_a_completion_that_was_cut_off_or_doubts(completion, cut, letter):
+    assert verifiers.stated_choice(completion, cut) == letter
+
+
+def test_a_task_is_told_what_was_cut_off_and_where_the_prompt_opens_the_reasoning():
+    tokens = {1: "<think>\n", 2: "The answer is 42.", 3: " But wait", 4: "</think>\n", 9: "What is 6 × 7?"}
+    model = SimpleNamespace(text=lambda ids: "".join(tokens[int(i)] for i in ids))
+    task = SimpleNamespace(verify=lambda example, text, *, cut: (text, cut))
+
+    def told(prompt, completion, reason):
+        ids = np.array(prompt), np.array(completion)
+        return verify(task, Example("?", "42"), model, Trajectory(*ids, None, reason, ids[0]))
+
+    assert told([9], [2], "stop") == ("The answer is 42.", False)
+    assert told([9], [2, 3], "length") == ("The answer is 42. But wait", True)
+    assert told([9, 1], [2], "length") == ("<think>The answer is 42.", True)
+    assert conclusion("<think>The answer is 42.") == ""
+    assert conclusion(told([9, 1], [3, 4, 2], "stop")[0]).strip() == "The answer is 42."
 
 
 def test_regex_finds_its_pattern():

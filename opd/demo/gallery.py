@@ -27,6 +27,7 @@ from opd.own_text import chat_trajectories, text_trajectory
 from opd.reviewing import review
 from opd.sampling import sample
 from opd.saved_reviews import ReviewGroup, ReviewSet, save_reviews
+from opd.tasks import verify
 from opd.tasks.demo import DemoTask, Draft, Problem, known_problems
 from opd.trajectory import VERDICTS, Prompt, Review, Trajectory
 
@@ -198,7 +199,7 @@ def _graded(
     for t, g in zip(trajectories, grade(pair, trajectories, top_k=TOP_K), strict=True):
         correct = None
         if problems:
-            correct = task.verify(problems[t.prompt_index], pair.student.text(t.completion_ids))
+            correct = verify(task, problems[t.prompt_index], pair.student, t)
         out.append(review(pair, prompts[t.prompt_index], t, g, seed=seed, correct=correct))
     return out
 

@@ -18,7 +18,7 @@ from opd.evaluation import wilson
 from opd.grading import grade
 from opd.models import LanguageModel, Pair, load_pair
 from opd.sampling import sample
-from opd.tasks import Split
+from opd.tasks import Split, verify
 from opd.tasks.demo import DemoTask, Problem, first_error
 from opd.trajectory import Grades, Trajectory
 from opd.verdicts import FORK_DEFINITIONS, strongest_forks
@@ -220,10 +220,7 @@ def pair_report(
     answers = sample(pair.teacher, prompts, seed=seed, max_tokens=MAX_TOKENS)
     attempts = sample(pair, prompts, seed=seed, max_tokens=MAX_TOKENS)
     right = {
-        name: [
-            task.verify(example, model.text(t.completion_ids))
-            for example, t in zip(examples, written, strict=True)
-        ]
+        name: [verify(task, example, model, t) for example, t in zip(examples, written, strict=True)]
         for name, model, written in (("teacher", pair.teacher, answers), ("student", pair.student, attempts))
     }
     wrong = [i for i, ok in enumerate(right["student"]) if not ok]

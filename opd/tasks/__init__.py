@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from opd.trajectory import Prompt
+from opd.trajectory import Prompt, Trajectory
+
+if TYPE_CHECKING:
+    from opd.models import LanguageModel
 
 Split = Literal["tuning", "test"]
 VerifierName = Literal["exact", "numeric", "choice", "regex", "math"]
@@ -71,17 +74,38 @@ class Task(Protocol):
         """Return the first ``n`` held-out examples of a split; a larger ``n`` extends the list."""
         ...
 
-    def verify(self, example: Example, completion: str) -> bool | None:
+    def verify(self, example: Example, completion: str, *, cut: bool = False) -> bool | None:
         """Say whether ``completion`` (text without special tokens) answers ``example`` rightly.
 
-        None: nobody can say, because the example has no answer. Of one task, either all examples have an
-        answer or none has.
+        ``cut``: the length limit cut it off, so that what it was about to say is not known. None: nobody can
+        say, because the example has no answer. Of one task, either all examples have an answer or none has.
         """
         ...
 
     def summary(self) -> str:
         """Say in a sentence or two what the task holds, malformed rows included."""
         ...
+
+
+THINKING_TAIL = 8
+"""Tokens at the end of a prompt among which a chat template opens the reasoning."""
+
+
+def verify(task: Task, example: Example, model: LanguageModel, trajectory: Trajectory) -> bool | None:
+    """Say whether a trajectory answers an example rightly; None where nobody can say.
+
+    Reasoning that the prompt opens, as some chat templates do, is reasoning; see :meth:`Task.verify`.
+
+    Args:
+        task: the example's.
+        example: the problem.
+        model: whose ids the trajectory has.
+        trajectory: the answer.
+    """
+    text = model.text(trajectory.completion_ids)
+    if model.text(trajectory.prompt_ids[-THINKING_TAIL:]).rstrip().endswith("<think>"):
+        text = f"<think>{text}"
+    return task.verify(example, text, cut=trajectory.finish_reason == "length")
 
 
 def load_task(spec: str, options: TaskOptions | None = None) -> Task:

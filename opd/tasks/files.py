@@ -135,9 +135,9 @@ class RowsTask:
             )
         return self._splits[split][:n]
 
-    def verify(self, example: Example, completion: str) -> bool | None:
+    def verify(self, example: Example, completion: str, *, cut: bool = False) -> bool | None:
         """Say whether a completion gives the example's answer; None where the example has none."""
-        return None if example.answer is None else self._verifier.right(example.answer, completion)
+        return None if example.answer is None else self._verifier.right(example.answer, completion, cut)
 
     def summary(self) -> str:
         """Say in words what was read: usable rows by split, duplicates, malformed rows."""

@@ -1,7 +1,7 @@
 """Verifiers: does a completion give the right answer?
 
 A strict parser can rank a student above its teacher, so the verifiers look for the answer where models put it
-(a box, "the answer is", a last line) before they compare. Reasoning inside <think> is not an answer.
+(a box, "the answer is", a last line) before they compare: in what a completion concludes.
 
 Run as a program, this module is the worker behind the two verifiers that may hang: patterns and symbolic
 maths cannot be interrupted by a thread, so they get a process of their own, with a deadline.
@@ -20,12 +20,13 @@ import sys
 import threading
 import unicodedata
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, DecimalException
 from importlib.util import find_spec
 from typing import TextIO
+
+from opd.tasks.conclusion import SENTENCE_END, conclusion, final_text, statements, wavers
 
 DEADLINES = {"regex": 1.0, "math": 5.0}
 """Seconds that one check may take; afterwards the completion counts as wrong."""
@@ -40,11 +41,12 @@ class Verifier:
     """A way to compare completions with right answers.
 
     Attributes:
-        right: ``right(answer, completion)`` says whether the completion gives the answer.
+        right: ``right(answer, completion, cut)`` says whether the completion gives the answer; ``cut``: the
+            length limit cut it off.
         fault: ``fault(answer)`` says why an answer cannot be compared with, None if it can.
     """
 
-    right: Callable[[str, str], bool]
+    right: Callable[[str, str, bool], bool]
     fault: Callable[[str], str | None]
 
 
@@ -64,50 +66,6 @@ def make_verifier(name: str) -> Verifier:
     return VERIFIERS[name]
 
 
-STATEMENTS, STATEMENT = 20, 1000
-"""How many statements are read, and how many characters of each: a model that repeats itself for thousands of
-tokens must not keep its reader busy."""
-
-# Where models put their answer: \boxed{…}, "#### …", "the answer to … is …", "Answer: …".
-_MARKER = re.compile(
-    r"""\\boxed\s*\{ | \\boxed\s | \#\#\#\#
-    | (?<!\bthis\s)\banswer\b (?:[^.\n:=]{0,60}?\b(?:is|was|be|equals)\b | \W{0,4}[:=])""",
-    re.IGNORECASE | re.VERBOSE,
-)
-# What may stand between the marker and the answer: markup, a line break, "that", "option".
-_LEAD = re.compile(r"(?:[\s*_`:=\"'“‘]|\$(?!\d)|\\[(\[]|\\(?:text|textbf|mathrm|boxed)\s*\{)*")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-
-
-def final_text(completion: str) -> str:
-    """Return what a completion says after its reasoning; nothing if the reasoning was cut off."""
-    before, closed, after = completion.rpartition("</think>")
-    if closed:
-        return after
-    return "" if "<think>" in before + after else completion
-
-
-def statements(completion: str) -> Iterator[str]:
-    """Yield what a completion states as its answer, the last statement first."""
-    text = final_text(completion)
-    for marker in reversed(deque(_MARKER.finditer(text), maxlen=STATEMENTS)):
-        rest = text[marker.end() : marker.end() + STATEMENT]
-        if marker[0].endswith("{"):
-            yield _in_braces(rest)
-        else:
-            yield rest[_LEAD.match(rest).end() :].split("\n", 1)[0]
-
-
-def _in_braces(text: str) -> str:
-    """Cut ``text`` at the brace that closes the one before it."""
-    depth = 1
-    for i, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if not depth:
-            return text[:i]
-    return text
-
-
 def _normalise(text: str) -> str:
     """What of a text matters to ``exact``: not case, spacing, outer markup and the last full stop."""
     text = re.sub(r"\\[()\[\]]", "", unicodedata.normalize("NFKC", text))  # brackets of LaTeX maths
@@ -115,15 +73,17 @@ def _normalise(text: str) -> str:
     return text.strip("*_`\"'“”‘’$ ").rstrip(".!").strip("*_`\"'“”‘’$ ")
 
 
-def exact(answer: str, completion: str) -> bool:
+def exact(answer: str, completion: str, cut: bool = False) -> bool:
     """The stated answer is the right one; without a statement, the whole text or its last line is."""
-    wanted = _normalise(answer)
-    for statement in statements(completion):
+    wanted, text = _normalise(answer), conclusion(completion, cut=cut)
+    for statement in statements(text):
         if inner := re.fullmatch(r"\s*\\text\s*\{(.*)\}\s*", statement):
             statement = inner[1]
-        return wanted in (_normalise(statement), _normalise(_SENTENCE_END.split(statement)[0]))
-    lines = final_text(completion).strip().splitlines()
-    return bool(lines) and wanted in (_normalise(" ".join(lines)), _normalise(lines[-1]))
+        return wanted in (_normalise(statement), _normalise(SENTENCE_END.split(statement)[0]))
+    last = text.strip().splitlines()[-1:]
+    return wanted in map(
+        _normalise, [final_text(completion), *last] if final_text(completion).strip() else []
+    )
 
 
 # A sign counts only where it cannot be a minus between two terms; an exponent or index is no number.
@@ -168,20 +128,21 @@ def numbers(text: str) -> list[_Number]:
 _EQUATION = re.compile(r"(?:(?:[^=a-zA-Z\\]|\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))*=)*")
 
 
-def stated_number(completion: str) -> _Number | None:
+def stated_number(completion: str, cut: bool = False) -> _Number | None:
     """Return the number a completion gives as its answer; without a statement, its last number."""
-    for statement in statements(completion):
-        sentence = _SENTENCE_END.split(statement)[0]
+    text = conclusion(completion, cut=cut)
+    for statement in statements(text):
+        sentence = SENTENCE_END.split(statement)[0]
         # "The answer is 3 + 4 = 7 apples": the first number behind the equation, before any unit's.
         if given := numbers(sentence[_EQUATION.match(sentence).end() :]) or numbers(sentence):
             return given[0]
-    given = numbers(final_text(completion))
+    given = numbers(text)
     return given[-1] if given else None
 
 
-def numeric(answer: str, completion: str) -> bool:
+def numeric(answer: str, completion: str, cut: bool = False) -> bool:
     """The stated number equals the right one; a percentage may be given as a share, and the reverse."""
-    wanted, given = stated_number(answer), stated_number(completion)
+    wanted, given = stated_number(answer), stated_number(completion, cut)
     if wanted is None or given is None:
         return False
     if wanted.percent == given.percent:
@@ -206,36 +167,41 @@ _MENTIONED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+\W{0,3}([A-J])\b")
 _CAPITAL = re.compile(r"(?<![\w'’])([B-HJ]|A(?!\s+(?!(?:is|or|and)\b)\w))(?![\w'’])")
 
 
-def stated_choice(completion: str) -> str | None:
+def stated_choice(completion: str, cut: bool = False) -> str | None:
     """Return the letter a completion chooses, A to J: "Answer: B", "(B)", "B.", "**B**", "option B"."""
-    text = final_text(completion).strip()
-    for statement in statements(completion):
+    text = conclusion(completion, cut=cut).strip()
+    for statement in statements(text):
         match = _NAMED.match(statement)
         # An "a" before a word is an article: "the answer is a dog".
         if match and not (match["letter"] in "aAiI" and re.match(r"\s+[a-z]", statement[match.end() :])):
             return match["letter"].upper()
-    for pattern in (_ALONE.fullmatch, _LEADING.match):
-        if match := pattern(text):
-            return match[1].upper()
+    whole = final_text(completion).strip()
+    # A letter that it opens with is stated, and what was cut off is why.
+    opening = whole if cut and not wavers(whole) else text
+    if match := _ALONE.fullmatch(text) or _LEADING.match(opening):
+        return match[1].upper()
     if mentioned := _MENTIONED.findall(text):
         return "".join(mentioned[-1])
     last_line = set(_CAPITAL.findall(text.splitlines()[-1])) if text else set()
     return last_line.pop() if len(last_line) == 1 else None
 
 
-def choice(answer: str, completion: str) -> bool:
+def choice(answer: str, completion: str, cut: bool = False) -> bool:
     """The chosen letter is the right one."""
-    return stated_choice(completion) == stated_choice(answer)
+    return stated_choice(completion, cut) == stated_choice(answer)
 
 
-def regex(answer: str, completion: str) -> bool:
-    """The right answer is a pattern, and it is found in what the completion says after its reasoning."""
+def regex(answer: str, completion: str, cut: bool = False) -> bool:
+    """The right answer is a pattern, and it is found in what the completion says after its reasoning.
+
+    In what was cut off too: whether anything may follow is for the pattern to say.
+    """
     return _worker("regex").check(answer, final_text(completion))
 
 
-def math(answer: str, completion: str) -> bool:
+def math(answer: str, completion: str, cut: bool = False) -> bool:
     """The stated expression equals the right one, as math-verify (Hugging Face) judges it."""
-    return _worker("math").check(answer, final_text(completion))
+    return _worker("math").check(answer, conclusion(completion, cut=cut))
 
 
 def _pattern_fault(answer: str) -> str | None:

@@ -14,6 +14,7 @@ from itertools import count, islice
 from typing import Literal
 
 from opd.tasks import Example, Split
+from opd.tasks.conclusion import conclusion
 from opd.tasks.demo.families import FAMILIES, Problem
 from opd.tasks.demo.writing import Draft, first_error
 
@@ -73,9 +74,9 @@ class DemoTask:
         """Name the families."""
         return f"demo: problems made as needed, of {len(self.families)} families: {', '.join(self.families)}."
 
-    def verify(self, example: Example, completion: str) -> bool:
+    def verify(self, example: Example, completion: str, *, cut: bool = False) -> bool:
         """Say whether the last "the answer is ..." of a completion names the right answer."""
-        stated = _ANSWER.findall(completion)
+        stated = _ANSWER.findall(conclusion(completion, cut=cut))
         if not stated:
             return False
         last = stated[-1].lower()
