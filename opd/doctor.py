@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -563,6 +565,23 @@ def free_memory(device: torch.device) -> int | None:
     return free // neighbours()
 
 
+def _saving(p: _Patient) -> Verdict:
+    with tempfile.TemporaryDirectory() as folder:
+        p.student.save(Path(folder), {})
+    settings = p.student.causal_lm.generation_config
+    try:
+        if settings is not None and not p.config.lora_rank:  # with an adapter none are written
+            settings.validate(strict=True)
+    except ValueError as error:
+        odd = ", ".join(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) or "they contradict each other"
+        return "warn", (
+            f"transformers refuses to write the generation settings of {p.student.name} again: {odd}. "
+            "Checkpoints keep them as they came; whoever trains them elsewhere cannot save. Mend its "
+            "generation_config.json: settings of sampling want do_sample true, or are to be left out."
+        )
+    return "pass", "What is trained can be saved: config, settings and tokenizer are such as may be written."
+
+
 def _memory(p: _Patient) -> Verdict:
     longest = max(len(p.student.render(prompt)) for prompt in p.prompts)
     need = estimate_memory(
@@ -606,5 +625,6 @@ CHECKS: dict[str, Callable[[_Patient], Verdict]] = {
     "sampler": _sampler,
     "teacher": _teacher,
     "context": _context,
+    "saving": _saving,
     "memory": _memory,
 }

@@ -136,6 +136,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
         return
     tell(run)
     distillation = _load(run)
+    run.try_saving(distillation.student)
     resumed = distillation.next_step > 0
     run.log_event("resumed" if resumed else "started", step=distillation.next_step)
     if not resumed:
@@ -149,11 +150,22 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
     rows = [row for row in run.rows() if row["step"] < distillation.next_step]
     saved_at = distillation.next_step - 1 if resumed else None
 
-    def save() -> None:
+    def save(*, last: bool = False) -> None:
         nonlocal saved_at
-        if saved_at != distillation.next_step - 1:
+        step = distillation.next_step - 1
+        if saved_at == step:
+            return
+        try:
             run.save_checkpoint(distillation.student, _all(Distillation.state_dict, distillation))
-            saved_at = distillation.next_step - 1
+        except OSError as error:
+            if last:
+                raise
+            reason = str(error).rstrip(".")
+            run.log_event(
+                "note", step=step, message=f"No checkpoint was written: {reason}. Training goes on."
+            )
+        else:
+            saved_at = step
 
     race = run.race()
     asked = message = None
@@ -178,7 +190,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
     said = [message] if message else []
     best = run.drop_after_best() if asked == "keep_best" else None
     if best is None:
-        save()
+        save(last=True)
     else:
         said.append(f"Kept the best checkpoint, that of step {best}.")
     alarms = standing([row for row in rows if row["step"] <= (step if best is None else best)])

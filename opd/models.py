@@ -349,6 +349,26 @@ class LanguageModel:
             raise ValueError(f"The text holds characters that the tokenizer of {self.name} does not know.")
         return ids
 
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model and its tokenizer (or its adapter) as a folder that :func:`load_model` reads.
+
+        Generation settings stay as they came, those too that transformers reads and refuses to write.
+
+        Args:
+            folder: where to.
+            weights: the whole weights by name, where the model holds but a share of them; without any, all
+                but the weights is written.
+        """
+        network = self.causal_lm
+        settings, network.generation_config = network.generation_config, GenerationConfig()
+        try:
+            self.model.save_pretrained(folder, state_dict=weights)
+        finally:
+            network.generation_config = settings
+        if settings is not None and (file := folder / "generation_config.json").exists():
+            settings.to_json_file(file, keys_to_pop=["compile_config"])
+        self.tokenizer.save_pretrained(folder)
+
     def token_text(self, token_id: int) -> str:
         """Return the text of one token as it reads in the middle of a sentence, leading space kept.
 

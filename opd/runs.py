@@ -501,10 +501,40 @@ class Run:
         """The newest checkpoint: a folder that transformers (or PEFT) loads; None before the first."""
         return self.checkpoints[-1] if self.checkpoints else None
 
+    def try_saving(self, student: Any) -> None:  # noqa: ANN401
+        """Write all of a checkpoint but its tensors, and remove it: can what will be trained be saved?
+
+        Raises:
+            OSError: it cannot; the message says why and the way out.
+        """
+        from opd.doctor import size_in_words
+
+        trial = self.path / "checkpoints" / ".trial"
+        try:
+            trial.mkdir(parents=True, exist_ok=True)
+            student.save(trial, {})
+            free = shutil.disk_usage(trial).free
+        except Exception as error:  # each library has its own way to refuse
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise OSError(
+                f"What is trained could not be saved in {trial.parent}: {reason}. Mend that first, or set "
+                "OPD_HOME to another folder."
+            ) from error
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+        trained = (p for p in student.model.parameters() if p.requires_grad)
+        needed = 3 * sum(p.numel() * p.element_size() for p in trained)  # weights and AdamW's two moments
+        if needed > free:
+            raise OSError(
+                f"A checkpoint takes {size_in_words(needed)}, and {size_in_words(free)} are free in "
+                f"{trial.parent}. Make room, or set OPD_HOME to another disk."
+            )
+
     def save_checkpoint(self, student: Any, state: Mapping[str, Any]) -> Path:  # noqa: ANN401
         """Write the student and the training state, whole or not at all; remove old checkpoints.
 
-        Weights that the student's own files hold are in the training state by their names alone.
+        Weights that the student's own files hold are in the training state by their names alone. Where a
+        library refuses to write the model, the training state is kept without it, and a note says so.
 
         Args:
             student: the :class:`opd.models.LanguageModel` that is being trained.
@@ -521,9 +551,7 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            # What is sharded is whole in the state alone.
-            student.model.save_pretrained(partial, state_dict=state["weights"] if self.config.shard else None)
-            student.tokenizer.save_pretrained(partial)
+            self._save_model(student, partial, step, state["weights"] if self.config.shard else None)
             held = _held_by_model(partial, state["weights"])
             rest = {name: weight for name, weight in state["weights"].items() if name not in held}
             for group, tensors in (("weights", rest), ("optimizer", state["optimizer"])):
@@ -540,6 +568,22 @@ class Run:
             raise OSError(f"The checkpoint of step {step} could not be written: {error}") from error
         self._remove_old_checkpoints()
         return final
+
+    def _save_model(self, student: Any, folder: Path, step: int, weights: Mapping[str, Any] | None) -> None:  # noqa: ANN401
+        try:
+            student.save(folder, weights)  # what is sharded is whole in the state alone
+        except OSError:
+            raise
+        except Exception as error:  # a library's refusal must not cost what was trained
+            shutil.rmtree(folder)
+            folder.mkdir()
+            reason = " ".join(str(error).split()).rstrip(".")
+            self.log_event(
+                "note",
+                step=step,
+                message=f"No model can be loaded from the checkpoint: {reason}. What was trained is in its "
+                "training-weights.safetensors, and the run can be resumed from it.",
+            )
 
     @property
     def saved_step(self) -> int:

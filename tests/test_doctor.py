@@ -347,6 +347,26 @@ def test_the_longest_prompt_of_the_task_counts(pair, tmp_path):
     assert found("context", pair, task=task, config=config(max_tokens=10)).level == "pass"
 
 
+def test_generation_settings_that_cannot_be_written_again_are_said(pair):
+    settings = pair.student.causal_lm.generation_config
+    settings.temperature, settings.top_p = 0.6, 0.9
+    finding = found("saving", pair)
+    assert finding.level == "warn"
+    assert "temperature, top_p" in finding.message
+    assert found("saving", pair, config=config(lora_rank=4)).level == "pass", "an adapter has no such file"
+    assert (settings.temperature, settings.top_p) == (0.6, 0.9)
+
+
+def test_a_student_that_a_library_refuses_to_write_fails_before_it_trains(pair, monkeypatch):
+    def refuses(*args, **kwargs):
+        raise ValueError("The model is quantized and is not serializable")
+
+    monkeypatch.setattr(pair.student.model, "save_pretrained", refuses)
+    finding = found("saving", pair)
+    assert finding.level == "fail"
+    assert "not serializable" in finding.message
+
+
 def test_memory_that_is_not_there_fails(pair, monkeypatch):
     need = estimate_memory(pair.student.model, pair.teacher.model, config(), prompt_tokens=50).total
     for free, level in ((need // 4, "fail"), (4 * need, "pass"), (None, "warn")):

@@ -176,6 +176,75 @@ def test_a_checkpoint_is_whole_or_not_there(config, monkeypatch):
     assert "No space left" in status.message
 
 
+def test_odd_generation_settings_train_and_are_saved_as_they_came(config, tmp_path):
+    """temperature without do_sample: transformers reads it, and refuses to write it."""
+    folder = tmp_path / "odd"
+    shutil.copytree(config.student, folder)
+    file = folder / "generation_config.json"
+    odd = json.loads(file.read_text()) | {"temperature": 0.6, "top_p": 0.9}
+    file.write_text(json.dumps(odd))
+    run = create_run("odd", config.model_copy(update={"student": str(folder), "steps": 2, "eval_prompts": 0}))
+    with run.hold():
+        jobs.work(run)
+    saved = json.loads((run.model_dir / "generation_config.json").read_text())
+    assert {key: saved[key] for key in ("temperature", "top_p", "eos_token_id")} == {
+        key: odd[key] for key in ("temperature", "top_p", "eos_token_id")
+    }
+    assert load_model(str(run.model_dir)).causal_lm.generation_config.top_p == 0.9
+    assert any("temperature, top_p" in note for note in run.notes())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_known_before_the_first_step(config, monkeypatch):
+    run = create_run("no-room", config)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=2**10))
+    with run.hold(), pytest.raises(OSError, match=r"takes \d+ MiB, and 0 MiB are free"):
+        jobs.work(run)
+    assert not run.rows()
+    (run.path / "checkpoints").rmdir()
+    (run.path / "checkpoints").write_text("a file")
+    with run.hold(), pytest.raises(OSError, match="could not be saved in"):
+        jobs.work(run)
+    assert not run.rows()
+
+
+def test_a_library_that_refuses_to_write_the_model_does_not_cost_what_was_trained(config, monkeypatch):
+    from transformers import PreTrainedModel
+
+    inner = PreTrainedModel.save_pretrained
+
+    def refuses(self, folder, *, state_dict=None, **kwargs):
+        if state_dict is None:
+            raise RuntimeError("Some tensors share memory.")
+        inner(self, folder, state_dict=state_dict, **kwargs)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", refuses)
+    run = create_run("refused", config)
+    with run.hold():
+        jobs.work(run)
+    assert run.status().state == "finished"
+    assert any("Step 4: No model" in n and "share memory" in n for n in run.notes())
+    state = run.load_checkpoint()
+    assert state["next_step"] == 5
+    resumed = opd.distill(config).load_state_dict(state)
+    assert all((resumed.parameters[name] == state["weights"][name]).all() for name in resumed.parameters)
+
+
+def test_a_checkpoint_that_fails_in_between_does_not_end_the_training(config, monkeypatch):
+    inner, full = runs.Run.save_checkpoint, [True, False, False]
+
+    def save(self, *args):
+        if full and full.pop(0):
+            raise OSError(28, "No space left on device")
+        return inner(self, *args)
+
+    monkeypatch.setattr(runs.Run, "save_checkpoint", save)
+    run = create_run("short", config)
+    with run.hold():
+        jobs.work(run)
+    assert [c.name for c in run.checkpoints] == ["step-000004"]
+    assert any("Step 2: No checkpoint was written" in note for note in run.notes())
+
+
 def wait_for(run, condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition(run.status()):
