@@ -72,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     source = grade.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="the question; - reads it from standard input")
     source.add_argument(
-        "--file", type=Path, help="prompts (and completions): .jsonl, .csv, .parquet, or one a line in .txt"
+        "--file",
+        type=Path,
+        help="prompts, and in a column completion or response what is graded: .jsonl, .csv, .parquet (with "
+        "pip install opd-studio[data]); or prompts alone, one a line in .txt",
     )
     source.add_argument(
         "--chat",
@@ -270,6 +273,9 @@ def _load_pair(options: argparse.Namespace) -> Any:  # noqa: ANN401
 
 
 def _app(options: argparse.Namespace) -> None:
+    port = os.environ.get("GRADIO_SERVER_PORT") if options.port is None else str(options.port)
+    if port and not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"The port must be a number from 1 to 65535, not {port}.")
     from opd.ui import launch
 
     launch(host=options.host, port=options.port)
@@ -330,7 +336,7 @@ def _graded(options: argparse.Namespace) -> list[Any]:
             _say(f"opd: row {row.line} of {options.file} is left out: {row.reason}.", sys.stderr)
         prompts, texts = asked.prompts, asked.completions
     else:
-        prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+        prompt = sys.stdin.read().removeprefix("\ufeff") if options.prompt == "-" else options.prompt
         system = [{"role": "system", "content": options.system}] if options.system else []
         prompts = [[*system, {"role": "user", "content": prompt}] if system else prompt]
         texts = [_read_text(options.text) if options.text else None]
@@ -350,8 +356,9 @@ def _graded(options: argparse.Namespace) -> list[Any]:
 
 
 def _read_text(path: Path) -> str:
-    """Read a text as it is, but for the line break that ends a file."""
-    return path.read_bytes().decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+    """Read a text as it is, but for the mark that may begin a file and the line break that ends one."""
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _branch(options: argparse.Namespace) -> None:
@@ -413,41 +420,33 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _doctor(options: argparse.Namespace) -> int:
     from opd.config import make_config, read_config
-    from opd.doctor import examine
-    from opd.lessons import load_lesson_task, load_teacher, main_pair
-    from opd.models import load_model
     from opd.presets import combine
+    from opd.preview import examined
 
     saved = read_config(options.config) if options.config else {}
     config, failed = make_config(combine(saved, given=_given(options))), False
-    student = load_model(config.student, device=config.device, dtype=config.dtype)
-    for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
-        task = load_lesson_task(lesson.task, config)
-        if lesson is config and config.teacher_url:
-            pair = main_pair(student, config)
-        else:  # not a Pair yet: that the vocabularies differ is a finding like others
-            pair = student, load_teacher(lesson.teacher, student, config)
+    for lesson, _, findings in examined(config):
         if config.lessons:
             _say(f"{lesson.teacher} for {lesson.task}:")
-        for finding in examine(pair, config=config, task=task):
+        for finding in findings:
             _say(finding)
             failed |= finding.level == "fail"
     return FAILURE if failed else 0
 
 
-def _led(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+def _led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int]:
     """Under torchrun, let the first process do what a command says and all others take part in its runs."""
 
     def led(options: argparse.Namespace) -> int:
         from opd.jobs import follow
         from opd.parallel import FailedElsewhere, processes, rank, tell
 
-        first = True
+        first, code = True, None
         try:
             with processes():
                 first = rank() == 0
                 if first or getattr(options, "dry_run", False):
-                    run(options)
+                    code = run(options)
                     tell(None)
                 else:
                     follow()
@@ -455,16 +454,15 @@ def _led(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namesp
             if first:
                 raise
             return FAILURE
-        return 0
+        return code or 0
 
     return led
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int | None:
     from opd.config import make_config, read_config
-    from opd.parallel import rank
-    from opd.presets import as_command, combine
-    from opd.preview import preview
+    from opd.jobs import refuse_finished
+    from opd.presets import combine
     from opd.runs import create_run, new_name, open_run
 
     given = _given(options)
@@ -472,17 +470,32 @@ def _train(options: argparse.Namespace) -> None:
         steps = given.pop("steps", None)
         if given or options.config or options.name or options.preset or options.dry_run:
             raise ValueError("--resume continues a run with its own settings; it takes none but --steps.")
-        _work(open_run(options.resume), steps)
-        return
+        run = open_run(options.resume)
+        refuse_finished(run, steps)
+        return _work(run, steps)
     saved = read_config(options.config) if options.config else {}
     config = make_config(combine(saved, options.preset, given))
     if options.dry_run:
-        found = preview(config)
-        if rank() == 0:
-            print(as_command(config))
+        return _dry_run(config)
+    return _work(create_run(options.name or new_name(), config))
+
+
+def _dry_run(config: Any) -> int:  # noqa: ANN401
+    """Print what the doctor does not pass and, unless that forbids the run, what its first step would do."""
+    from opd.parallel import rank
+    from opd.presets import as_command
+    from opd.preview import look_ahead
+
+    findings, found = look_ahead(config)
+    if rank() == 0:
+        if not config.lessons:  # they have no flags
+            _say(as_command(config))
+        for finding in findings:
+            if finding.level != "pass":
+                _say(finding)
+        if found:
             _print_preview(found)
-    else:
-        _work(create_run(options.name or new_name(), config))
+    return 0 if found else FAILURE
 
 
 def _print_preview(p: Any) -> None:  # noqa: ANN401
@@ -637,12 +650,15 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
                         f"{metrics['heldout_n']}" + ("" if taught is None else f", teacher {taught:.1%}")
                     )
                 for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
-                    bar.write(note)
+                    say(note)
+
+            def say(text: str) -> None:
+                bar.write(_harmless(text))
 
             run.take_over()
             before = signal.signal(signal.SIGINT, lambda *_: run.ask("stop"))
             try:
-                work(run, show, on_wait=bar.write)
+                work(run, show, say)
             finally:
                 signal.signal(signal.SIGINT, before)
     status = run.status()
@@ -653,13 +669,12 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from opd.config import make_config
     from opd.evaluation import evaluate
     from opd.models import load_model
     from opd.tasks import TaskOptions, load_task
 
-    config = make_config(_given(options))
-    task = load_task(config.task, TaskOptions.of(config))
+    asked = {name: getattr(options, name) for name in TASK_OPTIONS}
+    task = load_task(options.task or "demo", TaskOptions(**{k: v for k, v in asked.items() if v is not None}))
     accuracy = evaluate(
         load_model(options.model, device=options.device, dtype=options.dtype),
         task,

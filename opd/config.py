@@ -18,6 +18,9 @@ DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 # PPO's bound, for rollouts that are an update old and whose ratio is no longer 1.
 ASYNCHRONOUS_CLIP = 0.2
 
+EMBEDDED = ("demo-student", "demo-teacher", "demo", "self")
+"""Names of models and tasks that are no paths, whatever lies here."""
+
 OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
     "reverse_kl": {},
     "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "clip": None},
@@ -66,8 +69,8 @@ class DistillConfig(BaseModel):
     )
     task: str = Field(
         "demo",
-        description="where prompts come from: demo; a .jsonl, .csv or .parquet file; or a hub data set, "
-        "owner/name or owner/name:config",
+        description="where prompts come from: demo; a .jsonl or .csv file; or, with pip install "
+        "opd-studio[data], a .parquet file or a hub data set, owner/name or owner/name:config",
     )
     prompt_column: str = Field(
         "prompt", description="column of the prompts: text, or a list of chat messages"
@@ -246,6 +249,25 @@ class DistillConfig(BaseModel):
         """Whether the step must know all its grades before the update can begin."""
         ratio_moves = self.substeps > 1 and self.objective == "importance_sampling"
         return bool(self.discount) or ratio_moves or self.tokens != "all"
+
+    def anchored(self) -> Self:
+        """Return it with absolute paths for what lies here, so that it means the same from any folder."""
+        lessons = tuple(
+            lesson.model_copy(update={"teacher": anchor(lesson.teacher), "task": anchor(lesson.task)})
+            for lesson in self.lessons
+        )
+        here = {name: anchor(getattr(self, name)) for name in ("student", "teacher", "task")}
+        return self.model_copy(update={**here, "lessons": lessons})
+
+
+def anchor(name: str) -> str:
+    """Return the absolute path of a model or task that lies here; any other name as it is."""
+    try:
+        path = Path(name).expanduser()
+        here = name.strip() and name not in EMBEDDED and path.exists()
+    except (OSError, RuntimeError):  # no file can be called so
+        here = False
+    return str(path.resolve()) if here else name
 
 
 def settled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +72,11 @@ def waiting_sentence(ahead: dict[str, list[str]]) -> str:
     )
 
 
-@contextlib.contextmanager
-def stand_in_line(run: str, devices: Sequence[str]) -> Iterator[Place]:
-    """Draw tickets for some devices and keep them until the end of the block.
+def draw_tickets(run: str, devices: Sequence[str]) -> dict[Path, int]:
+    """Draw a ticket for each device and return the descriptors that keep them locked.
 
-    It does not wait: poll :meth:`Place.ahead`. All tickets are drawn at one door, so two runs that want two
-    devices stand in the same order before both.
+    All are drawn at one door, so two runs that want two devices stand in the same order before both. A child
+    process that inherits the descriptors keeps the places.
 
     Raises:
         OSError: the folder of tickets cannot be written.
@@ -89,11 +88,34 @@ def stand_in_line(run: str, devices: Sequence[str]) -> Iterator[Place]:
                 ticket = _draw(device, run)
                 drawn[ticket] = os.open(ticket, os.O_RDWR | os.O_CREAT, 0o644)
                 fcntl.flock(drawn[ticket], fcntl.LOCK_EX)
+    except OSError:
+        _throw_away(drawn)
+        raise
+    return drawn
+
+
+@contextlib.contextmanager
+def stand_in_line(
+    run: str, devices: Sequence[str], tickets: Mapping[Path, int] | None = None
+) -> Iterator[Place]:
+    """Hold tickets for some devices until the end of the block; new ones, unless some are drawn already.
+
+    It does not wait: poll :meth:`Place.ahead`.
+
+    Raises:
+        OSError: the folder of tickets cannot be written.
+    """
+    held = draw_tickets(run, devices) if tickets is None else tickets
+    try:
         yield Place(run, devices)
     finally:
-        for ticket, descriptor in drawn.items():
-            ticket.unlink(missing_ok=True)
-            os.close(descriptor)
+        _throw_away(held)
+
+
+def _throw_away(tickets: Mapping[Path, int]) -> None:
+    for ticket, descriptor in tickets.items():
+        ticket.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _draw(device: str, run: str) -> Path:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from opd.alarms import alarms_at, standing
 from opd.config import DistillConfig
-from opd.devices import Place, stand_in_line, waiting_sentence
+from opd.devices import Place, draw_tickets, stand_in_line, waiting_sentence
 from opd.distillation import Distillation, distill, learning_rate
 from opd.doctor import Finding, examine
 from opd.grading import LOWER_BOUND
@@ -26,6 +26,7 @@ from opd.models import resolve_device
 from opd.objectives import alternatives
 from opd.parallel import cause, gathered, gpus, tell, told, world
 from opd.runs import Race, Run, create_run, merit
+from opd.tasks import Task
 from opd.trajectory import StepReport
 
 Found = TypeVar("Found")
@@ -37,12 +38,20 @@ POLL_SECONDS = 0.2
 def work(
     run: Run,
     on_report: Callable[[StepReport], None] = lambda report: None,
-    on_wait: Callable[[str], None] = lambda sentence: None,
+    say: Callable[[str], None] = lambda sentence: None,
+    tickets: Mapping[Path, int] | None = None,
 ) -> None:
     """Train the run to its end, or until a stop is asked for, from its newest checkpoint if it has one.
 
     It stands in line for its devices first, one job a device. The caller holds the run's lock. Every step is
-    on disk before ``on_report`` hears of it; ``on_wait`` hears once what the run waits for.
+    on disk before ``on_report`` hears of it.
+
+    Args:
+        run: the run.
+        on_report: hears of every step.
+        say: hears what there is to say before the first step: what the run waits for, what its task holds,
+            what the doctor warns of.
+        tickets: those that it stands in line with, if they are drawn already.
 
     Raises:
         ValueError: a model or the task cannot be used.
@@ -50,10 +59,10 @@ def work(
         OSError: the disk is full.
     """
     try:
-        with stand_in_line(run.name, devices_of(run.config)) as place:
-            if _wait_for_turn(run, place, on_wait):
+        with stand_in_line(run.name, devices_of(run.config), tickets) as place:
+            if _wait_for_turn(run, place, say):
                 with tracker(run) as track:
-                    _train(run, lambda report: (track(report), on_report(report)))
+                    _train(run, lambda report: (track(report), on_report(report)), say)
     except Exception as error:
         reason = cause(error)
         run.log_event("failed", message=str(reason) or type(reason).__name__)
@@ -99,11 +108,11 @@ def devices_of(config: DistillConfig) -> list[str]:
     return sorted({d.type for d in found if d.type != "cuda"} | cuda)
 
 
-def _wait_for_turn(run: Run, place: Place, on_wait: Callable[[str], None]) -> bool:
+def _wait_for_turn(run: Run, place: Place, say: Callable[[str], None]) -> bool:
     """Wait until the devices are the run's; False: a stop was asked for first."""
     if ahead := place.ahead():
         run.log_event("queued", message=waiting_sentence(ahead))
-        on_wait(waiting_sentence(ahead))
+        say(waiting_sentence(ahead))
     while place.ahead():
         if run.asked() in ("stop", "keep_best"):
             run.log_event("stopped", message="Taken out of the queue before it began.")
@@ -131,7 +140,7 @@ def _fetch_models(run: Run) -> bool:
     return True
 
 
-def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
+def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str], None]) -> None:
     if not _fetch_models(run):
         return
     tell(run)
@@ -139,14 +148,21 @@ def _train(run: Run, on_report: Callable[[StepReport], Any]) -> None:
     run.try_saving(distillation.student)
     resumed = distillation.next_step > 0
     run.log_event("resumed" if resumed else "started", step=distillation.next_step)
-    if not resumed:
+    earlier = len(run.notes())
+    if resumed:
+        _compare_tasks(run, distillation)
+    else:
+        for lesson in distillation.lessons:
+            say(lesson.task.summary())
         _examine(run, distillation)
-    elif run.config.engine == "vllm":
+    if resumed and run.config.engine == "vllm":
         run.log_event(
             "note",
             message="Resumed with vLLM: the prompts are those of an uninterrupted run, the sampled tokens "
             "need not be.",
         )
+    for sentence in run.notes()[earlier:]:
+        say(sentence)
     rows = [row for row in run.rows() if row["step"] < distillation.next_step]
     saved_at = distillation.next_step - 1 if resumed else None
 
@@ -223,7 +239,7 @@ def _examine(run: Run, distillation: Distillation) -> None:
         ValueError: a finding says that the run would go wrong, and the config does not ignore it.
     """
     for lesson, findings in zip(distillation.lessons, _all(_findings, distillation), strict=True):
-        run.log_event("task", message=lesson.task.summary())
+        _log_task(run, lesson.task)
         vocabulary = lesson.pair.vocabulary
         if lesson.pair.scorer is not None and (kept := alternatives(run.config, vocabulary)) < vocabulary:
             run.log_event("note", message=LOWER_BOUND.format(kept))
@@ -231,6 +247,25 @@ def _examine(run: Run, distillation: Distillation) -> None:
         failed = " ".join(f.message for f in findings if f.level == "fail")
         if failed and not run.config.ignore_doctor:
             raise ValueError(f"The doctor advises against this run. {failed} (ignore_doctor trains anyway.)")
+
+
+def _log_task(run: Run, task: Task) -> None:
+    run.log_event("task", message=task.summary(), fingerprint=task.fingerprint())
+
+
+def _compare_tasks(run: Run, distillation: Distillation) -> None:
+    """Say which tasks hold other prompts than when the run last looked."""
+    tasks = [lesson.task for lesson in distillation.lessons]
+    looked = [event.get("fingerprint") for event in run.events() if event["event"] == "task"][-len(tasks) :]
+    changed = [t for t, before in zip(tasks, looked, strict=False) if before not in (None, t.fingerprint())]
+    for task in changed:
+        run.log_event(
+            "note",
+            message=f"{task.name} has changed since the run last read it. From here on its prompts are those "
+            "of now, the held-out ones too, so figures of before and after do not compare.",
+        )
+    for task in tasks if changed else ():
+        _log_task(run, task)
 
 
 def _findings(distillation: Distillation) -> list[list[Finding]]:
@@ -274,11 +309,12 @@ def start(config: DistillConfig, name: str) -> Run:
     The child inherits the held lock, so there is no moment at which a living run looks dead.
 
     Raises:
-        ValueError: the name is taken or no plain file name.
+        ValueError: the name is taken or no plain file name, or a device is not there.
         OSError: the run's folder cannot be written.
     """
+    devices = devices_of(config)
     run = create_run(name, config)
-    _spawn(run)
+    _spawn(run, devices)
     return run
 
 
@@ -293,11 +329,20 @@ def resume(run: Run, steps: int | None = None) -> None:
         RunBusyError: a process works on it already.
         ValueError: it is finished, or cannot be prolonged to that.
     """
+    refuse_finished(run, steps)
+    _spawn(run, devices_of(run.config), steps)
+
+
+def refuse_finished(run: Run, steps: int | None) -> None:
+    """Say no to going on with a run that has nothing left to do.
+
+    Raises:
+        ValueError: it is finished, and no further ``steps`` are asked for.
+    """
     if steps is None and run.status().state == "finished":
         raise ValueError(
             f"The run {run.name} is finished. To go on with it, ask for more than {run.config.steps} steps."
         )
-    _spawn(run, steps)
 
 
 def prolong(run: Run, steps: int) -> None:
@@ -348,23 +393,32 @@ def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
 
 def start_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
     """Start the runs of a race in processes of their own, which take turns; see :func:`enter_race`."""
+    devices = [devices_of(config) for config in configs.values()]
     runs = enter_race(configs, race)
-    for run in runs:
-        _spawn(run)
+    for run, wanted in zip(runs, devices, strict=True):
+        _spawn(run, wanted)
     return runs
 
 
-def _spawn(run: Run, steps: int | None = None) -> None:
-    with run.hold() as descriptor, (run.path / "log.txt").open("ab") as log:
+def _spawn(run: Run, devices: Sequence[str], steps: int | None = None) -> None:
+    """Work on a run in a process of its own, which inherits its lock and its place in the lines."""
+    with contextlib.ExitStack() as ours:
+        descriptor = ours.enter_context(run.hold())
+        log = ours.enter_context((run.path / "log.txt").open("ab"))
         if steps is not None:
             prolong(run, steps)
+        tickets = draw_tickets(run.name, devices)
+        ours.callback(lambda: [os.close(ticket) for ticket in tickets.values()])
         run.take_over()
         subprocess.Popen(
-            [sys.executable, "-m", "opd.jobs", str(run.path.resolve()), str(descriptor)],
+            [
+                *(sys.executable, "-m", "opd.jobs", str(run.path.resolve()), str(descriptor)),
+                *(f"{ticket}={path.resolve()}" for path, ticket in tickets.items()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[descriptor],
+            pass_fds=[descriptor, *tickets.values()],
             start_new_session=True,
             # Idle threads must not spin: the app and the job share the cores.
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
@@ -372,11 +426,16 @@ def _spawn(run: Run, steps: int | None = None) -> None:
 
 
 def main() -> int:
-    """Entry point of the child process: ``python -m opd.jobs RUN_DIR LOCK_DESCRIPTOR``."""
-    path, descriptor = sys.argv[1:]
-    os.set_inheritable(int(descriptor), False)  # held until this process ends, and by no child of it
+    """Entry point of the child process: ``python -m opd.jobs RUN_DIR LOCK DESCRIPTOR=TICKET ...``.
+
+    LOCK is a descriptor too.
+    """
+    path, lock, *drawn = sys.argv[1:]
+    tickets = {Path(ticket): int(number) for number, _, ticket in (word.partition("=") for word in drawn)}
+    for descriptor in (int(lock), *tickets.values()):
+        os.set_inheritable(descriptor, False)  # held until this process ends, and by no child of it
     try:
-        work(Run(Path(path)))
+        work(Run(Path(path)), tickets=tickets)
     except (ValueError, RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -107,7 +107,7 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
             f"A chain spans {config.chain} problems of one lesson, and the lessons' shares make "
             f"{', '.join(map(str, (main, *shares)))} prompts a step. Choose shares that are multiples of it."
         )
-    student = trainable(pair.student if pair else _load_student(config), config)
+    student = trainable(pair.student if pair else load_student(config), config)
     if pair and pair.scorer:
         _must_serve(pair.scorer, config)
     # What compares tokens cannot train on spans of text: such a pair is refused here.
@@ -153,7 +153,7 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
     return task
 
 
-def _load_student(config: DistillConfig) -> LanguageModel:
+def load_student(config: DistillConfig) -> LanguageModel:
     """Load the student; weights that will change are float32: small updates vanish in bfloat16."""
     resolve_dtype(config.dtype, resolve_device(config.device))
     return load_model(

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PROMPT_FILES = (*FILE_TYPES, ".txt")
 
+COMPLETIONS = ("completion", "response")
+"""Columns of a file of prompts whose text is graded; the first that is there counts."""
+
 _TURN = re.compile(rf"^({'|'.join(ROLES)}):[ \t]*", re.IGNORECASE | re.MULTILINE)
 
 
@@ -153,8 +156,8 @@ class PromptFile:
 def read_prompts(path: str | Path) -> PromptFile:
     """Read prompts from a file: the column "prompt" of .jsonl, .csv or .parquet, or one a line of .txt.
 
-    A row's prompt is a text or a list of messages. Where there is a column "completion", that text is graded
-    instead of a sampled one.
+    A row's prompt is a text or a list of messages. Where there is a column "completion" or "response", that
+    text is graded instead of a sampled one.
 
     Raises:
         ValueError: the file cannot be read, or no row can be used; one sentence says why.
@@ -166,10 +169,10 @@ def read_prompts(path: str | Path) -> PromptFile:
         try:
             if isinstance(row.columns, str):
                 raise ValueError(row.columns)
-            prompt, completion = prompt_of(row.columns.get("prompt")), row.columns.get("completion")
-            found.completions.append(
-                None if completion in (None, "") else text_of(completion, "the completion")
-            )
+            prompt = prompt_of(row.columns.get("prompt"))
+            written = [name for name in COMPLETIONS if row.columns.get(name) not in (None, "")]
+            text = text_of(row.columns[written[0]], f"the {written[0]}") if written else None
+            found.completions.append(text)
             found.prompts.append(prompt)
         except ValueError as error:
             found.malformed.append(Malformed(row.line, str(error)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from opd.config import DistillConfig
+from opd.config import DistillConfig, LessonConfig
 from opd.distillation import PROBES, Distillation, distill
-from opd.doctor import Memory, estimate_memory, free_memory, size_in_words
+from opd.doctor import Finding, Memory, estimate_memory, examine, free_memory, size_in_words
+from opd.lessons import load_lesson_task, load_student, load_teacher, main_pair
 from opd.models import LanguageModel, Pair
 from opd.parallel import exchange, gathered, world
 from opd.rollouts import given_advantage
@@ -174,6 +175,38 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
         memory=_memory(run, max(len(r.trajectory.prompt_ids) for r in rollouts)),
         memory_free=free_memory(run.student.device),
     )
+
+
+def examined(
+    config: DistillConfig,
+) -> Iterator[tuple[DistillConfig | LessonConfig, Pair | tuple[LanguageModel, LanguageModel], list[Finding]]]:
+    """Let the doctor look at every lesson of a run: which one (first the main one), its pair, the findings.
+
+    Raises:
+        ValueError: a model or a task cannot be used.
+    """
+    student = load_student(config)
+    for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
+        task = load_lesson_task(lesson.task, config)
+        if lesson is config and config.teacher_url:
+            pair = main_pair(student, config)
+        else:  # not a Pair yet: that the vocabularies differ is a finding like others
+            pair = student, load_teacher(lesson.teacher, student, config)
+        yield lesson, pair, examine(pair, config=config, task=task)
+
+
+def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
+    """Examine a run and rehearse its first step; no preview where a finding forbids the run.
+
+    Raises:
+        ValueError: a model or a task cannot be used.
+    """
+    looked = list(examined(config))
+    findings = [finding for *_, found in looked for finding in found]
+    if any(f.level == "fail" for f in findings) and not config.ignore_doctor:
+        return findings, None
+    pair = looked[0][1]
+    return findings, preview(config, pair if isinstance(pair, Pair) else Pair(*pair))
 
 
 def _evaluating(run: Distillation) -> tuple[int, float, float]:

@@ -635,7 +635,7 @@ def create_run(name: str, config: DistillConfig, race: Race | None = None) -> Ru
         raise ValueError(
             f"{name!r} is no name for a run: use letters, digits, '.', '_' and '-', at most 100."
         )
-    run = Run(runs_dir() / name)
+    run, config = Run(runs_dir() / name), config.anchored()
     partial = run.path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
@@ -763,8 +763,9 @@ def sentences(event: Mapping[str, Any]) -> list[str]:
     match event:
         case {"event": "examined", "findings": [*findings]}:
             return [said for finding in findings for said in _warning(finding)]
-        case {"event": "note" | "alarm" as kind, "step": int(step), "message": str(message)}:
-            return [f"{'⚠ ' if kind == 'alarm' else ''}Step {step}: {message}"]
+        case {"event": "note" | "alarm" as kind, "message": str(message)}:
+            at = f"Step {event['step']}: " if "step" in event else ""
+            return [f"{'⚠ ' if kind == 'alarm' else ''}{at}{message}"]
     return []
 
 

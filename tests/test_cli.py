@@ -258,3 +258,114 @@ def test_the_doctor_examines_every_lesson_of_a_settings_file(models, tmp_path, c
     told = ["--teacher", "self", "--teacher-hint", "It is {answer}."]
     assert main(["doctor", *models, "--max-tokens", "16", *told]) == 0
     assert "pass  teacher: The teacher is the student itself" in capsys.readouterr().out
+
+
+def test_eval_is_greedy_at_temperature_0_and_knows_no_setting_of_training(models, capsys):
+    greedy = ["eval", models[1], "-n", "3", "--max-tokens", "8", "--json", "--temperature", "0"]
+    assert main(greedy) == 0
+    first = capsys.readouterr().out
+    assert main([*greedy, "--seed", "5"]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["eval", models[1], "-n", "3", "--temperature", "-1"]) == 2
+    assert "temperature" in capsys.readouterr().err
+
+
+def test_the_mark_that_begins_a_file_is_no_part_of_its_text(models, tmp_path, capsys):
+    def written(name, text):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        return str(tmp_path / name)
+
+    saved = tmp_path / "review.json"
+    text = ["--prompt", "hi", "--text", written("t.txt", "Yes."), "--save", str(saved)]
+    assert main(["grade", *text, *models]) == 0
+    (review,) = opd.load_reviews(saved)
+    assert review.text == "Yes.<|end|>"
+    assert main(["grade", "--chat", written("c.txt", "user: hi\nassistant: Yes."), *models]) == 0
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Yes."}]
+    assert main(["grade", "--chat", written("c.json", json.dumps(chat)), *models]) == 0
+    prompts = ["--file", written("p.csv", "prompt,response\nhi,Yes.\n"), "--save", str(saved)]
+    assert main(["grade", *prompts, *models]) == 0
+    (review,) = opd.load_reviews(saved)
+    assert review.text == "Yes.<|end|>", "a response is graded, no new one is sampled"
+    capsys.readouterr()
+    for name, content in (("s.json", '{"steps": 0}'), ("s.toml", "steps = 0")):
+        assert main(["train", "--config", written(name, content)]) == 2
+        assert "steps: Input should be greater" in capsys.readouterr().err
+
+
+def test_training_tells_what_it_leaves_out_and_what_the_doctor_warns_of(models, tmp_path, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}."}) for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, "broken \x1b[31m"]))
+    same = ["--student", models[1], "--teacher", models[1], "--task", str(tmp_path / "rows.jsonl")]
+    assert main(train_arguments(same, "--name", "told")) == 0
+    out = capsys.readouterr().out
+    assert "30 prompts (" in out
+    assert "1 malformed rows: line 31: it is not valid JSON" in out
+    assert "The teacher says exactly what the student says" in out
+
+
+def test_a_dry_run_asks_the_doctor(models, tmp_path, capsys):
+    from tiny import make_tokenizer
+
+    same = ["--student", models[1], "--teacher", models[1]]
+    assert main(train_arguments(same, "--dry-run")) == 0
+    out = capsys.readouterr().out
+    assert "The teacher says exactly what the student says" in out
+    assert "A step: 4 completions" in out
+    make_tokenizer(extra=("<|tool|>",)).save_pretrained(tmp_path / "t")
+    assert main(train_arguments(models, "--dry-run")) == 1
+    out = capsys.readouterr().out
+    assert "fail  vocabulary: " in out
+    assert "A step" not in out
+
+
+def test_a_finished_run_that_is_resumed_says_how_to_go_on(models, capsys):
+    assert main(train_arguments(models, "--name", "done")) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "done"]) == 2
+    assert "The run done is finished. To go on with it, ask for more than 2 steps" in capsys.readouterr().err
+
+
+def test_a_run_named_by_relative_paths_is_resumed_from_another_folder(models, tmp_path, monkeypatch, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}."}) for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    here = ["--student", "s", "--teacher", "./t", "--task", "rows.jsonl"]
+    assert main(train_arguments(here, "--name", "moved")) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", "moved", "--steps", "3"]) == 0
+    assert "has changed" not in capsys.readouterr().out
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[5:]))
+    assert main(["train", "--resume", "moved", "--steps", "4"]) == 0
+    assert "rows.jsonl has changed since the run last read it" in capsys.readouterr().out
+    assert main(["train", "--resume", "moved", "--steps", "5"]) == 0
+    assert "has changed" not in capsys.readouterr().out, "it is said once"
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "0"])
+def test_a_port_that_is_none_is_one_sentence(port, capsys, monkeypatch):
+    assert main(["app", "--port", port]) == 2
+    assert capsys.readouterr().err == f"opd: The port must be a number from 1 to 65535, not {port}.\n"
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "abc")
+    assert main(["app"]) == 2
+
+
+def test_what_a_file_says_cannot_act_on_the_terminal(tmp_path, capsys):
+    hostile = "\x1b]0;title\x07\u202e"
+    (tmp_path / "s.json").write_text(json.dumps({f"steps{hostile}": 1}))
+    assert main(["train", "--config", str(tmp_path / "s.json")]) == 2
+    (tmp_path / "r.jsonl").write_text(json.dumps({hostile: "x"}))
+    assert main(["train", "--task", str(tmp_path / "r.jsonl")]) == 2
+    errors = capsys.readouterr().err
+    assert "␛]0;title␇⟨U+202E⟩" in errors
+    assert not {"\x1b", "\x07", "\u202e"} & set(errors)
+
+
+def test_make_pair_leaves_a_pair_that_is_there_alone(tmp_path, capsys):
+    mine = tmp_path / "out" / "student" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    assert main(["make-pair", "--out", str(tmp_path / "out")]) == 2
+    assert "student exists already" in capsys.readouterr().err
+    assert mine.exists()

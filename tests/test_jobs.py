@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ import opd
 from opd import devices, jobs
 from opd.cli import main
 from opd.devices import stand_in_line
-from opd.runs import Race, create_run, open_run
+from opd.runs import Race, create_run, list_runs, open_run
 from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
@@ -117,7 +118,7 @@ def test_who_prolongs_a_run_asks_for_more_than_it_makes(config):
     run = create_run("enough", config)
     with pytest.raises(ValueError, match="makes 4 steps already"):
         jobs.resume(run, 4)
-    run = create_run("enough", config, Race("derby", tokens=10))
+    run = create_run("raced", config, Race("derby", tokens=10))
     run.append(StepReport(1, {"tokens": 12}))
     with pytest.raises(ValueError, match="spent the budget of its race derby"):
         jobs.resume(run, 8)
@@ -216,6 +217,34 @@ def test_two_devices_are_waited_for_together():
         with stand_in_line("c", ["cuda:0", "cuda:1"]) as c:
             assert c.ahead() == {"cuda:0": ["a"], "cuda:1": ["a", "b"]}
     assert b.ahead() == {}
+
+
+def test_runs_stand_in_line_in_the_order_in_which_they_were_started(config, monkeypatch):
+    kept, started = [], []
+
+    def slow_to_begin(command, *, pass_fds, **kwargs):
+        kept.extend(map(os.dup, pass_fds))  # a child holds what it inherits
+        started.append(command)
+
+    monkeypatch.setattr("subprocess.Popen", slow_to_begin)
+    race = Race("derby")
+    names = [run.name for run in jobs.start_race(dict.fromkeys(["full", "sft", "lora"], config), race)]
+    names.append(jobs.start(config, "later").name)
+    assert devices.queue("cpu") == names
+    assert devices.place_of("derby-sft").ahead() == {"cpu": ["derby-full"]}
+    (ticket,) = (word.partition("=")[2] for word in started[0] if "=" in word)
+    assert Path(ticket).name == "000001-derby-full"
+    for descriptor in kept:
+        os.close(descriptor)
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_is_made(config):
+    bad = config.model_copy(update={"device": "cuda:77"})
+    with pytest.raises(ValueError, match="cuda:77"):
+        jobs.start(bad, "nowhere")
+    with pytest.raises(ValueError, match="cuda:77"):
+        jobs.start_race({"full": config, "sft": bad}, Race("derby"))
+    assert list_runs() == []
 
 
 def test_many_processes_never_share_a_device():

@@ -11,8 +11,9 @@ from opd.presets import PRESETS
 from opd.runs import create_run
 from opd.traces import FrozenScores, Push, moved_as_meant
 from opd.trajectory import StepReport
-from opd.ui import feed, pairs
+from opd.ui import feed, pairs, train_tab
 from opd.ui.feed import news_of
+from opd.ui.review_tab import PairNames
 from opd.ui.setup_card import SetupCard, _absent
 
 pytestmark = pytest.mark.engine
@@ -167,3 +168,20 @@ def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
     pairs.loaded_pair("a", "b")
     assert loaded[2:] == [("a", "auto"), ("b", "auto")]
     pairs._loaded_model.cache_clear()
+
+
+@pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"step": -1}])
+def test_an_event_whose_data_is_no_table_is_refused(data):
+    event = gr.EventData(None, data)
+    for asked in (lambda: train_tab._run_of(event), lambda: train_tab._number(event, "step")):
+        with pytest.raises(ValueError, match="something that is not there"):
+            asked()
+
+
+def test_a_run_is_of_the_pair_that_a_relative_path_names(tmp_path, monkeypatch):
+    for name in ("s", "t"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = create_run("near", DistillConfig(student="s", teacher="./t"))
+    named = PairNames("./s", "t")
+    assert train_tab._pair_of(run) == train_tab._anchored(named) != named

@@ -159,9 +159,13 @@ def make_pair(out: Path, seed: int = 0, work: Path | None = None) -> dict[str, A
         The report on the test split that the cards show; see :func:`~opd.demo.report.pair_report`.
 
     Raises:
+        ValueError: there is such a model already, and no checkpoint of an interruption to go on from.
         RuntimeError: a training process ended early.
     """
     work = work or out.with_name(out.name + ".work")
+    there = [out / name for name in RECIPES if (out / name).exists()]
+    if there and not work.exists():
+        raise ValueError(f"{there[0]} exists already. Choose another folder with --out, or remove it first.")
     work.mkdir(parents=True, exist_ok=True)
     # Two processes on two cores: idle OpenMP threads must not spin.
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

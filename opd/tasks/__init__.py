@@ -82,6 +82,10 @@ class Task(Protocol):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """Return what changes with the examples or their order; empty where they never do."""
+        ...
+
     def summary(self) -> str:
         """Say in a sentence or two what the task holds, malformed rows included."""
         ...

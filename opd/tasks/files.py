@@ -139,6 +139,14 @@ class RowsTask:
         """Say whether a completion gives the example's answer; None where the example has none."""
         return None if example.answer is None else self._verifier.right(example.answer, completion, cut)
 
+    def fingerprint(self) -> str:
+        """Return a hash of all examples in their order, and of their splits."""
+        digest = hashlib.sha256()
+        for split, examples in self._splits.items():
+            for example in examples:
+                digest.update(json.dumps([split, example.prompt, example.answer]).encode())
+        return digest.hexdigest()[:16]
+
     def summary(self) -> str:
         """Say in words what was read: usable rows by split, duplicates, malformed rows."""
         counts = {split: len(examples) for split, examples in self._splits.items()}

@@ -67,20 +67,9 @@ def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None, Se
     Raises:
         ValueError: a model or the task cannot be used, or a run holds the device.
     """
-    from opd.doctor import examine
+    from opd import preview
     from opd.jobs import devices_of
-    from opd.lessons import load_lesson_task, load_teacher, main_pair
-    from opd.models import Pair, load_model
-    from opd.preview import preview
 
     refuse_if_taken(devices_of(config))
-    student = load_model(config.student, device=config.device, dtype=config.dtype)
-    if config.teacher_url:
-        pair = main_pair(student, config)
-    else:  # not a Pair yet: that the vocabularies differ is a finding like others
-        pair = student, load_teacher(config.teacher, student, config)
-    findings = examine(pair, config=config, task=load_lesson_task(config.task, config))
-    if any(f.level == "fail" for f in findings) and not config.ignore_doctor:
-        return findings, None, []
-    ahead = preview(config, pair if isinstance(pair, Pair) else Pair(*pair))
-    return findings, ahead, ahead.reviews
+    findings, ahead = preview.look_ahead(config)
+    return findings, ahead, ahead.reviews if ahead else []

@@ -132,8 +132,9 @@ class ReviewTab:
         )
         with gr.Row(elem_classes="foot"):
             gr.Markdown(
-                "The column `prompt` of a .jsonl, .csv or .parquet file, or one prompt a line in .txt. "
-                "Where a row has a `completion`, that is graded; otherwise the student answers.",
+                "The column `prompt` of a .jsonl, .csv or (with `pip install opd-studio[data]`) .parquet "
+                "file, or one prompt a line in .txt. Where a row has a `completion` or a `response`, that is "
+                "graded; otherwise the student answers.",
                 elem_classes="caption",
             )
             with gr.Row(elem_classes="actions"):

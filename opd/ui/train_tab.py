@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from opd.config import DistillConfig
+from opd.config import DistillConfig, anchor
 from opd.runs import Run, list_runs, new_name, open_run
 from opd.sample_file import Kind
 from opd.saved_reviews import ReviewSet
@@ -197,7 +197,7 @@ class TrainTab:
 
         with spoken_errors():
             run = _run_of(event)
-            match event._data.get("request"):
+            match _field(event, "request"):
                 case "pause" | "stop" | "keep_best" as request:
                     run.ask(request)
                 case "go_on":
@@ -217,7 +217,7 @@ class TrainTab:
 
     def _offered(self, run: Run, names: PairNames) -> list[Any]:
         ended = run.model_dir is not None and not run.status().live
-        return self.review.offer_trained(run.name if ended and _pair_of(run) == names else None)
+        return self.review.offer_trained(run.name if ended and _pair_of(run) == _anchored(names) else None)
 
     # Trajectories
 
@@ -229,12 +229,12 @@ class TrainTab:
     def _show_evidence(self, event: gr.EventData) -> list[Any]:
         """Show what gave rise to an alarm."""
         with spoken_errors():
-            kind = "probe" if event._data.get("evidence") == "probe" else "rollout"
+            kind = "probe" if _field(event, "evidence") == "probe" else "rollout"
             return self._show(_run_of(event), kind, _number(event, "step"))
 
     def _show_step(self, event: gr.EventData) -> list[Any]:
         with spoken_errors():
-            kind = "probe" if event._data.get("kind") == "probe" else "rollout"
+            kind = "probe" if _field(event, "kind") == "probe" else "rollout"
             return self._show(_run_of(event), kind, _number(event, "step"))
 
     def _show_answers(self, event: gr.EventData) -> list[Any]:
@@ -293,8 +293,13 @@ def _run_of(event: gr.EventData) -> Run:
     raise ValueError(NOT_THERE)
 
 
+def _field(event: gr.EventData, name: str) -> Any:  # noqa: ANN401
+    """Return what an event says under a name; None where it says nothing, or is no table at all."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
 def _number(event: gr.EventData, name: str) -> int:
-    match event._data.get(name):
+    match _field(event, name):
         case int(number) if number >= 0:
             return number
     raise ValueError(NOT_THERE)
@@ -308,6 +313,11 @@ def _single(messages: Messages) -> tuple[str, str] | None:
         case [{"role": "system", "content": system}, {"role": "user", "content": prompt}]:
             return prompt, system
     return None
+
+
+def _anchored(names: PairNames) -> PairNames:
+    """Return a pair's names as a run writes them down."""
+    return names._replace(student=anchor(names.student), teacher=anchor(names.teacher))
 
 
 def _pair_of(run: Run) -> PairNames:

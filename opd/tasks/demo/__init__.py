@@ -70,6 +70,10 @@ class DemoTask:
             found.setdefault(problem.prompt, problem)
         return list(found.values())
 
+    def fingerprint(self) -> str:
+        """Return nothing: these problems never change."""
+        return ""
+
     def summary(self) -> str:
         """Name the families."""
         return f"demo: problems made as needed, of {len(self.families)} families: {', '.join(self.families)}."
