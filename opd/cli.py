@@ -632,7 +632,7 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
     with run.hold():
         if steps is not None:
             prolong(run, steps)
-            print(run.notes()[-1])
+            _say(run.notes()[-1])
         with tqdm(total=run.config.steps, unit="step", dynamic_ncols=True) as bar:
 
             def show(report: Any) -> None:  # noqa: ANN401
@@ -649,23 +649,18 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
                         f"step {report.step}: held-out accuracy {metrics['heldout_accuracy']:.1%} of "
                         f"{metrics['heldout_n']}" + ("" if taught is None else f", teacher {taught:.1%}")
                     )
-                for note in (*report.notes, *(alarm.message for alarm in report.alarms)):
-                    say(note)
-
-            def say(text: str) -> None:
-                bar.write(_harmless(text))
 
             run.take_over()
             before = signal.signal(signal.SIGINT, lambda *_: run.ask("stop"))
             try:
-                work(run, show, say)
+                work(run, show, lambda sentence: bar.write(_harmless(sentence)))
             finally:
                 signal.signal(signal.SIGINT, before)
     status = run.status()
-    print(f"Run {run.name} {status.state} at step {status.step} of {status.steps}. {status.message}".strip())
+    _say(f"Run {run.name} {status.state} at step {status.step} of {status.steps}. {status.message}".strip())
     print(f"Training took {seconds:.1f} s, loading and evaluation not counted.")
     if run.model_dir:
-        print(f"The student is in {run.model_dir}.")
+        _say(f"The student is in {run.model_dir}.")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -688,7 +683,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         low, high = accuracy.interval
         print(json.dumps({"accuracy": accuracy.value, "n": accuracy.n, "low": low, "high": high}))
     else:
-        print(f"{options.model} on {task.name}: {accuracy}")
+        _say(f"{options.model} on {task.name}: {accuracy}")
 
 
 def _make_pair(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from opd.hub import absent, fetch
 from opd.models import resolve_device
 from opd.objectives import alternatives
 from opd.parallel import cause, gathered, gpus, tell, told, world
-from opd.runs import Race, Run, create_run, merit
+from opd.runs import Race, Run, create_run, merit, sentences
 from opd.tasks import Task
 from opd.trajectory import StepReport
 
@@ -49,8 +49,8 @@ def work(
     Args:
         run: the run.
         on_report: hears of every step.
-        say: hears what there is to say before the first step: what the run waits for, what its task holds,
-            what the doctor warns of.
+        say: hears every sentence for the user: what the run waits for, what its task holds, what the doctor
+            warns of, notes and alarms.
         tickets: those that it stands in line with, if they are drawn already.
 
     Raises:
@@ -148,7 +148,16 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
     run.try_saving(distillation.student)
     resumed = distillation.next_step > 0
     run.log_event("resumed" if resumed else "started", step=distillation.next_step)
-    earlier = len(run.notes())
+    cursor = run.read_from().cursor
+
+    def say_news() -> None:
+        nonlocal cursor
+        news = run.read_from(cursor)
+        cursor = news.cursor
+        for event in news.events:
+            for sentence in sentences(event):
+                say(sentence)
+
     if resumed:
         _compare_tasks(run, distillation)
     else:
@@ -161,8 +170,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
             message="Resumed with vLLM: the prompts are those of an uninterrupted run, the sampled tokens "
             "need not be.",
         )
-    for sentence in run.notes()[earlier:]:
-        say(sentence)
+    say_news()
     rows = [row for row in run.rows() if row["step"] < distillation.next_step]
     saved_at = distillation.next_step - 1 if resumed else None
 
@@ -193,6 +201,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
         on_report(report)
         if report.step and (report.step % run.config.save_every == 0 or _is_best(rows)):
             save()
+        say_news()
         asked = run.asked()
         if asked == "pause" and report.step < run.config.steps:
             save()
@@ -209,6 +218,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
         save(last=True)
     else:
         said.append(f"Kept the best checkpoint, that of step {best}.")
+    say_news()
     alarms = standing([row for row in rows if row["step"] <= (step if best is None else best)])
     said += [f"It ends with an alarm: {alarm}" for alarm in alarms]
     ended = "finished" if step == run.config.steps or not asked else "stopped"
@@ -219,7 +229,13 @@ def _load(run: Run) -> Distillation:
     """Load a run's models, as its newest checkpoint says if it has one."""
     distillation = distill(run.config)
     state = run.load_checkpoint()
-    return distillation if state is None else distillation.load_state_dict(state)
+    try:
+        return distillation if state is None else distillation.load_state_dict(state)
+    except LookupError as error:
+        raise ValueError(
+            f"The checkpoint {run.model_dir} is damaged: it lacks {error}. Delete it, and the run goes on "
+            "from the one before it."
+        ) from error
 
 
 def _pause(run: Run, step: int) -> str | None:

@@ -1,6 +1,7 @@
 """Jobs: paused, resumed and stopped between two steps; one a device, the others in line."""
 
 import fcntl
+import json
 import os
 import subprocess
 import threading
@@ -13,7 +14,7 @@ import opd
 from opd import devices, jobs
 from opd.cli import main
 from opd.devices import stand_in_line
-from opd.runs import Race, create_run, list_runs, open_run
+from opd.runs import Race, Run, create_run, list_runs, open_run
 from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
@@ -112,6 +113,39 @@ def test_a_finished_run_goes_on_as_the_library_does_with_more_steps(config):
     (note,) = [event["message"] for event in run.events() if event["event"] == "note"]
     assert "from 4 to 8 steps" in note
     assert f"{rates[4]:.3g} next, after {rates[3]:.3g}" in note
+
+
+def test_all_that_a_run_notes_is_said_as_it_happens(config, monkeypatch):
+    run, heard, inner = (
+        create_run("heard", config.model_copy(update={"save_every": 2})),
+        [],
+        Run.save_checkpoint,
+    )
+
+    def full(self, student, state):
+        if state["next_step"] == 3:
+            raise OSError("No space left on device")
+        return inner(self, student, state)
+
+    monkeypatch.setattr(Run, "save_checkpoint", full)
+    with run.hold():
+        jobs.work(run, say=heard.append)
+    assert "problems made as needed" in heard[0]
+    assert heard[1:] == run.notes()
+    assert any(said.startswith("Step 2: No checkpoint was written") for said in heard)
+    assert any(said.startswith("⚠ Step") for said in heard), "a length limit of 12 tokens is an alarm"
+
+
+def test_a_checkpoint_that_lacks_something_is_named(config):
+    run = create_run("lacking", config)
+    begin(run).join(60)
+    file = run.model_dir / "training.json"
+    state = json.loads(file.read_text())
+    del state["next_step"]
+    for left in (state, None):
+        file.write_text(json.dumps(left))
+        with run.hold(), pytest.raises(ValueError, match="step-000004 is damaged"):
+            jobs.work(run)
 
 
 def test_who_prolongs_a_run_asks_for_more_than_it_makes(config):

@@ -64,7 +64,7 @@ class RaceCard:
             raise ValueError("A race needs methods: choose some.")
         if not name.strip():
             raise ValueError("Give the race a name; its runs are called after it.")
-        race = Race(name.strip(), _positive(tokens, "tokens", int), _positive(seconds, "seconds", float))
+        race = Race(name.strip(), _budget(tokens, "tokens", int), _budget(seconds, "seconds", float))
         configs = race_configs(methods, {}, self.setup.given(values))
         make_room()
         return jobs.start_race(configs, race)
@@ -74,18 +74,15 @@ def _text(label: str, placeholder: str, ident: str) -> gr.Textbox:
     return gr.Textbox("", label=label, placeholder=placeholder, min_width=130, elem_id=ident)
 
 
-def _positive(text: str, unit: str, kind: type[int] | type[float]) -> Any:  # noqa: ANN401
+def _budget(text: str, unit: str, kind: type[int] | type[float]) -> Any:  # noqa: ANN401
     """Read a budget; empty is no limit.
 
     Raises:
-        ValueError: it is no positive number.
+        ValueError: it is no number.
     """
     if not text.strip():
         return None
     try:
-        value = kind(text)
+        return kind(text)
     except ValueError:
-        value = 0
-    if value <= 0:
-        raise ValueError(f"The budget in {unit} must be a positive number, not {text!r}.")
-    return value
+        raise ValueError(f"The budget in {unit} must be a positive number, not {text!r}.") from None
