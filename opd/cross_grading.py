@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from opd.divergence import chunk_rows, scores
+from opd.engines import must_be_finite
 from opd.engines.transformers import distributions
 from opd.models import LanguageModel, Pair
 from opd.spans import Span, align
@@ -152,6 +153,7 @@ def _score(
         torch.cat(c).cpu().numpy().astype(kind)
         for c, kind in zip(zip(*parts, strict=True), kinds, strict=True)
     ]
+    must_be_finite(model.name, *(column for column in columns if column.dtype == np.float32))
     ends = np.cumsum([len(t) for t in trajectories])
     cuts = [np.split(column, ends[:-1]) for column in columns]
     return [TokenScores(*scores) for scores in zip(*cuts, strict=True)]

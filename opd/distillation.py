@@ -23,7 +23,7 @@ from torch import Tensor
 from opd.config import DistillConfig
 from opd.divergence import Distributions, TopK, over_chunks, sampled, token_signals
 from opd.doctor import check_sampler
-from opd.engines import Sampler
+from opd.engines import Sampler, must_be_finite
 from opd.engines.transformers import TransformersSampler, batches, distributions
 from opd.evaluation import evaluate
 from opd.grading import Told, grade, teacher_distributions, to_grades
@@ -134,6 +134,7 @@ class Distillation:
         """Make one step and report it.
 
         Raises:
+            NotFiniteError: the student or a teacher says what is no number; the message says which.
             RuntimeError: the loss or the gradient is not finite; the weights are those before the update.
         """
         if self.next_step > self.config.steps:
@@ -258,6 +259,7 @@ class Distillation:
                 self._ids(trajectories),
             )
         parts = _split(signals["logprobs"], trajectories)
+        must_be_finite(self.student.name, *parts)
         return [
             Push(given_advantage(self.config, rollout, g), after - g.student.logprobs)
             for (rollout, g), after in zip(graded, parts, strict=True)
@@ -400,7 +402,7 @@ class Distillation:
                 loss += float(signals.pop("loss").sum())
                 ends = np.cumsum([len(t) for t in trajectories]) - 1
                 stop_mass = signals.pop("stop_mass")[torch.from_numpy(ends).to(device)].tolist()
-                graded = to_grades(signals, trajectories, config.temperature, told)
+                graded = to_grades(lesson.pair, signals, trajectories, config.temperature, told)
                 # One that counts for nothing has no index.
                 found |= zip(group, zip(graded, stop_mass, strict=True), strict=False)
         losses, parts = zip(*exchange((loss, found)), strict=True)
@@ -411,8 +413,8 @@ class Distillation:
         if not np.isfinite(loss) or not np.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             raise RuntimeError(
-                f"The loss ({loss}) or the gradient norm ({norm}) is not finite; the step was not made. "
-                "Lower the learning rate, or use float32."
+                f"The loss ({loss}) or the gradient norm ({norm}) is not finite, although what both models "
+                "say is; the step was not made. Lower the learning rate, or use float32."
             )
         return Updated(list(grades), loss, norm, list(stop_mass))
 

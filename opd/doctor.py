@@ -23,7 +23,7 @@ from torch import Tensor
 
 from opd.config import DistillConfig
 from opd.divergence import chunk_rows
-from opd.engines import Sampler, Scorer
+from opd.engines import NotFiniteError, Sampler, Scorer
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.grading import grade
 from opd.models import LanguageModel, Pair, VocabularyMismatch, resolve_device, resolve_dtype
@@ -130,6 +130,8 @@ def _find(name: str, check: Callable[[Any], Verdict], patient: Any) -> Finding: 
     try:
         with torch.inference_mode():
             return Finding(name, *check(patient))
+    except NotFiniteError as error:
+        return Finding(name, "fail", str(error))
     except Exception as error:  # what breaks an examination would break the run
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         return Finding(name, "fail", f"This could not be examined: {reason}.")
@@ -336,8 +338,6 @@ def _self_grade(p: _Patient) -> Verdict:
     for model in p.local:
         grades = grade(Pair(model, model), [replace(t, teacher_prompt_ids=t.prompt_ids) for t in p.probes])
         worst = max(float(np.abs(np.concatenate([g.penalty, g.reverse_kl])).max()) for g in grades)
-        if not np.isfinite(worst):
-            return "fail", f"{model.name} gives log-probs that are no numbers. Load it in float32."
         if worst > 0:
             return "fail", (
                 f"{model.name} graded against itself gets up to {worst:.2g} nats instead of 0: its forward "

@@ -10,6 +10,7 @@ import torch
 
 from opd.cross_grading import grade_spans
 from opd.divergence import Distributions, TopK, over_chunks, token_signals
+from opd.engines import must_be_finite
 from opd.engines.transformers import batches, distributions
 from opd.models import Pair
 from opd.trajectory import Grades, TokenScores, Trajectory
@@ -63,6 +64,7 @@ def grade(
 
     Raises:
         ValueError: a trajectory is empty or contains ids outside the vocabulary, or ``temperature`` <= 0.
+        NotFiniteError: one of the models says what is no number; the message says which.
     """
     if temperature is not None and not 0 < temperature < float("inf"):
         raise ValueError(f"Grades need a temperature above 0, not {temperature}.")
@@ -111,7 +113,7 @@ def _grade_batch(
         teacher,
         ids.to(student.hidden.device),
     )
-    return to_grades(signals, trajectories, temperature, told)
+    return to_grades(pair, signals, trajectories, temperature, told)
 
 
 def teacher_distributions(
@@ -149,6 +151,7 @@ def teacher_distributions(
 
 
 def to_grades(
+    pair: Pair,
     signals: dict[str, torch.Tensor],
     trajectories: Sequence[Trajectory],
     temperature: float,
@@ -157,10 +160,15 @@ def to_grades(
     """Cut what :func:`opd.divergence.token_signals` says of packed rows into :class:`Grades`.
 
     ``told`` are the teacher's scores where an engine elsewhere gave them.
+
+    Raises:
+        NotFiniteError: one of the models says what is no number.
     """
     columns = {name: value.cpu().numpy() for name, value in signals.items()}
     student = _token_scores(columns, "student")
     teacher = _joined(told) if told else _token_scores(columns, "teacher")
+    for model, scores in ((pair.student, student), (pair.teacher, teacher)):
+        must_be_finite(model.name, scores.logprobs, scores.entropy, scores.top_logprobs)
     judged = verdicts(student, teacher)
     ends = np.cumsum([len(t) for t in trajectories])
     out = []

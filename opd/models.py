@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,11 +163,33 @@ class LanguageModel:
     def hidden(self, input_ids: Tensor, **inputs: Any) -> Tensor:  # noqa: ANN401
         """Run the body on ``[B, L]`` ids and return what :attr:`head` expects, ``[B, L, H]``.
 
-        ``inputs`` go to the model as they are (attention_mask, position_ids, past_key_values, use_cache).
+        ``inputs`` go to the model as they are (attention_mask, position_ids, past_key_values, use_cache), the
+        cache under the model's own name for it.
         """
+        if "past_key_values" in inputs:
+            inputs[self._cache_name] = inputs.pop("past_key_values")
         if self._fast_head:
             return self.causal_lm.base_model(input_ids=input_ids, **inputs).last_hidden_state
         return self.causal_lm(input_ids=input_ids, **inputs).logits
+
+    @cached_property
+    def _cache_name(self) -> str | None:
+        """What the model calls the cache that it is given; None where it takes none by a name we know."""
+        taken = inspect.signature(type(self.causal_lm.base_model).forward).parameters
+        return next((name for name in ("past_key_values", "cache_params") if name in taken), None)
+
+    @cached_property
+    def keeps_state(self) -> bool:
+        """Whether the model goes on from the cache that it filled; a pure recurrence is probed (once)."""
+        if self._cache_name == "past_key_values":
+            return True
+        ids = torch.arange(1, 9, device=self.device)[None] % self.vocabulary
+
+        def by_steps() -> list[Tensor]:
+            inputs = {"past_key_values": DynamicCache(config=self.causal_lm.config), "use_cache": True}
+            return [self.hidden(part, **inputs)[:, -1] for part in (ids[:, :6], ids[:, 6:7], ids[:, 7:])][-1:]
+
+        return self._agree(lambda: [self.hidden(ids, use_cache=False)[:, -1]], by_steps)
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of this model compiled, at its first call, for it alone and for any sizes."""
@@ -226,11 +249,13 @@ class LanguageModel:
         scores = additive(visible, self.model.dtype)[:, None, None]
         return self._agree(lambda: step(visible.long()), lambda: step(scores))
 
-    def step_mask(self, visible: Tensor) -> Tensor:
+    def step_mask(self, visible: Tensor) -> Tensor | None:
         """Return what :meth:`hidden` takes as attention_mask for one new token a row.
 
-        ``visible`` says which columns it may look at, bool ``[B, L]``.
+        ``visible`` says which columns it may look at, bool ``[B, L]``. A pure recurrence looks at none.
         """
+        if self._cache_name != "past_key_values":
+            return None
         if not self.takes_additive_mask:
             return visible.long()
         return additive(visible, self.model.dtype)[:, None, None]

@@ -72,9 +72,9 @@ class TokenScores:
         top_ids: int32 ``[T, K]``, the model's likeliest tokens, best first.
         top_logprobs: float32 ``[T, K]``, their log-probs.
 
-    A teacher that grades by spans (:attr:`Grades.spans`) has a log-prob where a span is one token, NaN
-    elsewhere; its likeliest tokens are of its own vocabulary and stand where a span begins, elsewhere are -1
-    and NaN.
+    All are finite. A teacher that grades by spans (:attr:`Grades.spans`) has a log-prob where a span is one
+    token, and its likeliest tokens, of its own vocabulary, where a span begins; there alone. Elsewhere NaN
+    (of ids, -1) fills the place: the spans say what is absent, a NaN by itself says nothing.
     """
 
     logprobs: NDArray[np.float32]
@@ -90,7 +90,7 @@ class Grades:
 
     Attributes:
         penalty: float32 ``[T]``, log p_student - log p_teacher of the sampled token: the sampled reverse KL,
-            signed; its negative is the advantage. Of a span, an equal share; NaN where there is none.
+            signed; its negative is the advantage. Of a span, an equal share; NaN outside of all spans.
         reverse_kl: float32 ``[T]``, KL(student || teacher) over the whole vocabulary, >= 0; None for spans.
         student: the student's own scores of the trajectory.
         teacher: the teacher's scores of the trajectory.
@@ -421,11 +421,13 @@ def _check_values(review: Review) -> None:
     for temperature in (trajectory.temperature, grades.temperature):
         check(0 <= temperature < float("inf"), "temperature")
     spans = grades.spans
-    gaps = () if spans is None else ("penalty", "teacher.logprobs", "teacher.top_logprobs")
+    there = {} if spans is None else _there(spans)
     for name, column in _token_columns(review):
         if name != "pieces":
-            known = column[~np.isnan(column)] if name in gaps else column
+            where = there.get(name, np.ones(len(column), dtype=bool))
+            known = column[where]
             check(column.ndim == (2 if ".top_" in name else 1) and np.isfinite(known).all(), name)
+            check(name not in there or np.isnan(column[~where]).all(), name)
             check(not name.endswith("logprobs") or (known <= ROUNDING).all(), name)
     absent = (grades.reverse_kl, grades.verdicts, grades.teacher.ranks)
     check(all((column is None) == (spans is not None) for column in absent), "spans")
@@ -435,7 +437,6 @@ def _check_values(review: Review) -> None:
     else:
         goes_on = np.append(-1, spans[:-1])
         check(((spans == np.arange(len(spans))) | (spans == goes_on) | (spans == -1)).all(), "spans")
-        check((np.isnan(grades.penalty) == (spans < 0)).all(), "penalty")
     teacher_texts = review.vocabulary if spans is None else {-1: "", **review.teacher_vocabulary}
     for name, scores, texts in (
         ("student", grades.student, review.vocabulary),
@@ -450,6 +451,16 @@ def _check_values(review: Review) -> None:
 
 def _is_whole(value: Any) -> bool:  # noqa: ANN401
     return type(value) is int and abs(value) < 2**63
+
+
+def _there(spans: NDArray[np.int32]) -> dict[str, NDArray[np.bool_]]:
+    """Return where a teacher that grades by spans has something to say, bool ``[T]`` by column."""
+    begins = spans == np.arange(len(spans))
+    return {
+        "penalty": spans >= 0,
+        "teacher.logprobs": begins & ~np.append(spans[1:] == spans[:-1], False),
+        "teacher.top_logprobs": begins,
+    }
 
 
 def _check_branch(review: Review) -> None:

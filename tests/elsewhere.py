@@ -11,8 +11,8 @@ from opd.trajectory import TokenScores, Trajectory
 class Elsewhere(PromptLogprobScorer):
     """What a vLLM server tells, told by a local model."""
 
-    def __init__(self, model):
-        self.model, self.name, self.vocabulary, self.context = model, "elsewhere", model.vocabulary, 256
+    def __init__(self, model, name="elsewhere"):
+        self.model, self.name, self.vocabulary, self.context = model, name, model.vocabulary, 256
 
     def close(self):
         pass

@@ -123,6 +123,22 @@ def test_a_teacher_with_another_tokenizer_grades_spans_when_asked(models, tmp_pa
     assert "share a vocabulary" in capsys.readouterr().err
 
 
+def test_of_a_teacher_that_says_no_numbers_nothing_is_written(models, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "t" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    files = [tmp_path / f"review.{kind}" for kind in ("json", "csv", "html")]
+    written = [word for file in files for word in (f"--{file.suffix[1:]}".replace("json", "save"), str(file))]
+    assert main(["grade", "--prompt", "hi", "--max-tokens", "4", *written, *models]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"opd: {tmp_path / 't'} gives tokens log-probs that are not finite")
+    assert said.out == ""
+    assert not any(file.exists() for file in files)
+
+
 def test_a_disk_that_is_full_is_said_and_nothing_is_left(models, tmp_path):
     """A real failing write: the process may not write files beyond 1 kB."""
     code = (

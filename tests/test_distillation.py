@@ -11,6 +11,7 @@ from tiny import make_model
 import opd
 from opd import distillation
 from opd.distillation import distill, learning_rate
+from opd.engines import NotFiniteError
 from opd.models import Pair
 from opd.rollouts import gather
 
@@ -133,14 +134,17 @@ def test_out_of_memory_halves_the_micro_batch_says_so_and_repeats_the_step(monke
         assert report.metrics[key] == pytest.approx(plain.metrics[key], rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(monkeypatch):
+@pytest.mark.parametrize("objective", ["importance_sampling", "reverse_kl"])
+def test_a_teacher_that_says_no_numbers_is_named_and_stops_before_the_step(objective):
     pair = fresh_pair()
-    run = distill(config(), pair)
+    run = distill(config(objective=objective), pair)
     next(run)
     with torch.no_grad():
         pair.teacher.model.get_output_embeddings().weight.fill_(float("nan"))
     before = [p.clone() for p in run.parameters.values()]
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(
+        NotFiniteError, match=f"^{pair.teacher.name} gives tokens log-probs that are not finite"
+    ):
         next(run)
     assert all(torch.equal(a, b) for a, b in zip(before, run.parameters.values(), strict=True))
 

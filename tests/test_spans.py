@@ -430,6 +430,8 @@ def damaged(data, name, value):
         ("spans", lambda g: None),
         ("penalty", lambda g: [None, *g["penalty"][1:]]),
         ("penalty", lambda g: [0.0 if p is None else p for p in g["penalty"]]),
+        ("teacher", lambda g: g["teacher"] | {"logprobs": [None] * len(g["spans"])}),
+        ("teacher", lambda g: g["teacher"] | {"top_logprobs": [[None] * 20] * len(g["spans"])}),
         ("verdicts", lambda g: [0] * len(g["spans"])),
         ("reverse_kl", lambda g: [0.0] * len(g["spans"])),
     ],

@@ -20,6 +20,28 @@ class EngineError(RuntimeError):
     """An engine outside this process cannot go on; the message says what happened and the way out."""
 
 
+class NotFiniteError(ValueError):
+    """What a model says is no number, so nothing can be made of it; the message says which model."""
+
+
+def must_be_finite(name: str, *columns: NDArray[np.float32] | None) -> None:
+    """Refuse the scores of a model that says NaN or infinity.
+
+    Args:
+        name: the model's, for the message.
+        columns: what it says; None where an engine cannot tell.
+
+    Raises:
+        NotFiniteError: one of the values is not finite.
+    """
+    if not all(np.isfinite(column).all() for column in columns if column is not None):
+        raise NotFiniteError(
+            f"{name} gives tokens log-probs that are not finite (NaN or infinity). Either its dtype is too "
+            "narrow for it (float16 is for many: try bfloat16 or float32), or its weights are damaged (a "
+            "student's by too high a learning rate, for one)."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
     """One completion to sample.

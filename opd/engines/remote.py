@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from opd.divergence import sampled
-from opd.engines import EngineError
+from opd.engines import EngineError, must_be_finite
 from opd.engines.prompt_logprobs import PromptLogprobScorer
 from opd.engines.transformers import distributions
 from opd.models import LanguageModel
@@ -201,8 +201,7 @@ class RemoteScorer(PromptLogprobScorer):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.name} at {self.url} returns log-probs that lack a token's.") from error
-        if not (np.isfinite(scores.logprobs).all() and np.isfinite(scores.top_logprobs).all()):
-            raise ValueError(f"{self.name} at {self.url} returns log-probs that are no numbers.")
+        must_be_finite(f"{self.name} at {self.url}", scores.logprobs, scores.top_logprobs)
         if top_k and scores.top_ids.max() >= self.vocabulary:
             raise ValueError(
                 f"{self.name} at {self.url} expects token {scores.top_ids.max()}, which the student does not "

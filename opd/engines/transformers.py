@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
 from opd.divergence import Distributions, chunk_rows, sampled
-from opd.engines import SampleRequest
+from opd.engines import SampleRequest, must_be_finite
 from opd.engines.columns import ColumnsCache
 from opd.engines.packing import alike
 from opd.models import LanguageModel
@@ -51,7 +51,17 @@ class TransformersSampler:
 
         Behaviour log-probs are those of the distribution sampled from; at temperature 0 (greedy) they are
         the model's own at temperature 1.
+
+        Raises:
+            ValueError: the model cannot go on from its own cache.
+            NotFiniteError: it says what is no number.
         """
+        if not self.model.keeps_state:
+            kind = type(self.model.causal_lm).__name__
+            raise ValueError(
+                f"{self.model.name} cannot be sampled from: {kind} does not go on from the cache it is "
+                "given. Choose a student of another architecture. (It can grade as a teacher.)"
+            )
         # The longest prompts first: rows of like length waste the fewest columns.
         requests = sorted(requests, key=lambda request: -len(_with_prefix(request)))
         refills = ColumnsCache.serves(DynamicCache(config=self.model.causal_lm.config))
@@ -285,6 +295,7 @@ class _Stream:
             owners.tolist(), self.count[rows].tolist(), reasons, *columns, strict=True
         ):
             request = self.requests[i]
+            must_be_finite(self.model.name, logprobs[:n])
             teacher_prompt = request.teacher_prompt_ids
             yield Trajectory(
                 prompt_ids=request.prompt_ids,

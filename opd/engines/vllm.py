@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
-from opd.engines import EngineError, SampleRequest
+from opd.engines import EngineError, SampleRequest, must_be_finite
 from opd.engines.prompt_logprobs import PromptLogprobScorer
 from opd.models import LanguageModel, locate, resolve_dtype
 from opd.trajectory import TokenScores, Trajectory
@@ -143,6 +143,7 @@ class VllmEngine(PromptLogprobScorer):
         }
         for index, ids, logprobs, reason in self._ask("sample", begins, prefixes, budgets, seeds, **options):
             request = requests[index]
+            must_be_finite(self.name, np.array(logprobs, dtype=np.float32))
             teacher_prompt = request.teacher_prompt_ids
             yield Trajectory(
                 prompt_ids=request.prompt_ids,
