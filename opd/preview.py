@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -12,15 +13,17 @@ from torch import Tensor
 from opd.config import DistillConfig, LessonConfig
 from opd.distillation import PROBES, Distillation, distill
 from opd.doctor import Finding, Memory, estimate_memory, examine, free_memory, size_in_words
+from opd.grading import grade
 from opd.lessons import load_lesson_task, load_student, load_teacher, main_pair
 from opd.models import LanguageModel, Pair
-from opd.parallel import exchange, gathered, world
+from opd.objectives import TOP_K
+from opd.parallel import exchange, gathered, spread, world
 from opd.rollouts import given_advantage
 from opd.sampling import sample
 from opd.tasks import Example
-from opd.trajectory import Review
+from opd.trajectory import Prompt, Review, Trajectory
 
-TIMED = 32
+TIMED = 24
 """Held-out prompts whose answers are timed."""
 
 CONTEXT = 60
@@ -67,7 +70,7 @@ class Preview:
         steps: updates of the run.
         seconds_per_step: measured on this batch: sampling (not compiled), teacher, gradient; no evaluation.
         evaluations: how many the run makes.
-        seconds_per_evaluation: estimated from a few held-out answers of the student.
+        seconds_per_evaluation: estimated from a few held-out answers of the student, and their grading.
         seconds_of_teacher: the same for the teacher's own accuracy, which is measured once.
         plan: what sits where, and who talks to whom.
         memory: what each process needs on the student's device, estimated from the models' shapes.
@@ -210,29 +213,50 @@ def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
 
 
 def _evaluating(run: Distillation) -> tuple[int, float, float]:
-    """Return how many evaluations a run makes, and the seconds of each and of the teacher's own, once.
-
-    Sampling is what they cost; that of a few held-out prompts is timed and scaled up.
-    """
+    """Return how many evaluations a run makes, and the seconds of each and of the teacher's own, once."""
     config = run.config
     if not config.eval_prompts:
         return 0, 0.0, 0.0
     of_student = of_teacher = 0.0
     for lesson in run.lessons:
-        examples = lesson.task.heldout(TIMED, split=config.eval_split)
-        measured = config.eval_prompts if examples[0].answer is not None else 0
-        of_student += _seconds(run, run.student, examples) * (PROBES + measured) / len(examples)
+        examples = lesson.task.heldout(max(PROBES, config.eval_prompts), split=config.eval_split)
+        probes = examples[:PROBES]
+        measured = len(examples[: config.eval_prompts]) if examples[0].answer is not None else 0
+        seconds, written = _sampling(run, run.student, examples)
+        of_student += seconds(len(probes)) + seconds(measured)
+        started = time.perf_counter()
+        with gathered(run.student), run.precision():
+            told = lesson.informed(written, probes, room=config.max_tokens)
+            spread(partial(grade, lesson.pair, top_k=TOP_K), told, len)
+        of_student += (time.perf_counter() - started) * len(probes) / len(written)
         if measured and lesson.pair.scorer is None:
-            of_teacher += _seconds(run, lesson.pair.teacher, examples) * measured / len(examples)
+            of_teacher += _sampling(run, lesson.pair.teacher, examples)[0](measured)
     return 1 + -(-config.steps // config.eval_every), of_student, of_teacher
 
 
-def _seconds(run: Distillation, model: LanguageModel, examples: Sequence[Example]) -> float:
-    config, started = run.config, time.perf_counter()
-    prompts = [example.prompt for example in examples]
-    with gathered(run.student), run.precision():
-        sample(model, prompts, seed=0, temperature=config.temperature, max_tokens=config.max_tokens)
-    return time.perf_counter() - started
+def _sampling(
+    run: Distillation, model: LanguageModel, examples: Sequence[Example]
+) -> tuple[Callable[[int], float], list[Trajectory]]:
+    """Return how many seconds a model takes for so many prompts, and what it answered to the timed ones.
+
+    Two timings tell what each prompt costs from what a batch costs that is as long as its longest answer.
+    """
+    config = run.config
+
+    def timed(prompts: Sequence[Prompt]) -> tuple[float, list[Trajectory]]:
+        started = time.perf_counter()
+        with gathered(run.student), run.precision():
+            done = sample(
+                model, prompts, seed=0, temperature=config.temperature, max_tokens=config.max_tokens
+            )
+        return time.perf_counter() - started, done
+
+    prompts = [example.prompt for example in examples[:TIMED]]
+    few = len(prompts) // 3
+    short = timed(prompts[:few])[0] if few else 0.0
+    whole, written = timed(prompts)
+    each = min(max(0.0, (whole - short) / (len(prompts) - few)), whole / len(prompts))
+    return lambda count: whole + (count - len(prompts)) * each if count else 0.0, written
 
 
 def _memory(run: Distillation, prompt_tokens: int) -> Memory:

@@ -1,9 +1,11 @@
 """Starting points that run, configs written down, and a look at the first batch before the start."""
 
+import importlib
 import json
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from opd.preview import preview
 from opd.runs import open_run
 
 pytestmark = pytest.mark.engine
+preview_module = importlib.import_module("opd.preview")
 
 TINY = {
     "steps": 1,
@@ -150,6 +153,34 @@ def test_the_time_of_a_run_has_its_evaluations_in_it(settings, evaluations):
         assert "nothing is evaluated" in " ".join(seen.sentences())
     evaluating = evaluations * seen.seconds_per_evaluation + seen.seconds_of_teacher
     assert seen.seconds == pytest.approx(seen.steps * seen.seconds_per_step + evaluating)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_evaluation_is_estimated_from_the_rows_that_are_there(tmp_path, monkeypatch, answers):
+    """By a clock on which a batch costs 2 s, each of its prompts 1 s and grading one 0.1 s."""
+    clock = [0.0]
+
+    def pass_time(inner, start, each):
+        def slow(model, items, **kwargs):
+            clock[0] += start + each * len(items)
+            return inner(model, items, **kwargs)
+
+        return slow
+
+    rows = [{"prompt": f"Say {i}."} | ({"answer": f"{i}"} if answers else {}) for i in range(49)]
+    task = tmp_path / "small.jsonl"
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {**TINY, "task": str(task), "heldout_share": 0.9, "eval_prompts": 512}
+    run = distill(make_config(values), fresh_pair())
+    there = len(run.lessons[0].task.heldout(512))
+    assert 25 <= there < 40
+    monkeypatch.setattr(preview_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(preview_module, "sample", pass_time(preview_module.sample, 2, 1))
+    monkeypatch.setattr(preview_module, "grade", pass_time(preview_module.grade, 0, 0.1))
+    _, student, teacher = preview_module._evaluating(run)
+    answered = 2 + there
+    assert student == pytest.approx(answered * (2 if answers else 1) + 0.1 * there)
+    assert teacher == pytest.approx(answered if answers else 0)
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(capsys, opd_home):
