@@ -57,6 +57,7 @@ BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
 PUSHES_FROM = 16  # rollouts of a step from which scoring those again costs at most 3 % (of 128: 0.4 %)
 PROBES = 64  # held-out prompts whose completions are graded at an evaluation
+FEW_HELDOUT = 16  # held-out prompts below which a figure of them is told to be uncertain
 PROBES_KEPT = 8  # of them, how many graded completions go into the report
 FROZEN_IDS = ("prompt_ids", "completion_ids", "teacher_prompt_ids")
 
@@ -139,7 +140,7 @@ class Distillation:
         """
         if self.next_step > self.config.steps:
             raise StopIteration
-        report = self._step(self.next_step) if self.next_step else StepReport(0, {})
+        report = self._step(self.next_step) if self.next_step else self._before()
         if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
             with gathered(self.student):
                 heldout, probes = self._evaluate()
@@ -149,6 +150,24 @@ class Distillation:
             report = replace(report, metrics={**report.metrics, **heldout}, probes=probes, frozen=frozen)
         self.next_step += 1
         return report
+
+    def _before(self) -> StepReport:
+        """Say of what step 0 knows beside its evaluation: how many prompts train and are held out."""
+        sizes, notes = {}, []
+        for number, lesson in enumerate(self.lessons):
+            sizes |= {f"prompts_{split}{self._suffix(number)}": n for split, n in lesson.task.sizes().items()}
+            split = self.config.eval_split
+            if self.config.eval_prompts and (n := lesson.task.sizes().get(split, FEW_HELDOUT)) < FEW_HELDOUT:
+                notes.append(
+                    f"{lesson.task.name} holds out {n} {'prompt' if n == 1 else 'prompts'} in its {split} "
+                    "split: what is measured there, and which step is the best, is little more than chance. "
+                    "Add prompts, or raise heldout_share."
+                )
+        return StepReport(0, sizes, notes=notes)
+
+    def _suffix(self, number: int) -> str:
+        """What ends the names of a lesson's metrics; the first one's have none."""
+        return f"/{self.lessons[number].task.name}" if number else ""
 
     def _step(self, step: int) -> StepReport:
         config, started, notes = self.config, self._now(), []
@@ -457,7 +476,7 @@ class Distillation:
         sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens, "seed": config.seed}
         options = {"n": config.eval_prompts, "split": config.eval_split, **sampling}
         for number, lesson in enumerate(self.lessons):
-            suffix = f"/{lesson.task.name}" if number else ""
+            suffix = self._suffix(number)
             problems = lesson.task.heldout(PROBES, split=config.eval_split)
             with self.precision():
                 probes = sample(self.student, [e.prompt for e in problems], **sampling)

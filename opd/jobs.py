@@ -266,7 +266,7 @@ def _examine(run: Run, distillation: Distillation) -> None:
 
 
 def _log_task(run: Run, task: Task) -> None:
-    run.log_event("task", message=task.summary(), fingerprint=task.fingerprint())
+    run.log_event("task", message=task.summary(), sizes=task.sizes(), fingerprint=task.fingerprint())
 
 
 def _compare_tasks(run: Run, distillation: Distillation) -> None:

@@ -184,6 +184,22 @@ def test_held_out_prompts_are_graded_by_the_teacher_that_trains(folders, questio
     assert trained["heldout_kl"] != report.metrics["heldout_kl"]
 
 
+def test_what_was_held_out_is_recorded_and_said(folders, questions, tmp_path):
+    report = next(distill(settings(folders, task=questions)))
+    sizes = [report.metrics[f"prompts_{split}"] for split in ("train", "tuning", "test")]
+    assert sum(sizes) == 60
+    assert report.metrics["heldout_prompts"] == sizes[2] == 8
+    assert any("questions.jsonl holds out 8 prompts in its test split" in note for note in report.notes)
+    run = create_run("few", settings(folders, task=questions, eval_split="tuning"))
+    with run.hold():
+        work(run)
+    (event,) = (event for event in run.events() if event["event"] == "task")
+    assert event["sizes"] == dict(zip(("train", "tuning", "test"), sizes, strict=True))
+    assert sum("little more than chance" in note for note in run.notes()) == 1
+    assert run.rows()[0]["heldout_prompts"] == sizes[1]
+    assert not next(distill(settings(folders))).notes, "the embedded task has as many as are asked for"
+
+
 def test_a_hint_that_names_an_answer_needs_a_task_with_answers(folders, questions):
     with pytest.raises(
         ValueError, match=r"names \{answer\}, and .*questions.jsonl has none\. Set answer_col"

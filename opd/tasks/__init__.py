@@ -86,6 +86,10 @@ class Task(Protocol):
         """Return what changes with the examples or their order; empty where they never do."""
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """Return how many prompts "train", are for "tuning" and the "test"; empty where there is no end."""
+        ...
+
     def summary(self) -> str:
         """Say in a sentence or two what the task holds, malformed rows included."""
         ...

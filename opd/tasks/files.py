@@ -147,9 +147,13 @@ class RowsTask:
                 digest.update(json.dumps([split, example.prompt, example.answer]).encode())
         return digest.hexdigest()[:16]
 
+    def sizes(self) -> dict[str, int]:
+        """Return how many prompts "train", are for "tuning" and for the "test"."""
+        return {split: len(examples) for split, examples in self._splits.items()}
+
     def summary(self) -> str:
         """Say in words what was read: usable rows by split, duplicates, malformed rows."""
-        counts = {split: len(examples) for split, examples in self._splits.items()}
+        counts = self.sizes()
         said = (
             f"{self.name}: {sum(counts.values())} prompts ({counts['train']} to train, "
             f"{counts['tuning']} for tuning, {counts['test']} for the test)."

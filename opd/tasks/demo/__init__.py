@@ -74,6 +74,10 @@ class DemoTask:
         """Return nothing: these problems never change."""
         return ""
 
+    def sizes(self) -> dict[str, int]:
+        """Return nothing: there are as many problems as are asked for."""
+        return {}
+
     def summary(self) -> str:
         """Name the families."""
         return f"demo: problems made as needed, of {len(self.families)} families: {', '.join(self.families)}."
