@@ -26,7 +26,7 @@ from opd.sampling import check_temperature, uniforms
 from opd.tasks import Example, Task, verify
 from opd.trajectory import BranchPoint, Review, Trajectory
 
-FORCED = "Part of the text was forced, not sampled, so its mean penalty does not estimate the KL."
+FORCED = "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
 
 NO_BRANCHES = (
     "Branches need a teacher with the student's tokenizer: its choices here are no tokens of the student. "
@@ -95,7 +95,8 @@ def branch(
         growing = TransformersSampler(pair.student).sample(
             [request], temperature=main.temperature, snapshot_every=SNAPSHOT_TOKENS
         )
-    yield from _graded(pair, review, growing, BranchPoint(parent, at, "student"), FORCED, task, example)
+    point = BranchPoint(parent, at, "student", forced=len(ids))
+    yield from _graded(pair, review, growing, point, FORCED, task, example)
 
 
 def teacher_line(
@@ -141,7 +142,8 @@ def teacher_line(
         replace(t, prompt_ids=main.prompt_ids, behaviour_logprobs=None, temperature=main.temperature)
         for t in written
     )
-    yield from _graded(pair, review, growing, BranchPoint(parent, at, "teacher"), None, task, example)
+    point = BranchPoint(parent, at, "teacher", forced=0)
+    yield from _graded(pair, review, growing, point, None, task, example)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--save", type=Path, metavar="FILE.json", help="write the review, with what was found"
     )
     branch.add_argument("--no-color", action="store_true", help="plain text")
-    _add_models(branch)
+    _add_models(branch, of_review=True)
 
     command("reviews", _reviews, "list the ids of saved reviews, the newest first, and of the gallery")
 
@@ -222,9 +222,16 @@ def _add_run_actions(runs: argparse.ArgumentParser) -> None:
         made.add_argument("--step", type=int, help="of which checkpoint (default: the newest)")
 
 
-def _add_models(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", default="demo-student", help="folder, hub id or demo-student")
-    parser.add_argument("--teacher", default="demo-teacher", help="folder, hub id or demo-teacher")
+def _add_models(parser: argparse.ArgumentParser, *, of_review: bool = False) -> None:
+    """The flags that name a pair; ``of_review``: without them it is the one that made the review."""
+    for role in ("student", "teacher"):
+        demo = f"demo-{role}"
+        usual = "the one that the review names" if of_review else demo
+        parser.add_argument(
+            f"--{role}",
+            default=None if of_review else demo,
+            help=f"folder, hub id or {demo} (default {usual})",
+        )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--teacher-device", help="device of the teacher, if another")
@@ -382,7 +389,7 @@ def _branch(options: argparse.Namespace) -> None:
     verified = {"task": load_task("demo"), "example": example, "max_tokens": options.max_tokens}
     if options.no_return and example is None:
         raise ValueError("Nobody verifies the answers to this prompt, so right and wrong cannot be told.")
-    pair = _load_pair(options)
+    pair = _pair_of(main, options)
     group_reviews = list(group.reviews)
     if options.value or options.no_return:
         if options.value:
@@ -408,6 +415,25 @@ def _branch(options: argparse.Namespace) -> None:
         groups = [replace(g, reviews=group_reviews) if g is group else g for g in reviews.groups]
         save_reviews(options.save, replace(reviews, groups=groups))
         print(f"Saved to {options.save}.")
+
+
+def _pair_of(review: Any, options: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Load the pair that made a review, or what the user names instead.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    from opd.view.payload import visible
+
+    options.student = options.student or review.student
+    options.teacher = options.teacher or review.teacher
+    try:
+        return _load_pair(options)
+    except (ValueError, OSError) as error:
+        made = visible(f"{review.student} and {review.teacher}")
+        raise ValueError(
+            f"This review was made with {made}. {error} Say where that pair is with --student and --teacher."
+        ) from error
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from opd.paths import assets_dir, home_dir
-from opd.trajectory import VERDICTS, Review, TokenScores, write_atomically
+from opd.trajectory import VERDICTS, Review, write_atomically
 from opd.verdicts import drop
 
 FORMAT = "opd-review"
@@ -39,6 +39,7 @@ HEADING = 80
 """Characters of a prompt that serve as a title."""
 
 _ID = re.compile(r"[0-9a-f]{16}")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -254,12 +255,11 @@ def gallery() -> dict[str, ReviewSet]:
 
 
 # Tables
-
 CSV_COLUMNS = (
     *("group", "review", "index", "token_id", "token", "penalty", "reverse_kl", "forward_kl", "jsd", "drop"),
     *("verdict", "fork", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy"),
     *("student_rank", "teacher_rank", "behaviour_logprob", "student_choice", "student_choice_logprob"),
-    *("teacher_choice", "teacher_choice_logprob", "correct", "branch_of", "branch_at", "span"),
+    *("teacher_choice", "teacher_choice_logprob", "correct", "branch_of", "branch_at", "span", "writer"),
 )
 """What stands in a row of :func:`to_csv`; docs/reviews.md says what each means."""
 
@@ -267,15 +267,17 @@ CSV_COLUMNS = (
 def to_csv(reviews: ReviewSet) -> str:
     """Return one row a token as CSV for ``pandas.read_csv``, which needs no option; absent values are empty.
 
-    Texts are JSON strings: spaces and line breaks stay visible, "NA" stays a text, and as each begins with
-    a quotation mark no spreadsheet takes one for a formula.
+    Tokens are JSON strings: spaces and line breaks stay visible, "NA" stays a text, and as each begins with
+    a quotation mark no spreadsheet takes one for a formula. A heading that could be one gets an apostrophe.
     """
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(CSV_COLUMNS)
     for group in reviews.groups:
+        label = _encodable(group.label)
+        if label.startswith(_FORMULA):
+            label = "'" + label
         for number, review in enumerate(group.reviews):
-            label = json.dumps(_encodable(group.label), ensure_ascii=False)
             table.writerows((label, number, *row) for row in _token_rows(review))
     return out.getvalue()
 
@@ -283,16 +285,14 @@ def to_csv(reviews: ReviewSet) -> str:
 def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
     grades, trajectory, branch = review.grades, review.trajectory, review.branch
     student, teacher = grades.student, grades.teacher
-    lost = drop(teacher)
+    lost, ranks = drop(teacher), [scores.shown_ranks for scores in (student, teacher)]
+    writers = _writers(review)
 
     def text(token: str) -> str:
         return json.dumps(_encodable(token), ensure_ascii=False)
 
     def figure(column: Any, index: int) -> str:  # noqa: ANN401
         return "" if column is None or np.isnan(column[index]) else f"{column[index]:.6g}"
-
-    def rank(scores: TokenScores, index: int) -> int | str:
-        return "" if scores.ranks is None else int(scores.ranks[index])
 
     for i in range(len(trajectory)):
         yield (
@@ -305,7 +305,7 @@ def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
             bool(grades.forks[i]),
             *(figure(scores.logprobs, i) for scores in (student, teacher)),
             *(figure(scores.entropy, i) for scores in (student, teacher)),
-            *(rank(scores, i) for scores in (student, teacher)),
+            *("" if column is None else column[i] for column in ranks),
             figure(trajectory.behaviour_logprobs, i),
             text(review.vocabulary[int(student.top_ids[i, 0])]),
             figure(student.top_logprobs[:, 0], i),
@@ -315,7 +315,17 @@ def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
             "" if branch is None else branch.parent,
             "" if branch is None else branch.at,
             "" if grades.spans is None or not grades.graded[i] else grades.spans[i],
+            writers[i],
         )
+
+
+def _writers(review: Review) -> list[str]:
+    """Return who chose each token."""
+    tokens, branch = len(review.trajectory), review.branch
+    if branch is None:
+        return ["text" if review.trajectory.behaviour_logprobs is None else "student"] * tokens
+    rest = tokens - branch.at - branch.forced
+    return ["parent"] * branch.at + ["forced"] * branch.forced + [branch.by] * rest
 
 
 # Reading what anybody may have written

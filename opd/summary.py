@@ -1,8 +1,7 @@
 """What many grades say together: a report card of one trajectory; worst tokens, swaps and a map of many.
 
-Over many trajectories only the student's own tokens count (:func:`own_tokens`): what a branch repeats of its
-parent is counted there already. A place ``(review, index)`` is the index of a review in the sequence that was
-given, and of a token in it.
+Only the student's own tokens count (:attr:`opd.trajectory.Review.own_tokens`). A place ``(review, index)`` is
+the index of a review in the sequence that was given, and of a token in it.
 """
 
 from __future__ import annotations
@@ -37,13 +36,16 @@ unsure one with several good ways on, and an unsure one whose choice matters to 
 
 @dataclass(frozen=True)
 class ReportCard:
-    """What the grades of one trajectory say together. A mean over no tokens, or of what is absent, is None.
+    """What the grades of the student's own tokens of one trajectory say together.
+
+    A mean over no tokens, or of what is absent, is None.
 
     Attributes:
-        tokens: number of tokens.
+        tokens: number of the student's own tokens: all, but for a branch.
         graded: how many of them could be graded: all, but for a teacher with another tokenizer.
-        agreement: share of the tokens with a choice (not "forced") whose drop D is below that of an
-            inaccuracy; None where no token had a choice.
+        choices: how many of them were a choice (not "forced"); None without verdicts.
+        agreement: share of the choices whose drop D is below that of an inaccuracy; None where there was
+            none.
         mean_penalty: nats per graded token.
         total_penalty: nats.
         mean_reverse_kl: nats per token.
@@ -57,6 +59,7 @@ class ReportCard:
 
     tokens: int
     graded: int
+    choices: int | None
     agreement: float | None
     mean_penalty: float | None
     total_penalty: float
@@ -70,19 +73,19 @@ class ReportCard:
 
 
 def report_card(review: Review) -> ReportCard:
-    """Sum up the grades of ``review``."""
-    grades = review.grades
-    tokens, graded = len(grades), int(grades.graded.sum())
-    counts = agreement = None
+    """Sum up the grades of what the student chose in ``review``."""
+    grades, own = review.grades, review.own_tokens
+    tokens, graded = own.stop - own.start, int(grades.graded[own].sum())
+    counts = choices = agreement = None
     if grades.verdicts is not None:
-        seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts.tolist())
+        seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts[own].tolist())
         counts = {verdict: seen[verdict] for verdict in VERDICTS}
-        chosen = tokens - seen["forced"]
+        choices = tokens - seen["forced"]
         disagreed = sum(seen[verdict] for verdict in DISAGREEMENTS)
-        agreement = 1 - disagreed / chosen if chosen else None
+        agreement = 1 - disagreed / choices if choices else None
 
     def total(values: np.ndarray | None) -> float | None:
-        return None if values is None else float(np.nansum(values, dtype=np.float64))
+        return None if values is None else float(np.nansum(values[own], dtype=np.float64))
 
     def mean(values: np.ndarray | None, over: int = tokens) -> float | None:
         return None if values is None or not over else total(values) / over
@@ -90,6 +93,7 @@ def report_card(review: Review) -> ReportCard:
     return ReportCard(
         tokens=tokens,
         graded=graded,
+        choices=choices,
         agreement=agreement,
         mean_penalty=mean(grades.penalty, graded),
         total_penalty=total(grades.penalty),
@@ -100,20 +104,9 @@ def report_card(review: Review) -> ReportCard:
         overlap=mean(_shared(grades.student.top_ids, grades.teacher.top_ids))
         if grades.spans is None
         else None,
-        forks=int(grades.forks.sum()),
+        forks=int(grades.forks[own].sum()),
         counts=counts,
     )
-
-
-def own_tokens(review: Review) -> slice:
-    """Return which tokens of ``review`` the student chose there, as a slice of the completion.
-
-    Of a main line these are all; of a branch those after the forced token, and none where the teacher
-    went on.
-    """
-    if review.branch is None:
-        return slice(0, None)
-    return slice(review.branch.at + 1, None) if review.branch.by == "student" else slice(0, 0)
 
 
 @dataclass(frozen=True)
@@ -234,7 +227,7 @@ def swaps(
         verdicts: names of those that count. The shares stay shares of the whole penalty.
     """
     total = sum(
-        float(np.nansum(np.maximum(r.grades.penalty[own_tokens(r)], 0), dtype=np.float64)) for r in reviews
+        float(np.nansum(np.maximum(r.grades.penalty[r.own_tokens], 0), dtype=np.float64)) for r in reviews
     )
     tokens = _Tokens(reviews, verdicts)
     lost = tokens.of(lambda review: drop(review.grades.teacher))
@@ -340,7 +333,7 @@ class _Tokens:
         self._reviews = reviews
         self._chosen = []
         for review in reviews:
-            own = np.arange(len(review.grades))[own_tokens(review)]
+            own = np.arange(len(review.grades))[review.own_tokens]
             if review.grades.verdicts is not None:
                 own = own[np.isin(review.grades.verdicts[own], wanted)]
             else:

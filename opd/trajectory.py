@@ -83,6 +83,11 @@ class TokenScores:
     top_ids: NDArray[np.int32]
     top_logprobs: NDArray[np.float32]
 
+    @property
+    def shown_ranks(self) -> NDArray[np.int32] | None:
+        """The ranks as people read them, int32 ``[T]``: 1 is the first choice; None where there are none."""
+        return None if self.ranks is None else self.ranks + np.int32(1)
+
 
 @dataclass(frozen=True, eq=False)
 class Grades:
@@ -154,12 +159,14 @@ class BranchPoint:
         parent: index of the review it leaves, in the list of reviews that both are kept in; a parent comes
             before its branches.
         at: index of the first token that was not taken from the parent.
-        by: who wrote what follows, "student" (after the forced token) or "teacher".
+        by: who wrote what follows, "student" (after what was forced) or "teacher".
+        forced: how many tokens from ``at`` on were forced; 0 where the teacher went on.
     """
 
     parent: int
     at: int
     by: Literal["student", "teacher"]
+    forced: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +210,18 @@ class Review:
         """The completion as text, special tokens included."""
         return "".join(self.pieces)
 
+    @property
+    def own_tokens(self) -> slice:
+        """Which tokens the student chose here, as a slice of the completion, and so what counts as its own.
+
+        Of a main line these are all; of a branch those after what was forced, for what stands before that
+        counts where it was written; none where the teacher went on.
+        """
+        tokens, branch = len(self.trajectory), self.branch
+        if branch is None:
+            return slice(0, tokens)
+        return slice(branch.at + branch.forced if branch.by == "student" else tokens, tokens)
+
     def teacher_choice(self, index: int) -> tuple[str, float] | None:
         """Return the teacher's likeliest token at a place and its log-prob; None within a span."""
         best = int(self.grades.teacher.top_ids[index, 0])
@@ -219,7 +238,7 @@ class Review:
             "messages": self.messages,
             "seed": self.seed,
             "correct": self.correct,
-            "branch": None if self.branch is None else asdict(self.branch),
+            **_branch_fields(self.branch),
             "evidence": self.evidence,
             "trajectory": _columns(self.trajectory),
             "grades": _columns(self.grades, gaps=self.grades.spans is not None),
@@ -254,7 +273,7 @@ class Review:
                 else _texts(data["teacher_vocabulary"]),
                 correct=data["correct"],
                 seed=data["seed"],
-                branch=None if data.get("branch") is None else BranchPoint(**data["branch"]),
+                branch=_branch(data),
                 evidence=data.get("evidence"),
             )
         except KeyError as missing:
@@ -386,6 +405,31 @@ def _from_columns(kind: type, data: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return kind(**values)
 
 
+_USUALLY_FORCED = {"student": 1, "teacher": 0}
+"""Tokens that a branch forces where its file does not say, by who went on."""
+
+
+def _branch_fields(branch: BranchPoint | None) -> dict[str, Any]:
+    """Return a branch as the file holds it: the unusual number of forced tokens stands beside it.
+
+    Within it, programs from before it was known would refuse the file.
+    """
+    if branch is None:
+        return {"branch": None}
+    place = asdict(branch)
+    forced = place.pop("forced")
+    return {"branch": place, "forced": None if forced == _USUALLY_FORCED[branch.by] else forced}
+
+
+def _branch(data: Mapping[str, Any]) -> BranchPoint | None:
+    """Read a branch from a review's data."""
+    if data.get("branch") is None:
+        return None
+    forced = data.get("forced")
+    usual = _USUALLY_FORCED.get(data["branch"].get("by"), 1)
+    return BranchPoint(**data["branch"], forced=usual if forced is None else forced)
+
+
 def _texts(data: Mapping[str, Any]) -> dict[int, str]:
     return {int(i): str(text) for i, text in data.items()}
 
@@ -467,8 +511,14 @@ def _check_branch(review: Review) -> None:
     branch = review.branch
     if branch is None:
         return
-    whole = _is_whole(branch.parent) and _is_whole(branch.at)
-    if not whole or not 0 <= branch.at < len(review.trajectory) or branch.by not in ("student", "teacher"):
+    tokens = len(review.trajectory)
+    whole = all(map(_is_whole, (branch.parent, branch.at, branch.forced)))
+    if (
+        not whole
+        or branch.by not in _USUALLY_FORCED
+        or not 0 <= branch.at < tokens
+        or not 0 <= branch.forced <= tokens - branch.at
+    ):
         raise ValueError(f"The review's branch is malformed: {branch}.")
 
 

@@ -100,6 +100,10 @@ def test_text_is_encoded_once_and_several_tokens_are_forced(pair):
     assert len(wanted) == 3
     assert made.trajectory.completion_ids[4:7].tolist() == wanted
     assert "".join(made.pieces[4:7]) == "né"
+    assert made.branch.forced == 3
+    card, after = opd.report_card(made), made.grades.penalty[7:]
+    assert card.tokens == len(after)
+    assert card.mean_penalty == pytest.approx(after.mean(), abs=1e-5)
 
 
 def test_forcing_the_end_ends_the_text(pair):
@@ -165,7 +169,7 @@ def test_the_teachers_line_is_what_the_teacher_writes_after_its_own_prompt(pair)
     assert np.array_equal(line.trajectory.prompt_ids, review.trajectory.prompt_ids)
     assert line.trajectory.behaviour_logprobs is None
     assert "did not sample" in line.grades.bias
-    assert line.branch == BranchPoint(0, 6, "teacher")
+    assert line.branch == BranchPoint(0, 6, "teacher", forced=0)
     assert (line.grades.teacher.ranks[6:] == 0).all()
 
 
@@ -397,7 +401,7 @@ def test_the_command_line_branches_measures_and_keeps_what_it_found(demo, tmp_pa
     assert made.branch == BranchPoint(0, error, "student")
     assert made.trajectory.completion_ids[error] == teacher_choices(review, error)[0]
     assert run("branch", kept, "--which", 2, "--teacher-line", *place) == 0
-    assert list(opd.load_reviews(kept))[2].branch == BranchPoint(1, error, "teacher")
+    assert list(opd.load_reviews(kept))[2].branch == BranchPoint(1, error, "teacher", forced=0)
     assert run("branch", kept, "--value", "-k", 8, *place) == 0
     assert run("branch", kept, "--no-return", "-k", 8, "--save", kept) == 0
     assert {"forkValue", "noReturn"} == set(next(iter(opd.load_reviews(kept))).evidence)

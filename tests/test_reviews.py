@@ -27,7 +27,7 @@ from opd.saved_reviews import (
     stored_reviews,
     to_csv,
 )
-from opd.trajectory import VERDICTS
+from opd.trajectory import VERDICTS, BranchPoint
 
 
 @pytest.fixture
@@ -222,13 +222,36 @@ def test_the_table_opens_with_one_call_and_holds_every_figure(graded):
     assert tuple(table.columns) == CSV_COLUMNS
     assert len(table) == sum(len(r.trajectory) for r in graded)
     for label, (review,) in zip(("before", "after"), (g.reviews for g in graded.groups), strict=True):
-        rows = table[table.group.map(json.loads) == label]
+        rows = table[table.group == label]
         assert "".join(rows.token.map(json.loads)) == review.text
         np.testing.assert_array_equal(rows.token_id, review.trajectory.completion_ids)
         np.testing.assert_allclose(rows.penalty, review.grades.penalty, rtol=1e-5)
         np.testing.assert_allclose(rows.jsd, review.grades.jsd, rtol=1e-5, atol=1e-12)
         assert list(rows.verdict) == [VERDICTS[v] for v in review.grades.verdicts]
+        assert list(rows.teacher_rank) == [r + 1 for r in review.grades.teacher.ranks], "1 is the first choice"
         assert rows.correct.isna().all()
+
+
+def test_the_table_says_who_chose_each_token():
+    main = make_review(list("abcde"))
+    points = [BranchPoint(0, 1, "student", forced=2), BranchPoint(0, 3, "teacher", forced=0)]
+    pasted = replace(main, trajectory=replace(main.trajectory, behaviour_logprobs=None))
+    reviews = [main, *(replace(main, branch=point) for point in points), pasted]
+    table = pandas.read_csv(io.StringIO(to_csv(ReviewSet.of(reviews))))
+    assert [list(rows.writer) for _, rows in table.groupby("review")] == [
+        ["student"] * 5,
+        ["parent", "forced", "forced", "student", "student"],
+        ["parent"] * 3 + ["teacher"] * 2,
+        ["text"] * 5,
+    ]
+
+
+def test_a_heading_stands_plain_in_the_table_and_is_no_formula():
+    groups = [ReviewGroup(label, [make_review(["a"])]) for label in ("", "after run", "=1+1", "\t@x")]
+    text = to_csv(ReviewSet(groups))
+    assert '"""' not in text.splitlines()[2].split(",", 1)[0], "no quotes within quotes"
+    headings = pandas.read_csv(io.StringIO(text), keep_default_na=False).group
+    assert list(headings) == ["", "after run", "'=1+1", "'\t@x"]
 
 
 def test_no_token_of_the_table_acts_or_vanishes():

@@ -11,7 +11,6 @@ from graded import CHOICES, make_review
 
 from opd.summary import (
     QUADRANTS,
-    own_tokens,
     report_card,
     sparkline,
     swaps,
@@ -51,8 +50,8 @@ def two() -> list[Review]:
     ]
 
 
-def branch_of(review: Review, at: int, by: str) -> Review:
-    return replace(review, branch=BranchPoint(parent=0, at=at, by=by))
+def branch_of(review: Review, at: int, by: str, forced: int = 1) -> Review:
+    return replace(review, branch=BranchPoint(parent=0, at=at, by=by, forced=forced))
 
 
 def test_worst_tokens_are_ranked_over_all_trajectories_and_stand_in_their_text(two):
@@ -119,14 +118,31 @@ def test_swaps_do_not_mix_up_vocabularies(two):
 def test_a_branch_counts_only_what_the_student_chose_there(two):
     """Up to the forced token it repeats its parent; a teacher's line is nobody's mistake."""
     by_student, by_teacher = (branch_of(two[0], 1, by) for by in ("student", "teacher"))
-    assert np.arange(5)[own_tokens(by_student)].tolist() == [2, 3, 4]
-    assert np.arange(5)[own_tokens(by_teacher)].tolist() == []
+    typed = branch_of(two[0], 1, "student", forced=3)
+    assert np.arange(5)[by_student.own_tokens].tolist() == [2, 3, 4]
+    assert np.arange(5)[typed.own_tokens].tolist() == [4]
+    assert np.arange(5)[by_teacher.own_tokens].tolist() == []
     alone = worst_tokens(two[:1], 100)
     with_branches = worst_tokens([two[0], by_student, by_teacher], 100)
     assert [(t.review, t.index) for t in with_branches] == [(0, 0), (0, 2), (1, 2)]
     assert len(alone) == 2
     assert {s.token: s.count for s in swaps([two[0], by_student, by_teacher])} == {" So": 1, " add": 2}
     assert len(token_map([two[0], by_student, by_teacher])) == 5 + 3
+
+
+def test_a_report_card_leaves_out_what_a_branch_repeats_and_what_was_forced():
+    """Blunders at 0 (repeated), 2 and 3 (typed) and 5: only the last is the student's."""
+    review = review_of(list("abcdefgh"), [3.0, 0, 3.0, 3.0, 0, 4.0, 0, 0])
+    main, branch = report_card(review), report_card(branch_of(review, 2, "student", forced=2))
+    assert (main.tokens, main.choices, main.counts["blunder"], main.forks) == (8, 8, 4, 2)
+    assert (branch.tokens, branch.choices, branch.counts["blunder"]) == (4, 4, 1)
+    assert branch.forks == 1
+    assert branch.agreement == pytest.approx(3 / 4)
+    assert branch.mean_penalty == pytest.approx(1)
+    assert branch.total_reverse_kl == pytest.approx(2)
+    line = report_card(branch_of(review, 2, "teacher", forced=0))
+    assert (line.tokens, line.choices, line.forks, sum(line.counts.values())) == (0, 0, 0, 0)
+    assert line.agreement is line.mean_penalty is line.mean_reverse_kl is None
 
 
 def test_the_map_places_every_token_in_its_quadrant():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import opd
-from opd.trajectory import BranchPoint
+from opd.trajectory import BranchPoint, Review
 
 
 @pytest.fixture
@@ -61,13 +61,30 @@ EVIDENCE = {
 
 
 def test_branches_and_evidence_are_read_back(reviews, tmp_path):
-    point = BranchPoint(parent=0, at=3, by="teacher")
-    opd.save_reviews(
-        tmp_path / "r.json", [replace(reviews[0], evidence=EVIDENCE), replace(reviews[1], branch=point)]
-    )
-    main, branch = opd.load_reviews(tmp_path / "r.json")
+    points = [BranchPoint(0, 3, "teacher", forced=0), BranchPoint(0, 3, "student"), BranchPoint(1, 3, "student", 2)]
+    branches = [replace(reviews[1], branch=point) for point in points]
+    opd.save_reviews(tmp_path / "r.json", [replace(reviews[0], evidence=EVIDENCE), *branches])
+    main, *read = opd.load_reviews(tmp_path / "r.json")
     assert (main.branch, main.evidence) == (None, EVIDENCE)
-    assert (branch.branch, branch.evidence) == (point, None)
+    assert [(r.branch, r.evidence) for r in read] == [(point, None) for point in points]
+
+
+@pytest.mark.parametrize(("by", "usual"), [("student", 1), ("teacher", 0)])
+def test_a_branch_from_before_forced_tokens_were_counted_keeps_its_id(reviews, by, usual):
+    """Its file does not say how many were: the usual number, and nothing is added that would change its id."""
+    data = replace(reviews[1], branch=BranchPoint(0, 3, by, forced=usual)).to_dict()
+    assert data["branch"] == {"parent": 0, "at": 3, "by": by}, "older programs read no more than that"
+    assert data.pop("forced") is None
+    again = Review.from_dict(data)
+    assert again.branch.forced == usual
+    assert again.to_dict()["forced"] is None
+
+
+@pytest.mark.parametrize("forced", [-1, 1.0, 10**6])
+def test_a_file_that_forces_more_than_there_is_is_refused(reviews, forced):
+    data = replace(reviews[1], branch=BranchPoint(0, 3, "student")).to_dict()
+    with pytest.raises(ValueError, match="branch is malformed"):
+        Review.from_dict(data | {"forced": forced})
 
 
 def test_a_file_from_before_branches_and_divergences_opens(reviews, tmp_path):

@@ -1,6 +1,6 @@
 """Make the gallery: reviews of the embedded pair that are worth a look, each with a title and a sentence.
 
-    python -m opd.demo.gallery              # writes assets/gallery, about three minutes with one thread
+    python -m opd.demo.gallery              # writes assets/gallery, about four minutes with one thread
 
 The student's answers to held-out problems are graded and searched by what the grades say of them, so a newly
 trained pair gets a gallery of its own. Whether a sentence still fits its picture is for a person to see.
@@ -71,13 +71,29 @@ class Answer:
         """The penalties after the first wrong token."""
         return self.penalty[self.error + 1 :]
 
+    def is_right(self) -> bool:
+        """Whether the answer is right and so is every step to it."""
+        return bool(self.review.correct) and self.error is None
+
     def errs_in_a_digit(self) -> bool:
         """Whether the first wrong token is a digit."""
         return self.review.pieces[self.error].strip().isdigit()
 
     def ends_cheaply(self) -> bool:
-        """Whether one wrong word costs something, and nothing after it does."""
-        return not self.errs_in_a_digit() and self.penalty[self.error] > 1 and self.rest.max() < 0.3
+        """Whether the first wrong token costs something, and nothing after it does."""
+        return self.penalty[self.error] > 1 and self.rest.max() < 0.3
+
+    def gain(self) -> float:
+        """How much likelier its one brilliant token is to the teacher than to the student; 0 without one.
+
+        It counts where the teacher would have written it first.
+        """
+        grades = self.review.grades
+        brilliant = np.flatnonzero(grades.verdicts == VERDICTS.index("brilliant"))
+        if len(brilliant) != 1 or grades.teacher_rank[brilliant[0]]:
+            return 0.0
+        student, teacher = (np.exp(s.logprobs[brilliant[0]]) for s in (grades.student, grades.teacher))
+        return float(teacher - student)
 
 
 def make_gallery(folder: Path) -> None:
@@ -93,7 +109,7 @@ def make_gallery(folder: Path) -> None:
 
 def _sets(pair: Pair) -> Iterator[Titled]:
     answers = _search(pair)
-    right = [a for a in answers if a.review.correct and a.error is None]
+    right = [a for a in answers if a.is_right()]
     slips = [a for a in answers if not a.review.correct and a.error is not None]
     riddle = next(p for p in known_problems().values() if p.family == "tricks")
 
@@ -106,20 +122,33 @@ def _sets(pair: Pair) -> Iterator[Titled]:
     yield (
         *("wrong-digit", "One wrong digit"),
         "The digit marked ?? is wrong. All that follows is correct arithmetic on it and costs nothing.",
-        _alone(_best(slips, lambda a: a.penalty[a.error], where=Answer.errs_in_a_digit)),
+        _alone(
+            _best(
+                slips,
+                lambda a: a.penalty[a.error],
+                where=lambda a: a.errs_in_a_digit() and a.ends_cheaply(),
+            )
+        ),
     )
     yield (
         *("cheap-ending", "A wrong answer that costs nothing"),
         "One word goes astray, and from there the teacher agrees with every step, the wrong answer included. "
         "A low penalty at the end says that a text is consistent, not that it is right.",
-        _alone(_best(slips, lambda a: len(a.rest), where=Answer.ends_cheaply)),
+        _alone(
+            _best(
+                slips,
+                lambda a: len(a.rest),
+                where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply(),
+            )
+        ),
     )
     yield "fork-value", *_what_a_token_is_worth(pair, slips)
     yield "before-after", *_before_and_after(pair)
     yield (
         *("brilliant", "A brilliant token"),
         "The token marked !! was a long shot for the student and just what the teacher would have written.",
-        _alone(_best(answers, _gain, where=lambda a: bool(a.review.correct))),
+        # Long shots are rare: of the embedded pair's 3,200 answers two in right ones.
+        _alone(_best(_search(pair, n=8), Answer.gain, where=Answer.is_right)),
     )
     yield (
         *("style", "Right, but not the teacher's way"),
@@ -152,11 +181,12 @@ def _alone(*reviews: Review) -> list[ReviewGroup]:
     return [ReviewGroup("", reviews)]
 
 
-def _search(pair: Pair) -> list[Answer]:
+def _search(pair: Pair, *, n: int = 1) -> list[Answer]:
+    """Return ``n`` answers to each known problem."""
     problems = list(known_problems().values())
     found = []
-    for problem, made in zip(problems, _sampled(pair, problems), strict=True):
-        stopped = made.trajectory.finish_reason == "stop"
+    for made in _sampled(pair, problems, n=n):
+        problem, stopped = problems[made.trajectory.prompt_index], made.trajectory.finish_reason == "stop"
         pieces = [*made.pieces[:-1], ""] if stopped else made.pieces
         found.append(Answer(problem, made, first_wrong_token(problem, pieces, stopped)))
     return found
@@ -170,14 +200,6 @@ def _best(
 ) -> Review:
     """Return the review with the largest figure of those that qualify."""
     return max(filter(where, answers), key=figure).review
-
-
-def _gain(answer: Answer) -> float:
-    """How much likelier the most brilliant token is to the teacher than to the student; 0 without one."""
-    grades = answer.review.grades
-    brilliant = grades.verdicts == VERDICTS.index("brilliant")
-    gains = np.exp(grades.teacher.logprobs) - np.exp(grades.student.logprobs)
-    return float(np.max(gains * brilliant)) / (1 if answer.error is None else 10)
 
 
 def _sampled(pair: Pair, problems: Sequence[Problem], *, n: int = 1, seed: int = 0) -> list[Review]:

@@ -89,7 +89,7 @@ class Branches:
             session: the components that hold the session's pair names, its trained run, the longest answer.
         """
         self.reviews, self.shown = reviews, shown
-        bar = [self.bar, self.line, self.run_button]
+        bar = [self.bar, self.line, self.run_button, self.stop_button]
         models = {"concurrency_id": "models", **PLUMBING}
         outputs = [reviews, shown, self.grown, *bar]
         working = [
@@ -104,9 +104,11 @@ class Branches:
         working.append(
             self.run_button.click(self._measure, [self.asked, shown, *session, self.grown], outputs, **models)
         )
-        for work in working:
-            work.failure(_hidden, None, bar, **PLUMBING)
-        self.stop_button.click(_hidden, None, bar, cancels=working, **PLUMBING)
+        for broken_off in (
+            *(work.failure(_hidden, None, bar, **PLUMBING) for work in working),
+            self.stop_button.click(_hidden, None, bar, cancels=working, **PLUMBING),
+        ):
+            broken_off.then(reviews.settle, shown, reviews, **PLUMBING)
 
     # What the card asks for
 
@@ -135,7 +137,7 @@ class Branches:
             number = len(groups[place.group].reviews)  # it hangs under its trajectory, and the page opens it
             for state in states:
                 changed = _with_review(groups, place.group, number, state)
-                shown = self._show(place, key, changed, opens=number)
+                shown = self._show(place, key, changed, opens=number, growing=True)
                 yield [*shown, *_bar(f"The {writer} goes on from token {place.index + 1}.", run=False)]
             yield [*shown, *_hidden()]
 
@@ -221,24 +223,30 @@ class Branches:
 
     def _verified(self, review: Review, max_tokens: int | None) -> dict[str, Any]:
         """Return who verifies, and a bound that the text itself does not exceed."""
-        room = max(max_tokens or 0, len(review.trajectory) + 1)
+        if max_tokens is None:
+            raise ValueError("Please fill in “Longest answer” under “Sampling and system prompt”.")
+        room = max(max_tokens, len(review.trajectory) + 1)
         return {"task": self.task, "example": self._example(review), "max_tokens": room}
 
 
 def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
-    """Return the pair that a review was made with, if it is one of the session's.
+    """Return the pair that a review was made with, if it is one of the session's or the embedded one.
 
     A review may come from a file: that must not make the app load what the file names.
 
     Raises:
         ValueError: it is not.
     """
+    from opd.models import DEMO_MODELS
+
     student, teacher, *_ = names
-    students = [student] if trained is None else [student, str(open_run(trained).model_dir)]
-    if review.student not in students or review.teacher != teacher:
+    students = [student, *DEMO_MODELS]
+    if trained is not None:
+        students.append(str(open_run(trained).model_dir))
+    if review.student not in students or review.teacher not in (teacher, *DEMO_MODELS):
         raise ValueError(
-            f"This review was made with {review.student} and {review.teacher}. Load that pair under Models "
-            "to go on from here."
+            f"This review was made with {review.student} and {review.teacher}; {student} and {teacher} are "
+            "loaded. Load its pair under Models to go on from here."
         )
     return loaded_pair(review.student, review.teacher)
 
@@ -263,8 +271,8 @@ def _with_review(groups: Sequence[ReviewGroup], group: int, number: int, review:
 
 def _bar(words: str, *, run: bool) -> list[Any]:
     """Return the updates of the bar: what it says, and whether it waits for Run."""
-    return [gr.update(visible=True), words, gr.update(visible=run)]
+    return [gr.update(visible=True), words, gr.update(visible=run), "Cancel" if run else "Stop"]
 
 
 def _hidden() -> list[Any]:
-    return [gr.update(visible=False), "", gr.update(visible=False)]
+    return [gr.update(visible=False), "", gr.update(visible=False), "Stop"]

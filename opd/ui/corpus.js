@@ -60,7 +60,7 @@ function sparkline(values) {
 }
 
 function mark({ correct, finished }) {
-  if (correct === null) return make("span", "mark", finished ? "–" : "…");
+  if (correct === null) return make("span", "mark", finished ? "–" : shown.growing ? "…" : "unfinished");
   return make("span", correct ? "mark right" : "mark wrong", correct ? "✓ right" : "✗ wrong");
 }
 
@@ -228,7 +228,10 @@ const trajectories = new SortableTable(
       name: "picture", head: "penalties", words: true,
       value: ({ spark }) => Math.max(0, ...spark), cell: ({ spark }) => sparkline(spark),
     },
-    { name: "agreement", head: "agreement", value: ({ agreement }) => agreement, cell: ({ agreement }) => share(agreement) },
+    {
+      name: "agreement", head: "agreement", value: ({ agreement }) => agreement,
+      cell: ({ agreement, choices }) => (agreement === null ? "–" : `${share(agreement)} of ${choices}`),
+    },
     numeric("penalty", "penalty", 2, { lesser: true }),
     numeric("kl", "reverse KL", 2, { minor: true }),
     numeric("blunders", "blunders", 0, { minor: true }),
@@ -504,13 +507,13 @@ const DRAW = {
 const field = (name) => find(`[name=${name}]`);
 
 function question() {
-  const points = field("drop").valueAsNumber;
+  const least = field("drop").valueAsNumber;
   return {
     group: field("group").value === "" ? null : Number(field("group").value),
     correct: { right: true, wrong: false }[field("correct").value] ?? null,
     verdicts: field("verdicts").value,
     text: field("text").value.trim(),
-    drop: Number.isFinite(points) ? points / 100 : legend.drop,
+    drop: Number.isFinite(least) ? least : legend.drop,
   };
 }
 
@@ -547,13 +550,12 @@ function choose(name) {
   refresh();
 }
 
-/** Follow what the component shows: { key, labels, reviews, tokens, right }; right is null where nobody judges. */
+/** Follow what the component shows: { key, growing, labels, reviews, words }; words: how much there is. */
 function follow(told) {
   const before = shown;
   shown = told;
   root.hidden = told.reviews < 2;
-  const right = told.right === null ? "" : `, ${told.right} right`;
-  find(".count").textContent = `${counted(told.reviews, "trajectory")}${right}, ${counted(told.tokens, "token")}`;
+  find(".count").textContent = told.words;
   if (before?.labels.join() !== told.labels.join()) offerGroups(told.labels);
   if (before?.key === told.key) {
     refreshSoon();
@@ -599,7 +601,7 @@ for (const name of ["group", "correct", "verdicts", "text", "drop"]) {
     typing = setTimeout(refresh, ["text", "drop"].includes(name) ? TYPING_MS : 0);
   });
 }
-field("drop").value = Math.round(100 * legend.drop);
+field("drop").value = legend.drop;
 find(".most").textContent = String(legend.listed);
 find(".minded").textContent = String(legend.drop);
 fold.addEventListener("toggle", refresh);

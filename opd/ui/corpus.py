@@ -258,8 +258,8 @@ TABS: dict[str, Callable[[Selection], dict[str, Any]]] = {
 
 
 def _row(group: int, sample: int, review: Review) -> dict[str, Any]:
-    card, penalty = report_card(review), review.grades.penalty
-    worst = int(np.nan_to_num(penalty, nan=-np.inf).argmax()) if len(penalty) else 0
+    card, penalty, own = report_card(review), review.grades.penalty, review.own_tokens
+    worst = own.start + int(np.nan_to_num(penalty[own], nan=-np.inf).argmax()) if card.graded else 0
     return {
         "group": group,
         "sample": sample,
@@ -269,11 +269,12 @@ def _row(group: int, sample: int, review: Review) -> dict[str, Any]:
         "finished": review.trajectory.finish_reason is not None,
         "spark": _rounded(sparkline(penalty, SPARKLINE_BINS), 1),
         "agreement": card.agreement,
-        "tokens": card.tokens,
+        "choices": card.choices,
+        "tokens": len(penalty),
         "penalty": card.mean_penalty,
         "kl": card.mean_reverse_kl,
-        "blunders": card.counts and card.counts["blunder"],
-        "forks": card.forks,
+        "blunders": card.counts["blunder"] if card.choices is not None and card.tokens else None,
+        "forks": card.forks if card.tokens else None,
         "worst": _token((group, sample), *tokens_in_context([review], [(0, worst)])) if card.graded else None,
     }
 

@@ -27,6 +27,9 @@ from opd.ui.token_review import ACTIONS, TokenReview
 
 FINDING_SIGNS = {"pass": "✓", "warn": "⚠", "fail": "✗"}
 
+SAMPLING_LABELS = ("Trajectories", "Temperature", "Longest answer", "Seed")
+"""What the sampling settings are called on the page, in the order of :func:`_sampling_options`."""
+
 BEFORE, AFTER, BOTH = "before", "after", "both"
 
 MOST_TRAJECTORIES = 1000
@@ -155,10 +158,11 @@ class ReviewTab:
     def _sampling_settings(self) -> None:
         with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling"):
             with gr.Row():
-                self.n = gr.Number(4, label="Trajectories", precision=0, min_width=90)
-                self.temperature = gr.Number(1.0, label="Temperature", step=0.1, min_width=90)
-                self.max_tokens = gr.Number(192, label="Longest answer", precision=0, min_width=90)
-                self.seed = gr.Number(0, label="Seed", precision=0, min_width=90)
+                trajectories, temperature, longest, seed = SAMPLING_LABELS
+                self.n = gr.Number(4, label=trajectories, precision=0, min_width=90)
+                self.temperature = gr.Number(1.0, label=temperature, step=0.1, min_width=90)
+                self.max_tokens = gr.Number(192, label=longest, precision=0, min_width=90)
+                self.seed = gr.Number(0, label=seed, precision=0, min_width=90)
             self.system = gr.Textbox("", label="System prompt", placeholder="none", max_lines=6)
         self.settings = [self.n, self.temperature, self.max_tokens, self.seed]
 
@@ -227,9 +231,12 @@ class ReviewTab:
             work, inputs, self.on_show, concurrency_id="models", **PLUMBING
         )
         idle = [lambda: _busy(False), None, buttons]
-        for ended in (working.success, working.failure):
-            ended(*idle, **PLUMBING)
-        buttons[1].click(*idle, cancels=working, **PLUMBING)
+        working.success(*idle, **PLUMBING)
+        for broken_off in (
+            working.failure(*idle, **PLUMBING),
+            buttons[1].click(*idle, cancels=working, **PLUMBING),
+        ):
+            broken_off.then(self.reviews.settle, self.shown, self.reviews, **PLUMBING)
 
     # What is shown
 
@@ -247,9 +254,14 @@ class ReviewTab:
         first = next(iter(gallery()))
         return self._show(first, gallery()[first])
 
-    def _show(self, key: str, reviews: ReviewSet, *, linked: bool = False) -> list[str]:
+    def _show(
+        self, key: str, reviews: ReviewSet, *, linked: bool = False, growing: bool = False
+    ) -> list[str]:
         """Return the updates of ``on_show`` for ``reviews``; the same ``key`` continues what is shown."""
-        return [self.reviews.show(key, reviews), self.shown.show(key, reviews, linked=linked)]
+        return [
+            self.reviews.show(key, reviews, growing=growing),
+            self.shown.show(key, reviews, linked=linked),
+        ]
 
     def _find(self, key: str) -> ReviewSet:
         """Return the set shown under ``key``; that of a saved one is its id."""
@@ -331,7 +343,8 @@ class ReviewTab:
                 pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **options)
                 for reviews in stream:
-                    yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
+                    so_far = ReviewSet([*finished, ReviewGroup(label, reviews)])
+                    yield self._show(key, so_far, growing=True)
                 finished.append(ReviewGroup(label, reviews))
 
     def _grade_text(
@@ -420,17 +433,19 @@ def _sampling_options(
         ValueError: one was left empty.
     """
     options = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    empty = [name.replace("_", " ") for name, value in options.items() if value is None]
+    empty = [label for label, value in zip(SAMPLING_LABELS, options.values(), strict=True) if value is None]
     if empty:
-        raise ValueError(f"Please fill in: {', '.join(empty)}.")
+        raise ValueError(f"Please fill in “{'”, “'.join(empty)}” under “Sampling and system prompt”.")
     return options
 
 
 def _students(names: PairNames, trained: str | None, which: str) -> dict[str, str]:
-    """Return the students to grade by the heading they stand under."""
+    """Return the students to grade by the heading they stand under; one without a rival has none."""
+    if trained is None:
+        return {"": names.student}
     students = {}
-    if trained is None or which in (BEFORE, BOTH):
+    if which in (BEFORE, BOTH):
         students["before training"] = names.student
-    if trained is not None and which in (AFTER, BOTH):
+    if which in (AFTER, BOTH):
         students[f"after {trained}"] = str(open_run(trained).model_dir)
     return students

@@ -27,13 +27,13 @@ if (props.linked) view.restore(readFragment()); // waits for the first value
 /** Tell the page what is shown: others list its trajectories (opd/ui/corpus.js). */
 function tellShown() {
   const reviews = view.groups.flatMap((group) => group.reviews);
-  const judged = reviews.some(({ correct }) => correct !== null);
+  const tokens = reviews.reduce((sum, { ownFrom, ownTo }) => sum + ownTo - ownFrom, 0);
   const detail = {
     key: view.key,
+    growing: view.growing,
     labels: view.groups.map((group) => group.label),
     reviews: reviews.length,
-    tokens: reviews.reduce((sum, { count }) => sum + count, 0),
-    right: judged ? reviews.filter(({ correct }) => correct).length : null,
+    words: [...textWords(reviews), ...answerWords([reviews]), counted(tokens, "token")].join(", "),
   };
   if (reviews.length && props.linked) document.dispatchEvent(new CustomEvent("opd-shown", { detail }));
 }

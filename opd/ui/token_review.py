@@ -12,6 +12,7 @@ from gradio.components.base import server
 
 from opd.saved_reviews import ReviewSet
 from opd.trajectory import Review
+from opd.ui.errors import spoken_errors
 from opd.ui.kept_sets import KeptSets
 from opd.view import asset, script
 from opd.view.payload import (
@@ -74,6 +75,7 @@ class TokenReview(gr.HTML):
         *,
         continues: str | None = None,
         opens: int | None = None,
+        growing: bool = False,
     ) -> str:
         """Return the value that shows ``reviews``; the same ``key`` continues what is shown already.
 
@@ -82,10 +84,22 @@ class TokenReview(gr.HTML):
             reviews: the set.
             continues: key of a set that this one adds to; the page stays where it is.
             opens: the trajectory that the page goes to, once.
+            growing: what is unfinished is still being written.
         """
         self._sets.keep(key, reviews)
-        value = set_payload(key, reviews.groups) | {"continues": continues, "opens": opens}
+        how = {"continues": continues, "opens": opens, "growing": growing}
+        value = set_payload(key, reviews.groups) | how
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def settle(self, shown: str) -> str:
+        """Return the value that says of what is shown that nobody writes on.
+
+        Args:
+            shown: the value of opd/ui/shown.py.
+        """
+        with spoken_errors():
+            key = json.loads(shown)["key"]
+            return self.show(key, self._sets.find(key))
 
     def postprocess(self, value: str | None) -> str | None:
         """Pass the value on: it is data, where Gradio would look for markup."""

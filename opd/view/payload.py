@@ -35,8 +35,8 @@ CHUNK = 256
 COLOUR_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Where each step of a colour ramp begins, in nats. Fixed, so that any two pictures can be compared."""
 
-RANK_STEPS = (1, 2, 4, 10, 100, 1000)
-"""Where each step begins for a rank, counted from 0."""
+RANK_STEPS = (2, 3, 5, 10, 100, 1000)
+"""Where each step begins for a rank; 1 is the first choice and has no colour."""
 
 VERDICT_GLYPHS = {"brilliant": "!!", "great": "!", "inaccuracy": "?!", "mistake": "?", "blunder": "??"}
 """The signs of chess annotation for the verdicts that deserve one."""
@@ -115,6 +115,17 @@ def shown_pieces(pieces: Sequence[str]) -> list[str]:
     return shown
 
 
+def notes(review: Review) -> list[str]:
+    """Return what must be said beside the figures of ``review``, in sentences."""
+    branch, own = review.branch, review.own_tokens
+    counted = None
+    if branch is not None and branch.by == "teacher":
+        counted = f"From token {branch.at + 1} on the teacher wrote: nothing here counts as the student's."
+    elif branch is not None:
+        counted = f"Counted is what the student wrote after that: {own.stop - own.start} tokens."
+    return [note for note in (review.grades.bias, review.grades.bound, counted) if note]
+
+
 def legend() -> dict[str, Any]:
     """Return what the colours and verdicts mean, in numbers: the same for every review."""
     return {
@@ -185,10 +196,11 @@ def _unmarked_payload(review: Review) -> dict[str, Any]:
         "messages": [{key: visible(text) for key, text in message.items()} for message in review.messages],
         "finish_reason": review.trajectory.finish_reason,
         "temperature": grades.temperature,
-        "notes": [note for note in (grades.bias, grades.bound) if note],
+        "notes": notes(review),
         "correct": review.correct,
         "off_policy": review.trajectory.behaviour_logprobs is None,
         "branch": None if review.branch is None else asdict(review.branch),
+        "own": [review.own_tokens.start, review.own_tokens.stop],
         "evidence": _visible_within(review.evidence),
         "report": asdict(report_card(review)),
         "replaced": sum("\ufffd" in token for token in tokens),
@@ -229,8 +241,8 @@ COLUMNS = {
     "jsd": Column("<f4", lambda r: r.grades.jsd),
     "student_entropy": Column("<f4", lambda r: r.grades.student_entropy),
     "teacher_entropy": Column("<f4", lambda r: r.grades.teacher_entropy),
-    "student_rank": Column("<i4", lambda r: r.grades.student.ranks),
-    "teacher_rank": Column("<i4", lambda r: r.grades.teacher_rank),
+    "student_rank": Column("<i4", lambda r: r.grades.student.shown_ranks),
+    "teacher_rank": Column("<i4", lambda r: r.grades.teacher.shown_ranks),
     # As probabilities, computed here: the page must judge on the very numbers that Python judges on.
     "student_share": Column("<f4", lambda r: np.exp(r.grades.student.logprobs)),
     "teacher_share": Column("<f4", lambda r: np.exp(r.grades.teacher.logprobs)),

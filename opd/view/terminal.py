@@ -13,10 +13,13 @@ import numpy as np
 from opd.summary import DISAGREEMENTS, report_card
 from opd.trajectory import VERDICTS, Review
 from opd.view import asset
-from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, shown_pieces, visible
+from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, notes, shown_pieces, visible
 
 WORST_TOKENS = 8
 """Rows of the table."""
+
+RARE = 0.001
+"""Shares nearer than this to 0 or to 1 are not worth their digits."""
 
 _BOLD, _DIM, _UNDERLINE, _STRUCK, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[4m", "\x1b[9m", "\x1b[0m"
 _FINISH = {"stop": "ended by itself", "length": "cut off by the length limit", None: "unfinished"}
@@ -28,7 +31,7 @@ def render(review: Review, *, color: bool) -> str:
     Control codes of the model's text are made visible, so they cannot act on the terminal.
     """
     parts = [_heading(review, color), _graded_text(review, color), _report(review)]
-    if len(review.trajectory):
+    if report_card(review).tokens:
         parts.append(_table(review, color))
     return "\n\n".join(parts) + "\n"
 
@@ -44,12 +47,14 @@ def _heading(review: Review, color: bool) -> str:
 def _graded_text(review: Review, color: bool) -> str:
     grades = review.grades
     signs = [""] * len(grades)
+    own = np.zeros(len(grades), dtype=bool)
+    own[review.own_tokens] = True
     if grades.verdicts is not None:
         signs = [VERDICT_GLYPHS.get(VERDICTS[verdict], "") for verdict in grades.verdicts]
     return "".join(
-        _token(shown, float(penalty), sign, bool(fork), color)
-        for shown, penalty, sign, fork in zip(
-            shown_pieces(review.pieces), grades.penalty, signs, grades.forks, strict=True
+        _token(shown, float(penalty), sign if chosen else "", bool(fork and chosen), color)
+        for shown, penalty, sign, fork, chosen in zip(
+            shown_pieces(review.pieces), grades.penalty, signs, grades.forks, own, strict=True
         )
     )
 
@@ -76,20 +81,20 @@ def _token(shown: str, penalty: float, sign: str, fork: bool, color: bool) -> st
 def _report(review: Review) -> str:
     report = report_card(review)
     words = [] if review.correct is None else ["✓ right" if review.correct else "✗ wrong"]
-    words.append(f"{report.tokens} tokens, {_FINISH[review.trajectory.finish_reason]}")
+    words.append(f"{len(review.trajectory)} tokens, {_FINISH[review.trajectory.finish_reason]}")
     if report.agreement is not None:
-        words.append(f"teacher agrees {report.agreement:.0%}")
+        words.append(f"teacher agrees {_percent(report.agreement)} of {report.choices} choices")
     if report.mean_penalty is not None:
         words.append(f"mean penalty {report.mean_penalty:.2f} nats")
     if report.mean_reverse_kl is not None:
         words.append(f"mean reverse KL {report.mean_reverse_kl:.2f} nats")
-    if report.counts is not None:
+    if report.tokens and report.counts is not None:
         words += [
             f"{verdict} {VERDICT_GLYPHS[verdict]} {report.counts[verdict]}" for verdict in DISAGREEMENTS
         ]
-    words.append(f"forks {report.forks}")
-    lines = [" · ".join(words)]
-    lines += [note for note in (review.grades.bias, review.grades.bound) if note]
+    if report.tokens:
+        words.append(f"forks {report.forks}")
+    lines = [" · ".join(words), *notes(review)]
     if report.graded < report.tokens:
         lines.append(
             f"Tokens that could not be graded (struck through, or in ⟦ ⟧): {report.tokens - report.graded}."
@@ -100,10 +105,11 @@ def _report(review: Review) -> str:
 
 
 def _table(review: Review, color: bool) -> str:
-    """The tokens with the highest penalties, worst first."""
-    grades = review.grades
+    """The student's own tokens with the highest penalties, worst first."""
+    grades, own = review.grades, review.own_tokens
     student, teacher = grades.student, grades.teacher
-    penalty = np.nan_to_num(grades.penalty)
+    penalty = np.zeros(len(grades), dtype=np.float32)
+    penalty[own] = np.nan_to_num(grades.penalty[own])
     ranked = np.argsort(-penalty, kind="stable")[:WORST_TOKENS].tolist()
     worst = [i for i in ranked if penalty[i] >= COLOUR_STEPS[0]]
     if not worst:
@@ -118,10 +124,10 @@ def _table(review: Review, color: bool) -> str:
                 _label(review.pieces[i]),
                 f"{penalty[i]:+.2f}",
                 "–" if grades.reverse_kl is None else f"{grades.reverse_kl[i]:.2f}",
-                f"{exp(student.logprobs[i]):.1%}",
-                "–" if isnan(teacher.logprobs[i]) else f"{exp(teacher.logprobs[i]):.1%}",
+                _percent(exp(student.logprobs[i])),
+                "–" if isnan(teacher.logprobs[i]) else _percent(exp(teacher.logprobs[i])),
                 f"{verdict}{' ◆' if grades.forks[i] else ''}",
-                "–" if choice is None else f"{_label(choice[0])} {exp(choice[1]):.1%}",
+                "–" if choice is None else f"{_label(choice[0])} {_percent(exp(choice[1]))}",
             )
         )
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
@@ -134,6 +140,15 @@ def _table(review: Review, color: bool) -> str:
         for row in rows
     ]
     return "\n".join([_styled(lines[0], _DIM, color), *lines[1:]])
+
+
+def _percent(share: float) -> str:
+    """A share as a percentage, as the page writes it: 0 or 100 only where it is that."""
+    if 0 < share < RARE:
+        return f"<{RARE:.1%}"
+    if 1 - RARE < share < 1:
+        return f">{1 - RARE:.1%}"
+    return f"{share:.1%}" if 0 < share < 0.1 or 0.99 < share < 1 else f"{share:.0%}"
 
 
 def _label(piece: str, longest: int = 24) -> str:

@@ -12,6 +12,7 @@ from hostile import HOSTILE
 
 from opd import verdicts as cutoffs
 from opd.saved_reviews import ReviewGroup
+from opd.summary import report_card
 from opd.trajectory import BranchPoint, TokenScores
 from opd.view.payload import LONGEST_TOKEN, shown_pieces
 
@@ -115,20 +116,20 @@ def test_editing_a_threshold_changes_text_counts_and_agreement(open_component, a
     blunders = page.locator(".report .is-blunder .count")
     before = page.locator(".report .agreement dd").inner_text(), blunders.inner_text()
     field = page.get_by_label("Threshold of blunder")
-    assert field.input_value() == "60"
-    field.fill("20")
+    assert field.input_value() == "0.6"
+    field.fill("0.2")
     field.press("Enter")
     page.wait_for_function(
         "old => document.querySelector('.is-blunder .count').textContent !== old", arg=before[1]
     )
     assert int(blunders.inner_text().split()[0]) == page.locator(".token.is-blunder").count() > 1
     # A lesser fault never needs a larger drop than a greater one.
-    assert page.get_by_label("Threshold of mistake").input_value() == "20"
+    assert page.get_by_label("Threshold of mistake").input_value() == "0.2"
     page.get_by_text("Back to the usual thresholds").click()
     page.wait_for_function(
         "old => document.querySelector('.is-blunder .count').textContent === old", arg=before[1]
     )
-    assert field.input_value() == "60"
+    assert field.input_value() == "0.6"
 
 
 def test_units_add_penalties_average_entropies_and_take_the_worst_verdict(open_component, answer):
@@ -148,7 +149,7 @@ def test_units_add_penalties_average_entropies_and_take_the_worst_verdict(open_c
     assert units("step") == near([3.9, 1.5])
     entropy = answer.grades.student.entropy
     assert units("step", "student_entropy") == near([entropy[:12].mean(), entropy[12:].mean()])
-    ranks = answer.grades.teacher_rank
+    ranks = answer.grades.teacher_rank + 1  # shown from 1
     assert units("step", "teacher_rank") == [ranks[:12].max(), ranks[12:].max()]
     page.evaluate("view.colourBy('penalty')")
     first_line = page.locator(".token").nth(0)
@@ -309,15 +310,76 @@ def test_without_listeners_there_are_no_buttons(open_component, answer):
 
 
 def test_branches_hang_under_their_parent_and_open_at_their_token(open_component, answer):
-    branch = replace(answer, branch=BranchPoint(0, 8, "student"), correct=True)
+    branch = replace(answer, branch=BranchPoint(0, 8, "student", forced=2), correct=True)
     other = make_review(PIECES)
     page = open_component(answer, other, branch)
     rail = page.locator(".rail label")
     assert rail.locator(".ordinal").all_inner_texts() == ["1", "3", "2"]
     assert "from token 9, the student went on" in rail.nth(1).inner_text()
+    # A branch is no answer of its own, and one that nobody verified is not wrong.
+    assert page.locator(".rail legend").inner_text() == "0 of 1 right, 1 not verified"
+    blunders = page.locator(".report .is-blunder .count")
+    assert blunders.inner_text() == "1 ??"
+    assert page.locator(".token.is-blunder.fork").count() == 1
     rail.nth(1).click()
     assert page.locator(".token.before").count() == 8
     assert "before" not in page.locator(".token").nth(8).get_attribute("class")
+    # What was forced is no blunder and no fork of the student's; what it wrote afterwards counts.
+    assert blunders.inner_text() == "0 ??"
+    assert page.locator(".token.is-blunder").count() == 0
+    card = report_card(branch)
+    assert page.locator(".report .agreement dd").inner_text() == f"80\u00a0% of {card.choices}"
+    assert (card.choices, card.agreement) == (5, pytest.approx(0.8))
+    assert rail.nth(1).locator(".numbers").inner_text() == f"80\u00a0% of 5 · {card.mean_penalty:.2f} nats"
+    assert "what the student wrote after that: 5 tokens" in page.locator(".note").inner_text()
+    page.locator(".token").nth(9).click()
+    assert "put here" in page.locator(".pinned .judgement").inner_text()
+
+
+def test_the_teachers_own_line_has_no_figures_of_the_student(open_component, answer):
+    line = replace(answer, branch=BranchPoint(0, 8, "teacher", forced=0), correct=True)
+    page = open_component(answer, line)
+    assert page.locator(".rail legend").inner_text() == "0 of 1 right"
+    page.locator(".rail label").nth(1).click()
+    assert page.locator(".report dt").all_inner_texts() == ["answer", "ended by itself"]
+    assert page.locator(".rail .numbers").nth(1).inner_text() == ""
+    assert "From token 9 on the teacher wrote" in page.locator(".note").inner_text()
+
+
+def test_before_and_after_are_counted_over_what_was_verified(open_component, answer):
+    right, unknown = replace(answer, correct=True), replace(answer, correct=None)
+    page = open_component(answer, right, right, unknown)
+    legend = page.locator(".rail legend")
+    assert legend.inner_text() == "2 of 3 right, 1 not verified"
+    page.evaluate("stored.set.groups.push(stored.set.groups[0]); view.show(stored.set)")
+    assert legend.inner_text() == "2 → 2 of 3 right, 2 not verified"
+    page.evaluate(
+        "const [a] = stored.set.groups; const b = { ...a, reviews: a.reviews.slice(0, 2) };"
+        "view.show({ ...stored.set, groups: [a, b] })"
+    )
+    assert legend.inner_text() == "2 of 3 → 1 of 2 right, 1 not verified"
+
+
+def test_ranks_are_counted_from_1_and_the_drop_from_0_to_1_wherever_they_stand(open_component, answer):
+    page = open_component(answer)
+    lost = cutoffs.drop(answer.grades.teacher)
+    page.get_by_text("table", exact=True).click()
+    for index in (0, 8):
+        rank, drop = str(answer.grades.teacher.ranks[index] + 1), f"{lost[index]:.2f}"
+        page.get_by_label(f"Show token {index + 1}", exact=True).click()
+        page.locator(".pinned .position", has_text=f"token {index + 1} of").wait_for()
+        figures = page.locator(".pinned .figures")
+        assert figures.locator("div", has_text="the teacher's rank").locator("dd").inner_text() == rank
+        assert figures.locator("div", has_text="drop D").locator("dd").inner_text() == drop
+        row = page.locator(f".table tr[data-index='{index}']")
+        assert row.locator(".teacher_rank").inner_text() == rank
+        assert row.locator(".drop").inner_text() == drop
+    page.locator(".signals label", has_text="rank").click()
+    page.wait_for_function("view.panes[0].signal === 'teacher_rank'")
+    assert "1 is its first" in page.locator(".formula").inner_text()
+    assert page.locator(".scale .swatch").first.inner_text() == "2"
+    first_choices = int((answer.grades.teacher.ranks == 0).sum())
+    assert page.locator(".text .token:not(.heat)").count() == first_choices
 
 
 def test_a_set_that_continues_another_opens_its_branch(open_component, answer):
@@ -369,15 +431,33 @@ def test_state_is_told_and_restored(open_component, answer):
 
 def test_a_state_waits_for_its_token_while_the_text_grows(open_component, answer):
     page = open_component(make_review(PIECES[:3], finish_reason=None), make_review(PIECES))
+    page.evaluate("view.show({ ...stored.set, growing: true })")
     page.evaluate("view.restore({ token: 14 })")
     assert page.evaluate("view.state().token") is None
+    assert "still writing …" in page.locator(".report").inner_text()
+    assert page.locator(".rail .mark").first.inner_text() == "…"
     page.evaluate("stored.set.groups[0].reviews.shift(); view.show(stored.set)")  # the whole text
     page.get_by_text("token 15 of").wait_for()
 
 
+def test_a_text_that_nobody_writes_on_is_not_still_being_written(open_component):
+    page = open_component(make_review(PIECES[:3], finish_reason=None))
+    assert "unfinished" in page.locator(".report").inner_text()
+    page.evaluate("view.show({ ...stored.set, growing: true })")
+    page.evaluate("view.show(stored.set)")  # stopped
+    assert "still writing" not in page.locator(".opd-review").inner_text()
+    assert page.locator(".rail .mark").inner_text() == "·"
+
+
 def test_a_wrong_ending_is_not_praised(open_component, answer):
     page = open_component(answer)
-    assert "Downstream of fork 1" in page.locator(".caption").inner_text()
+    caption = page.locator(".caption").inner_text()
+    assert "Downstream of fork 1 the teacher agrees with 83\u00a0% of 6 choices: it goes along" in caption
+    assert "no praise of the ending" in caption
+    minded = make_review(PIECES, penalty=[0] * 8 + [4] + [3] * 6, correct=False)
+    caption = open_component(minded).locator(".caption").inner_text()
+    assert "agrees with 0\u00a0% of 6 choices: it minds most of what follows too." in caption
+    assert "goes along" not in caption
     right = open_component(replace(answer, correct=True))
     assert "Downstream" not in right.locator(".caption").inner_text()
 

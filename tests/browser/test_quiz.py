@@ -95,6 +95,16 @@ def test_half_are_places_where_the_student_was_right(open_quiz, answer):
     assert said.count(False) == said.count(True) == 4
 
 
+def test_what_keeps_a_chat_apart_is_never_offered(open_quiz, answer):
+    """A third candidate fills up the options, but nobody would take one that ends the turn in mid-sentence."""
+    n = len(answer.trajectory)
+    apart = dict(answer.vocabulary) | {n + 1: "<|assistant|>"}
+    page = open_quiz(replace(answer, vocabulary=apart))
+    offered = page.evaluate("view.quiz.questions.map(({ options }) => options.map(({ text }) => text))")
+    assert offered
+    assert all("<|assistant|>" not in texts and "·perhaps" in texts for texts in offered)
+
+
 def test_trajectories_take_turns_and_each_goes_forward(open_quiz, answer):
     page = open_quiz(answer, make_review(story("b"), penalty=PENALTY))
     places = page.evaluate("view.quiz.questions.map(({ sample, index }) => [sample, index])")

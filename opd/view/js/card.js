@@ -5,7 +5,7 @@ const FIGURES = [
   ["reverse_kl", "reverse KL", (value) => `${number(value)} nats`],
   ["forward_kl", "forward KL", (value) => `${number(value)} nats`],
   ["jsd", "JSD", (value) => `${number(value)} nats`],
-  ["drop", "drop D", (value) => `${number(100 * value, 1)} points`],
+  ["drop", "drop D", (value) => number(value)],
   ["student_entropy", "entropy of the student", (value) => `${number(value)} nats`],
   ["teacher_entropy", "entropy of the teacher", (value) => `${number(value)} nats`],
   ["teacher_rank", "the teacher's rank", (value) => `${value}`],
@@ -28,7 +28,9 @@ function fillCard(card, template, pane, index, details) {
   if (review.isUngraded(index)) judgement.append(make("span", "verdict ungraded", "not graded"));
   const fork = pane.forks.indexOf(index);
   if (fork >= 0) judgement.append(make("span", "verdict is-fork", `fork ${fork + 1} ◆`));
-  if (index < (review.branch?.at ?? 0)) judgement.append(make("span", "verdict", "as before"));
+  const { branch } = review;
+  if (index < (branch?.at ?? 0)) judgement.append(make("span", "verdict", "as before"));
+  else if (!review.isOwn(index)) judgement.append(make("span", "verdict", branch.by === "teacher" ? "the teacher’s" : "put here"));
 
   const say = review.spans ? (found) => spanSentence(review, index, found) : sentence;
   find(".sentence").append(...(details ? say(details) : ["What the models wanted here is not at hand."]));
@@ -62,11 +64,11 @@ function sentence({ figures, candidates }) {
     `The student gave this token ${percent(figures.student_share)}, the teacher ${percent(figures.teacher_share)}`,
   ];
   const favourite = teacherFavourite(candidates);
-  if (figures.teacher_rank === 0) words.push(": its first choice too.");
+  if (figures.teacher_rank === 1) words.push(": its first choice too.");
   else if (!favourite.sampled) {
     const wish = make("code", "", label(favourite.text));
     words.push(". The teacher would rather say ", wish, ` (${percent(favourite.teacher)}).`);
-  } else words.push(`, as its choice number ${figures.teacher_rank + 1}.`);
+  } else words.push(`, as its choice number ${figures.teacher_rank}.`);
   return words;
 }
 

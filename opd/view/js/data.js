@@ -28,7 +28,7 @@ function halfToFloat(bits) {
 /** One graded trajectory. */
 class GradedText {
   constructor(payload) {
-    const { text, lengths, long, flags, penalty, drop, spans, ...rest } = payload;
+    const { text, lengths, long, flags, penalty, drop, spans, own, ...rest } = payload;
     Object.assign(this, rest);
     this.text = text;
     this.flags = decodeColumn(flags, "<u1");
@@ -43,6 +43,8 @@ class GradedText {
     // Where the teacher has another tokenizer: the first token of each token's span, -1 where it is not graded.
     this.spans = spans && decodeColumn(spans, "<i4");
     this.judged = !spans; // spans have no verdicts
+    // What the student chose here, from one token up to another: of a branch only what comes after the forced.
+    [this.ownFrom, this.ownTo] = own;
     this.verdicts = this.flags.map((flag) => flag & FLAG_VERDICT);
   }
 
@@ -63,6 +65,10 @@ class GradedText {
     return this.spans !== null && this.spans[index] < 0;
   }
 
+  isOwn(index) {
+    return index >= this.ownFrom && index < this.ownTo;
+  }
+
   /** The places of the tokens that were graded as one with this one. */
   together(index) {
     if (!this.spans || this.isUngraded(index)) return [index];
@@ -72,11 +78,11 @@ class GradedText {
     return Array.from({ length: end - first }, (_, i) => first + i);
   }
 
-  /** The places of the forks by the definition with this number. */
+  /** The places of the student's own forks by the definition with this number. */
   forks(definition) {
     const bit = 1 << (FIRST_FORK_BIT + definition);
     const places = [];
-    this.flags.forEach((flag, index) => flag & bit && places.push(index));
+    this.flags.forEach((flag, index) => flag & bit && this.isOwn(index) && places.push(index));
     return places;
   }
 

@@ -2,17 +2,17 @@
 
 const FILTERS = { "": "all", fork: "forks", disagreement: "disagreements", blunder: "blunders" };
 
-/** Each verdict's rule; a pair is a threshold to edit: its name and what one unit of the input is worth. */
+/** Each verdict's rule; a list is a threshold to edit: its name and the largest value that makes sense. */
 const RULES = {
-  blunder: ["the teacher’s first choice was at least ", ["blunder", 0.01], " points likelier"],
-  mistake: ["at least ", ["mistake", 0.01], " points"],
-  inaccuracy: ["at least ", ["inaccuracy", 0.01], " points"],
+  blunder: ["drop D at least ", ["blunder", 1], ": so much likelier was the teacher’s first choice, from 0 to 1"],
+  mistake: ["D at least ", ["mistake", 1]],
+  inaccuracy: ["D at least ", ["inaccuracy", 1]],
   great: ["the teacher’s first choice, but not the student’s"],
   brilliant: [
-    "at least ", ["brilliantGain", 0.01], " points likelier to the teacher than to the student, who gave it less than ",
-    ["brilliantStudent", 0.01], " %",
+    "the teacher gave it at least ", ["brilliantGain", 1], " more than the student, who gave it less than ",
+    ["brilliantStudent", 1],
   ],
-  forced: ["no real choice: both models’ first choice, student entropy below ", ["forcedEntropy", 1], " nats; left out of the agreement"],
+  forced: ["no real choice: both models’ first choice, student entropy below ", ["forcedEntropy", 5], " nats; left out of the agreement"],
 };
 
 class Legend {
@@ -26,7 +26,7 @@ class Legend {
     };
     this.signals = new Map();
     this.filters = new Map();
-    this.thresholds = new Map(); // name -> { input, worth }
+    this.thresholds = new Map(); // name -> its field
     this.build();
   }
 
@@ -68,11 +68,11 @@ class Legend {
 
   buildVerdicts() {
     const { view, parts } = this;
-    const input = (verdict, name, worth) => {
+    const input = (verdict, name, max) => {
       const field = make("input", "threshold");
-      Object.assign(field, { type: "number", min: 0, max: worth === 1 ? 5 : 100, step: worth === 1 ? 0.01 : 1 });
+      Object.assign(field, { type: "number", min: 0, max, step: 0.01 });
       field.ariaLabel = `Threshold of ${verdict}: ${name}`;
-      this.thresholds.set(name, { field, worth });
+      this.thresholds.set(name, field);
       field.addEventListener("change", () => view.judgeBy(this.readThresholds()));
       return field;
     };
@@ -102,10 +102,9 @@ class Legend {
   /** The thresholds in the fields; an unreadable one keeps its value, a lesser fault never needs a larger drop. */
   readThresholds() {
     const read = {};
-    for (const [name, { field, worth }] of this.thresholds) {
-      const value = field.valueAsNumber * worth;
-      // Through the decimal digits: 60 * 0.01 is not the number that 0.6 is.
-      read[name] = Number.isFinite(value) && value >= 0 ? Number(value.toPrecision(6)) : this.view.thresholds[name];
+    for (const [name, field] of this.thresholds) {
+      const value = field.valueAsNumber;
+      read[name] = Number.isFinite(value) && value >= 0 ? value : this.view.thresholds[name];
     }
     read.mistake = Math.min(read.mistake, read.blunder);
     read.inaccuracy = Math.min(read.inaccuracy, read.mistake);
@@ -114,9 +113,7 @@ class Legend {
 
   showThresholds() {
     const { thresholds, legend } = this.view;
-    for (const [name, { field, worth }] of this.thresholds) {
-      field.value = String(Number((thresholds[name] / worth).toPrecision(6)));
-    }
+    for (const [name, field] of this.thresholds) field.value = String(thresholds[name]);
     this.parts.reset.hidden = Object.entries(legend.thresholds).every(([name, value]) => thresholds[name] === value);
   }
 

@@ -3,6 +3,7 @@
 const BLOCK_TOKENS = 192; // per block of text that the browser may skip while it is out of sight
 const LARGEST_BLOCK = 1500; // a text without line breaks is broken here
 const LETTER_WIDTH = 0.6; // of the monospaced letter, in em: to guess the height of what is not laid out
+const GOES_ALONG = 0.8; // agreement: from here on the teacher may be said to go along with a text
 const FINISH = { stop: "ended by itself", length: "cut off by the length limit" };
 
 // Everything that decides a token's classes, packed into one number; only changed numbers touch the page.
@@ -144,8 +145,11 @@ class Pane {
     this.units = unitsOf(review, view.granularity);
     this.unitValues = combine(this.values, this.units, SIGNALS[view.signal].combine);
     this.shown = Float32Array.from(this.units.of, (unit) => this.unitValues[unit]);
-    // VERDICTS stand from best to worst, so that the worst of a unit is its largest.
-    this.worst = combine(review.verdicts, this.units, "max");
+    // What the student did not choose here has no sign. VERDICTS stand from best to worst, so that the worst of a
+    // unit is its largest.
+    const signless = view.verdictNames.indexOf("good");
+    this.signs = review.verdicts.map((verdict, index) => (review.isOwn(index) ? verdict : signless));
+    this.worst = combine(this.signs, this.units, "max");
     this.forks = review.forks(view.forkDefinition);
   }
 
@@ -233,26 +237,32 @@ class Pane {
   }
 
   fillReport() {
-    const { report, correct, finish_reason: finish, judged, verdicts, count } = this.review;
+    const { report, correct, finish_reason: finish, branch, count } = this.review;
     const names = this.view.verdictNames;
-    const { counts, agreement } = tally(verdicts, names);
+    const own = branch?.by !== "teacher"; // else no figure would be the student's
+    const judged = own && this.review.judged;
+    const agreement = tally(this.review, names);
+    const { counts } = agreement;
     const nats = (value, digits) => (value === null ? "–" : `${number(value, digits)} nats`);
     const entries = [];
     if (correct !== null) entries.push(["answer", correct ? "✓ right" : "✗ wrong", correct ? "right" : "wrong"]);
-    if (judged) entries.push(["teacher agrees", agreement === null ? "–" : percent(agreement), "agreement"]);
+    if (judged) entries.push(["teacher agrees", agreementWords(agreement), "agreement"]);
     for (const name of judged ? DISAGREEMENTS : []) {
       const glyph = this.view.legend.verdicts[names.indexOf(name)].glyph;
       entries.push([plural(counts[name], name), this.countButton(name, `${counts[name]} ${glyph}`), `is-${name}`]);
     }
     const ifJudged = (...rows) => (judged ? rows : []); // the distributions of two tokenizers are not compared
-    entries.push(
-      [plural(this.forks.length, "fork"), this.countButton("fork", `${this.forks.length} ◆`), "is-fork"],
-      ["mean penalty", nats(report.mean_penalty)],
-      ...ifJudged(["mean reverse KL", nats(report.mean_reverse_kl)], ["total reverse KL", nats(report.total_reverse_kl, 1)]),
-      ["mean student entropy", nats(report.mean_student_entropy)],
-      ...ifJudged(["top-k overlap", report.overlap === null ? "–" : percent(report.overlap)]),
-      [finish ? FINISH[finish] : "still writing …", counted(count, "token")],
-    );
+    if (own) {
+      entries.push(
+        [plural(this.forks.length, "fork"), this.countButton("fork", `${this.forks.length} ◆`), "is-fork"],
+        ["mean penalty", nats(report.mean_penalty)],
+        ...ifJudged(["mean reverse KL", nats(report.mean_reverse_kl)], ["total reverse KL", nats(report.total_reverse_kl, 1)]),
+        ["mean student entropy", nats(report.mean_student_entropy)],
+        ...ifJudged(["top-k overlap", report.overlap === null ? "–" : percent(report.overlap)]),
+      );
+    }
+    const end = finish ? FINISH[finish] : this.view.growing ? "still writing …" : "unfinished";
+    entries.push([end, counted(count, "token")]);
     if (this.lit) this.light(null); // the button that lit it goes
     replaceTerms(this.report, entries);
   }
@@ -273,16 +283,20 @@ class Pane {
     const { view, review } = this;
     const { label: name, unit } = SIGNALS[view.signal];
     const scale = view.signal === "teacher_rank" ? "logarithmic" : "square-root";
-    const top = Number((2 * view.steps.at(-1)).toPrecision(2));
-    const words = [`${name[0].toUpperCase()}${name.slice(1)} per ${view.granularity}, ${scale} scale up to ${top} ${unit}.`];
+    const top = [Number((2 * view.steps.at(-1)).toPrecision(2)).toLocaleString("en"), unit].join(" ").trim();
+    const words = [`${name[0].toUpperCase()}${name.slice(1)} per ${view.granularity}, ${scale} scale up to ${top}.`];
     const downstream = this.downstream();
     if (downstream && review.judged) {
-      const { agreement } = tally(review.verdicts, view.verdictNames, downstream.at + 1);
-      if (agreement !== null) {
-        words.push(
-          `Downstream of fork ${downstream.fork} the teacher agrees with ${percent(agreement)}: ` +
-            "it goes along with what stands there, which is no praise of the ending.",
-        );
+      const agreement = tally(review, view.verdictNames, downstream.at + 1);
+      const { agreed, choices } = agreement;
+      if (choices) {
+        const reading =
+          agreed >= GOES_ALONG * choices
+            ? ": it goes along with what stands there, which is no praise of the ending"
+            : 2 * agreed < choices
+              ? ": it minds most of what follows too"
+              : "";
+        words.push(`Downstream of fork ${downstream.fork} the teacher agrees with ${agreementWords(agreement)} choices${reading}.`);
       }
     }
     if (review.evidence?.noReturn) words.push(review.evidence.noReturn.sentence);
@@ -305,7 +319,7 @@ class Pane {
   /** Whether a token is one of those called `what`: a verdict, "fork" or "disagreement". */
   matches(index, what) {
     if (what === "fork") return (this.codes[index] & FORK) !== 0;
-    const name = this.view.verdictNames[this.review.verdicts[index]];
+    const name = this.view.verdictNames[this.signs[index]];
     return what === "disagreement" ? DISAGREEMENTS.includes(name) : name === what;
   }
 

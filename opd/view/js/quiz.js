@@ -15,6 +15,8 @@ const FEWEST_OPTIONS = 3;
 const MOST_OPTIONS = 5;
 const MOST_OF_A_KIND = 10; // questions
 const ANYWAY_OF_A_KIND = 3; // questions of one kind, however few there are of the other
+// A token by which a chat is kept apart, as "<|assistant|>", "</s>" or "[INST]": nobody would guess that a text goes on so.
+const CONTROL = /^(<\|?[^<>\s]+\|?>|\[\/?[A-Z_]+\])$/;
 const TRIED = 3; // places per question that is wanted: some turn out to be no question
 const HASH_START = 0x811c9dc5;
 
@@ -108,6 +110,7 @@ function makeQuestion(place, details, strayed) {
   const options = new Set([said, best, first("student")]);
   const tooFew = () => options.size < FEWEST_OPTIONS || 2 * rights([...options], "right") > options.size;
   for (const candidate of candidates) {
+    if (CONTROL.test(candidate.text)) continue;
     if (options.size < MOST_OPTIONS && (likeliest(candidate) >= RARE || tooFew())) options.add(candidate);
   }
   if (tooFew()) return null;

@@ -22,9 +22,9 @@ class Rail {
 
   fill() {
     const { groups, count } = this.view;
-    const right = groups.map(({ reviews }) => reviews.filter((review) => review.correct).length);
-    const judged = groups.every(({ reviews }) => reviews.some((review) => review.correct !== null));
-    this.title.textContent = judged ? `${right.join(" → ")} of ${count} right` : counted(count, "trajectory");
+    const answers = answerWords(groups.map(({ reviews }) => reviews));
+    const longest = groups.reduce((most, { reviews }) => (reviews.length > most.length ? reviews : most), []);
+    this.title.textContent = (answers.length ? answers : textWords(longest)).join(", ");
     for (const [sample, entry] of this.entries) {
       if (sample < count) continue;
       entry.remove();
@@ -48,7 +48,9 @@ class Rail {
     const parts = ["ordinal", "marks", "numbers", "origin", "barcodes"].map((name) => make("span", name));
     const entry = make("label", "", input, ...parts);
     entry.querySelector(".ordinal").textContent = `${sample + 1}`;
-    entry.title = `Agreement with the teacher and mean penalty of trajectory ${sample + 1}; below, its penalties`;
+    entry.title =
+      `Trajectory ${sample + 1}: share of its choices that the teacher agrees with, and its mean penalty; ` +
+      "below, its penalties";
     return entry;
   }
 
@@ -56,17 +58,16 @@ class Rail {
     const find = (selector) => entry.querySelector(selector);
     const reviews = this.view.groups.map(({ reviews: all }) => all[sample]).filter(Boolean);
     find("input").checked = sample === this.view.sample;
-    find(".marks").replaceChildren(...reviews.map(correctMark));
+    find(".marks").replaceChildren(...reviews.map((review) => correctMark(review, this.view.growing)));
     const writer = branch?.by === "teacher" ? "the teacher went on" : "the student went on";
     find(".origin").textContent = branch ? `from token ${branch.at + 1}, ${writer}` : "";
     const bars = find(".barcodes");
     while (bars.childElementCount > reviews.length) bars.lastElementChild.remove();
     while (bars.childElementCount < reviews.length) bars.append(make("canvas", "barcode"));
-    const { report, judged, verdicts } = reviews.at(-1);
-    const { agreement } = tally(verdicts, this.view.verdictNames);
-    const agrees = judged ? [agreement === null ? "–" : percent(agreement)] : [];
-    find(".numbers").textContent =
-      report.mean_penalty === null ? "" : [...agrees, `${number(report.mean_penalty)} nats`].join(" · ");
+    const review = reviews.at(-1);
+    const { mean_penalty: penalty } = review.report;
+    const agrees = review.judged ? [agreementWords(tally(review, this.view.verdictNames))] : [];
+    find(".numbers").textContent = penalty === null ? "" : [...agrees, `${number(penalty)} nats`].join(" · ");
   }
 
   draw() {
@@ -79,7 +80,7 @@ class Rail {
   }
 }
 
-function correctMark({ correct, finish_reason: finish }) {
-  if (correct === null) return make("span", "mark", finish ? "·" : "…");
+function correctMark({ correct, finish_reason: finish }, growing) {
+  if (correct === null) return make("span", "mark", !finish && growing ? "…" : "·");
   return make("span", correct ? "mark right" : "mark wrong", correct ? "✓" : "✗");
 }

@@ -40,9 +40,9 @@ const SIGNALS = {
     combine: "mean",
   },
   teacher_rank: {
-    label: "rank",
-    formula: "How many tokens the teacher finds likelier than the one that was sampled; 0 is its first choice.",
-    unit: "tokens",
+    label: "teacher’s rank",
+    formula: "Which choice of the teacher the sampled token is: 1 is its first, the likeliest.",
+    unit: "",
     combine: "max",
   },
 };
@@ -67,14 +67,16 @@ function quantile(arrays, share) {
  */
 function domainOf(signal, legend, fittedTo) {
   const fixed = signal === "teacher_rank" ? legend.rankSteps : legend.steps;
-  const top = fittedTo ? quantile(fittedTo, 0.99) : 0;
-  if (!top) return fixed;
-  return fixed.map((step) => Number(((step / fixed[fixed.length - 1]) * top).toPrecision(2)));
+  const least = signal === "teacher_rank" ? 1 : 0; // what has no colour
+  const top = fittedTo ? quantile(fittedTo, 0.99) : least;
+  if (top <= least) return fixed;
+  const stretch = (top - least) / (fixed.at(-1) - least);
+  return fixed.map((step) => Number((least + (step - least) * stretch).toPrecision(2)));
 }
 
 /** How tall a value stands in the graph, 0 to 1: small values stay visible beside large ones. */
 function tallness(value, signal, steps) {
   const ceiling = 2 * steps[steps.length - 1];
   const share = Math.min(1, Math.abs(value) / ceiling);
-  return signal === "teacher_rank" ? Math.log1p(share * ceiling) / Math.log1p(ceiling) : Math.sqrt(share);
+  return signal === "teacher_rank" ? Math.log(Math.max(1, share * ceiling)) / Math.log(ceiling) : Math.sqrt(share);
 }

@@ -100,7 +100,7 @@ function drawGraph(pane) {
     peaks(shown, columns).forEach((index, at) => bar(shown[index], at * step, (at + 1) * step));
   }
   if (review.spans) drawUngraded(context, review, { x, base, palette });
-  if (view.cumulative) drawCumulative(context, pane, { x, base, width, palette });
+  if (view.cumulative && SIGNALS[signal].combine !== "max") drawCumulative(context, pane, { x, base, width, palette });
   if (review.evidence?.noReturn) drawNoReturn(context, review.evidence.noReturn, { x, base, slot, palette });
 
   context.fillStyle = palette.fork;

@@ -6,7 +6,7 @@ const TABLE_COLUMNS = [
   { name: "text", head: "token" },
   { name: "penalty", head: "penalty", digits: 2 },
   { name: "reverse_kl", head: "reverse KL", digits: 2 },
-  { name: "drop", head: "D", digits: 3 },
+  { name: "drop", head: "D", digits: 2 },
   { name: "student_share", head: "student", share: true },
   { name: "teacher_share", head: "teacher", share: true },
   { name: "student_entropy", head: "entropy", digits: 2 },
@@ -29,7 +29,7 @@ class TokenTable {
       return cell;
     });
     const table = make("table", "", make("thead", "", make("tr", "", ...this.heads)), this.body);
-    table.createCaption().textContent = "Every token with its figures; penalty, KL and entropy in nats. Press a heading to sort.";
+    table.createCaption().textContent = "Every token with its figures: penalty, KL and entropy in nats; D from 0 to 1; the teacher’s rank from 1, its first choice. Press a heading to sort.";
     this.where = make("span", "where");
     this.previous = makeButton("", "‹ previous", () => this.turnTo(this.page - 1));
     this.next = makeButton("", "next ›", () => this.turnTo(this.page + 1));

@@ -14,8 +14,8 @@
  *   onState  called a moment after the view changed, with what view.state() returns
  *
  * A set is { key, groups: [{ label, reviews }] } (opd.view.payload.set_payload), and optionally continues (the key
- * of the set that it adds to: the page stays where it is) and opens (a sample to go to, once). A group is one
- * student; sample i of every group is shown together, one pane a group: before and after stand side by side.
+ * of the set that it adds to: the page stays where it is), opens (a sample to go to, once) and growing (its unfinished
+ * texts are still being written). A group is one student; sample i of every group is shown together, one pane a group: before and after stand side by side.
  * Showing a newer state of the same trajectories extends the text in place: nothing that has been painted moves.
  *
  * view.state() is { sample, group, token, signal }, token null where none is pinned; view.restore(state) goes
@@ -37,7 +37,7 @@ class ReviewView {
       signal: "penalty", granularity: "token", fit: false, cumulative: false, tabled: false, filter: "",
       forkDefinition: legend.forks.findIndex(({ name }) => name === legend.defaultForks),
       thresholds: legend.thresholds, steps: legend.steps,
-      key: null, groups: [], count: 0, sample: 0, panes: [],
+      key: null, growing: false, groups: [], count: 0, sample: 0, panes: [],
       opened: null, // the sample that the set asked to open
       pinned: null, // { pane, index }
       hovered: null, // { pane, index }
@@ -74,6 +74,7 @@ class ReviewView {
       this.fetched.reset(set.key);
     }
     if ((set.opens ?? this.opened) !== this.opened) this.sample = this.opened = set.opens;
+    this.growing = set.growing ?? false;
     const older = this.groups;
     this.groups = set.groups.map(({ label, reviews }, group) => ({
       label,
@@ -402,7 +403,7 @@ class ReviewView {
   /** Whether there is something to show and nothing of it still grows. */
   isComplete() {
     const reviews = this.groups.flatMap((group) => group.reviews);
-    return reviews.length > 0 && reviews.every((review) => review.finish_reason !== null);
+    return reviews.length > 0 && !(this.growing && reviews.some((review) => review.finish_reason === null));
   }
 
   tellState() {

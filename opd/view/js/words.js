@@ -11,12 +11,16 @@ const RARE = 0.001; // smaller shares are not worth their digits
 
 const number = (value, digits = 2) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 const signed = (value) => number(value).replace(/^(?=\d)/, "+");
-const plural = (count, noun) => (count === 1 ? noun : noun.endsWith("y") ? `${noun.slice(0, -1)}ies` : `${noun}s`);
+const ENDINGS = [[/y$/, "ies"], [/ch$/, "ches"], [/$/, "s"]];
+const plural = (count, noun) => (count === 1 ? noun : noun.replace(...ENDINGS.find(([end]) => end.test(noun))));
 const counted = (count, noun) => `${count.toLocaleString("en")} ${plural(count, noun)}`;
 
+/** A share as a percentage; it says 0 or 100 only where it is that. */
 function percent(share) {
   if (share > 0 && share < RARE) return "<0.1\u00a0%";
-  return `${(100 * share).toFixed(share < 0.1 && share > 0 ? 1 : 0)}\u00a0%`;
+  if (share < 1 && share > 1 - RARE) return ">99.9\u00a0%";
+  const close = (share > 0 && share < 0.1) || (share > 0.99 && share < 1);
+  return `${(100 * share).toFixed(close ? 1 : 0)}\u00a0%`;
 }
 
 /** A token as a label on one line: spaces as dots, no line break, its beginning if it is long. */
