@@ -26,7 +26,9 @@ from opd.sampling import check_temperature, uniforms
 from opd.tasks import Example, Task, verify
 from opd.trajectory import BranchPoint, Review, Trajectory
 
-FORCED = "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
+FORCED = (
+    "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
+)
 
 NO_BRANCHES = (
     "Branches need a teacher with the student's tokenizer: its choices here are no tokens of the student. "

@@ -228,7 +228,9 @@ def test_the_table_opens_with_one_call_and_holds_every_figure(graded):
         np.testing.assert_allclose(rows.penalty, review.grades.penalty, rtol=1e-5)
         np.testing.assert_allclose(rows.jsd, review.grades.jsd, rtol=1e-5, atol=1e-12)
         assert list(rows.verdict) == [VERDICTS[v] for v in review.grades.verdicts]
-        assert list(rows.teacher_rank) == [r + 1 for r in review.grades.teacher.ranks], "1 is the first choice"
+        assert list(rows.teacher_rank) == [r + 1 for r in review.grades.teacher.ranks], (
+            "1 is the first choice"
+        )
         assert rows.correct.isna().all()
 
 

@@ -61,7 +61,11 @@ EVIDENCE = {
 
 
 def test_branches_and_evidence_are_read_back(reviews, tmp_path):
-    points = [BranchPoint(0, 3, "teacher", forced=0), BranchPoint(0, 3, "student"), BranchPoint(1, 3, "student", 2)]
+    points = [
+        BranchPoint(0, 3, "teacher", forced=0),
+        BranchPoint(0, 3, "student"),
+        BranchPoint(1, 3, "student", 2),
+    ]
     branches = [replace(reviews[1], branch=point) for point in points]
     opd.save_reviews(tmp_path / "r.json", [replace(reviews[0], evidence=EVIDENCE), *branches])
     main, *read = opd.load_reviews(tmp_path / "r.json")
@@ -71,7 +75,7 @@ def test_branches_and_evidence_are_read_back(reviews, tmp_path):
 
 @pytest.mark.parametrize(("by", "usual"), [("student", 1), ("teacher", 0)])
 def test_a_branch_from_before_forced_tokens_were_counted_keeps_its_id(reviews, by, usual):
-    """Its file does not say how many were: the usual number, and nothing is added that would change its id."""
+    """Its file does not say how many were: it was the usual number, and nothing is added."""
     data = replace(reviews[1], branch=BranchPoint(0, 3, by, forced=usual)).to_dict()
     assert data["branch"] == {"parent": 0, "at": 3, "by": by}, "older programs read no more than that"
     assert data.pop("forced") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hostile import HOSTILE
 
 from opd.saved_reviews import ReviewGroup, ReviewSet, save_reviews
 from opd.summary import QUADRANTS, report_card, swaps, token_map, worst_tokens
+from opd.trajectory import BranchPoint
 
 TRAJECTORIES, TOKENS = 64, 200
 WORDS = np.array([" we", " need", " the", " sum", " of", " pairs", ",", ".", " 2026", ".\n", "ing", " so"])
@@ -92,7 +94,8 @@ def test_one_trajectory_has_no_overview(app, home, open_page):
 def test_the_table_shows_sorts_and_opens_with_the_keyboard(open_many, many):
     page = open_many()
     tokens = sum(len(review.grades) for review in many)
-    assert f"64 trajectories, 22 right, {tokens:,} tokens" in page.locator(".opd-corpus summary").inner_text()
+    words = f"64 trajectories, 22 of 43 right, 21 not verified, {tokens:,} tokens"
+    assert words in page.locator(".opd-corpus summary").inner_text()
     assert rows(page, "table").count() == TRAJECTORIES
     head = page.locator("#corpus-table th.agreement")
     head.get_by_role("button").focus()
@@ -107,7 +110,9 @@ def test_the_table_shows_sorts_and_opens_with_the_keyboard(open_many, many):
     page.locator("#corpus-table th.answer button").click()
     answers = [text.split()[-1] for text in column(page, "table", "answer")]
     assert answers == sorted(answers, key=["right", "wrong", "–"].index)
-    agreement = floats(column(page, "table", "agreement"))
+    shares = [text.split(" of ") for text in column(page, "table", "agreement")]
+    agreement = floats([share for share, _ in shares])
+    assert {int(choices) for _, choices in shares} <= {card.choices for card in cards}
     assert agreement[:22] == sorted(agreement[:22])
     assert head.get_attribute("aria-sort") is None
 
@@ -186,7 +191,7 @@ def test_swaps_list_their_places_and_follow_the_threshold(open_many, many):
     selection.locator("td.place button").first.click()
     review, index = expected[0].places[0]
     page.locator(".pinned .position", has_text=f"token {index + 1} of {len(many[review].grades)}").wait_for()
-    page.get_by_label("Least D").fill("75")
+    page.get_by_label("Least D").fill("0.75")
     fewer = swaps(many, least_drop=0.75)
     assert 0 < len(fewer) < 100
     selection.wait_for(state="hidden")
@@ -246,6 +251,27 @@ def test_the_map_lists_quadrants_and_what_is_drawn_round_and_opens_points(open_m
     page.locator("#corpus-map .pointed", has_text="reverse KL").wait_for()
     page.mouse.click(*where)
     page.locator(".pinned .position").wait_for()
+
+
+def test_a_branch_is_listed_with_what_the_student_wrote_there(app, home, open_page, many):
+    forced = int(many[0].grades.penalty.argmax())
+    branches = [
+        replace(many[0], branch=BranchPoint(0, forced, "student"), correct=True),
+        replace(many[0], branch=BranchPoint(0, forced, "teacher", forced=0), correct=True),
+    ]
+    main = [replace(many[0], correct=False), many[2]]
+    page = open_page(f"{app}/{saved(home, ReviewSet([ReviewGroup('', [*main, *branches])]))}")
+    page.wait_for_selector(".opd-review .token")
+    summary = page.locator(".opd-corpus summary")
+    summary.click()
+    rows(page, "table").nth(3).wait_for()
+    own = 2 * TOKENS + TOKENS - forced - 1
+    words = f"2 trajectories, 2 branches, 0 of 1 right, 1 not verified, {own:,} tokens"
+    assert words in summary.inner_text()
+    card = report_card(branches[0])
+    assert column(page, "table", "blunders")[2:] == [str(card.counts["blunder"]), "–"]
+    assert column(page, "table", "agreement")[2].endswith(f" of {card.choices}")
+    assert column(page, "table", "agreement")[3] == column(page, "table", "worst")[3] == "–"
 
 
 def test_two_students_are_told_apart_and_chosen(app, home, open_page, many):

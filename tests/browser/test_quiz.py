@@ -96,7 +96,7 @@ def test_half_are_places_where_the_student_was_right(open_quiz, answer):
 
 
 def test_what_keeps_a_chat_apart_is_never_offered(open_quiz, answer):
-    """A third candidate fills up the options, but nobody would take one that ends the turn in mid-sentence."""
+    """A third candidate fills up the options, but nobody would take one that ends the turn."""
     n = len(answer.trajectory)
     apart = dict(answer.vocabulary) | {n + 1: "<|assistant|>"}
     page = open_quiz(replace(answer, vocabulary=apart))
