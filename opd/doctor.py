@@ -20,26 +20,45 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
 
 from opd.config import DistillConfig
 from opd.divergence import chunk_rows
-from opd.engines import NotFiniteError, Sampler, Scorer
+from opd.engines import NotFiniteError, Sampler, SampleRequest, Scorer
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.grading import grade
-from opd.models import LanguageModel, Pair, VocabularyMismatch, resolve_device, resolve_dtype
+from opd.lessons import Lesson
+from opd.models import (
+    LanguageModel,
+    Pair,
+    VocabularyMismatch,
+    as_messages,
+    resolve_device,
+    resolve_dtype,
+)
 from opd.parallel import neighbours, world
-from opd.sampling import requests
-from opd.tasks import Task
+from opd.sampling import requests, uniforms
+from opd.tasks import Example, Task, opens_reasoning
+from opd.tasks.verifiers import make_verifier
 from opd.trajectory import Messages, Prompt, Trajectory
 
 Level = Literal["pass", "warn", "fail"]
+Side = Literal["student", "teacher"]
 
-AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Mean difference (nats a token) that two scorings of the same tokens may have: round-off of the dtype."""
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+"""Mean difference (nats a token) that two scorings of the same tokens may have in any model of the dtype."""
 
-TEMPLATE_BIAS = 0.1
-"""Nats a token by which the teacher may read the student's prompt worse than its own rendering. A bias of
-0.287 degraded a published recipe (tinker-cookbook issue 796)."""
+OWN_ROUND_OFF, MOST_ROUND_OFF, ELSEWHERE = 3, 0.25, 0.05
+"""A model may differ by more if its own scores do, with a cache and without (26 layers in bfloat16: 0.06): so
+many times as much, but by no more nats than the second figure, which no round-off makes. The third is for a
+model that computes elsewhere, in a dtype of its own."""
+
+PROMPT_COST = 0.1
+"""Nats a token by which a model's own text may be less likely behind a prompt than behind the right one. A
+bias of 0.287 degraded a published recipe (tinker-cookbook issue 796)."""
+
+WITHOUT_START = 0.5
+"""Nats a token that plain text may cost more without the token that begins a text (Gemma 3 270M: 2.5)."""
 
 RARE_STOP, REAL_STOP, EMPTY_ANSWER = 1e-6, 0.01, 0.5
 """Probability of the end: hardly ever below the first, meant to end above the second, and at the start of an
@@ -48,10 +67,19 @@ answer above the third it is empty."""
 TIGHT = 0.9
 """Above this share of the free memory an estimate is too close to be sure."""
 
-PROBE_TOKENS, PROBE_PROMPTS, TASK_PROMPTS = 32, 4, 64
+PROBE_TOKENS, PROBE_PROMPTS, TASK_PROMPTS, ANSWERS = 32, 4, 64, 64
+LONGEST, DICTATED, ROUND_OFF_PROBES, SHOWN = 16, 12, 2, 60
+EXAMINED = 2**16
+"""Prompts of a task that are looked at: all that the run will use, if they are not more."""
+
 QUESTIONS = ("What is 3 + 4?", "Name a colour.", "Why is the sky blue?", "How many days has a week?")
 QUESTION: Messages = [{"role": "user", "content": QUESTIONS[0]}]
 REPLY = "The answer is 7."
+PLAIN_TEXT = (
+    "The sky is blue because the air scatters blue light more than red light. In the evening the light of "
+    "the sun takes a longer way through the air, and most of the blue is gone when it reaches us. What is "
+    "left is yellow, orange and red."
+)
 CONVERSATIONS: dict[str, Messages] = {
     "a question": QUESTION,
     "a system prompt": [{"role": "system", "content": "Be brief."}, *QUESTION],
@@ -162,19 +190,95 @@ class _Patient:
         return min(PROBE_TOKENS, self.config.max_tokens)
 
     @functools.cached_property
-    def prompts(self) -> list[Prompt]:
-        """Prompts the run will use, the shortest first."""
+    def lesson(self) -> Lesson:
+        """Who teaches what, to ask what the teacher is told."""
+        pair = Pair(self.student, self.teacher, self.scorer)
+        return Lesson(self.task, pair, 0, self.config.teacher_system, self.config.teacher_hint)
+
+    @functools.cached_property
+    def examples(self) -> list[Example]:
+        """What the run will ask, each once: training prompts in their order, then those held out."""
         if self.task is None:
-            return list(QUESTIONS)
-        prompts = [example.prompt for example in self.task.batch(TASK_PROMPTS, step=1, seed=self.config.seed)]
-        return sorted(prompts, key=lambda prompt: len(str(prompt)))
+            return [Example(question) for question in QUESTIONS]
+        config = self.config
+        used = self.task.batch(
+            min(config.steps * config.prompts_per_step, EXAMINED), step=1, seed=config.seed
+        )
+        if config.eval_prompts:
+            used += self.task.heldout(config.eval_prompts, split=config.eval_split)
+        return list({id(example): example for example in used}.values())
+
+    @functools.cached_property
+    def probed(self) -> list[Example]:
+        """The shortest of the first prompts."""
+        return sorted(self.examples[:TASK_PROMPTS], key=lambda e: len(str(e.prompt)))[:PROBE_PROMPTS]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [example.prompt for example in self.probed]
+
+    @functools.cached_property
+    def longest(self) -> list[Example]:
+        """Of each order of roles the first prompt, and of all prompts the longest."""
+        kinds = {_roles(e): e for e in reversed(self.examples)}
+        by_length = sorted(self.examples, key=lambda e: -_bytes(e))
+        return [*kinds.values(), *by_length[:LONGEST]]
 
     @functools.cached_property
     def probes(self) -> list[Trajectory]:
         """Short completions that the student wrote to the shortest prompts."""
-        asked = requests(self.student, self.prompts[:PROBE_PROMPTS], n=2, max_tokens=self.probe_tokens)
-        done = TransformersSampler(self.student).sample(asked)
-        return sorted(done, key=lambda t: (t.prompt_index, t.sample_index))
+        asked = requests(self.student, self.prompts, n=2, max_tokens=self.probe_tokens)
+        done = sorted(
+            TransformersSampler(self.student).sample(asked), key=lambda t: (t.prompt_index, t.sample_index)
+        )
+        with contextlib.suppress(ValueError):  # what the teacher cannot read is found with the prompts
+            done = self.lesson.informed(done, self.probed, room=self.probe_tokens)
+        return done
+
+    def cost(
+        self, model: LanguageModel, right: Sequence[NDArray[np.int64]], read: Sequence[NDArray[np.int64]]
+    ) -> float:
+        """How much less likely a model finds its own text behind the prompts it reads, in nats a token.
+
+        Its text is what it writes behind the right ones; so this estimates a KL divergence.
+        """
+        asked = [
+            SampleRequest(
+                ids,
+                uniforms(self.probe_tokens, seed=1, step=0, prompt_index=i, sample_index=j),
+                prompt_index=i,
+            )
+            for i, ids in enumerate(right)
+            for j in range(2)
+        ]
+        if model is self.student or self.scorer is None:
+            written = list(TransformersSampler(model).sample(asked))
+        else:
+            written = self._dictated(right)
+
+        def behind(prompts: Sequence[NDArray[np.int64]]) -> Tensor:
+            moved = [
+                replace(t, prompt_ids=prompts[t.prompt_index], teacher_prompt_ids=prompts[t.prompt_index])
+                for t in written
+            ]
+            return self.taken(model, moved)
+
+        return float((behind(right) - behind(read)).mean())
+
+    def _dictated(self, prompts: Sequence[NDArray[np.int64]]) -> list[Trajectory]:
+        """What a teacher that only scores would write: its likeliest token, one by one."""
+        begun = [ids[:0] for ids in prompts]
+        for _ in range(DICTATED):
+            asked = [
+                Trajectory(prompt, np.append(ids, 0), None, None, prompt)
+                for prompt, ids in zip(prompts, begun, strict=True)
+            ]
+            scores = self.scorer.score(asked, side="teacher", top_k=1)
+            begun = [np.append(ids, s.top_ids[-1, 0]) for ids, s in zip(begun, scores, strict=True)]
+        return [
+            Trajectory(prompt, ids, None, None, prompt, prompt_index=i)
+            for i, (prompt, ids) in enumerate(zip(prompts, begun, strict=True))
+        ]
 
     def log_probs(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
         """What a model predicts at each token of some trajectories, ``[N, V]``."""
@@ -208,8 +312,29 @@ def _vocabulary(p: _Patient) -> Verdict:
 
 
 def _chat_template(p: _Patient) -> Verdict:
-    cases = {**CONVERSATIONS, **({"the task's prompts": p.prompts[0]} if p.task else {})}
-    different = {name: parts for name, prompt in cases.items() if (parts := _where_they_part(p, prompt))}
+    for model in p.models:
+        if opening := _unopened(model):
+            asked = [model.render(prompt) for prompt in p.prompts]
+            opened = [
+                np.append(ids, model.tokenizer(opening, add_special_tokens=False)["input_ids"])
+                for ids in asked
+            ]
+            cost = p.cost(model, opened, asked)
+            return "fail" if cost >= PROMPT_COST else "warn", (
+                f"The chat template of {model.name} never opens the assistant's turn: answers stand behind "
+                f"{opening!r}, and add_generation_prompt adds nothing. Without it the model's own text is "
+                f"{cost:.3f} nats a token less likely. Add it to the template's end."
+            )
+    if p.lesson.privileged:
+        return "pass", "The teacher reads its own rendering of each prompt, with what it is told."
+    kinds = {"the task's prompts": p.longest} if p.task else {}
+    cases = {name: [Example(prompt)] for name, prompt in CONVERSATIONS.items()} | kinds
+    different = {
+        name: parts
+        for name, examples in cases.items()
+        for e in examples
+        if (parts := _where_they_part(p, e.prompt))
+    }
     if not different:
         if not getattr(p.student.tokenizer, "chat_template", None):
             return "pass", "Neither model has a chat template; both read the same plain text."
@@ -218,22 +343,29 @@ def _chat_template(p: _Patient) -> Verdict:
     said = f"The chat templates differ for {', '.join(different)}: with {name} {parts}."
     if not {"a question", "the task's prompts"} & different.keys():
         return "warn", f"{said} Plain questions are the same; keep to them, or give both models one template."
-    bias = _template_bias(p)
-    return "fail" if bias >= TEMPLATE_BIAS else "warn", (
-        f"{said} The teacher reads what the student reads, which costs it {bias:.3f} nats a token against "
-        "its own template. Give both models one: copy chat_template.jinja from one folder to the other."
+    cost = _template_cost(p)
+    return "fail" if cost >= PROMPT_COST else "warn", (
+        f"{said} The teacher reads what the student reads, and behind that its own text is {cost:.3f} nats a "
+        "token less likely than behind its own template. Give both models one: copy chat_template.jinja from "
+        "one folder to the other."
     )
+
+
+def _unopened(model: LanguageModel) -> str:
+    """Return what a chat template puts before an answer and leaves out where an answer is asked for."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        return ""
+    render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False)
+    answered = render([*QUESTION, {"role": "assistant", "content": REPLY}])
+    asked = render(QUESTION, add_generation_prompt=True)
+    before, there, _ = answered.partition(REPLY)
+    opening = before[len(asked) :] if there and before.startswith(asked) else ""
+    return opening if opening.strip() else ""
 
 
 def _where_they_part(p: _Patient, prompt: Prompt) -> str:
     """Say where two renderings of a prompt begin to differ; nothing if they do not."""
-    rendered: list[NDArray[np.int64] | None] = []
-    for model in p.models:
-        try:
-            rendered.append(model.render(prompt))
-        except Exception:  # some templates refuse system prompts, each in its own way
-            rendered.append(None)
-    ours, theirs = rendered
+    ours, theirs = rendered = [_rendered(model, prompt) for model in p.models]
     if ours is None or theirs is None:
         refuses = p.student.name if ours is None else p.teacher.name
         return "" if ours is theirs else f"{refuses} refuses it"
@@ -245,10 +377,55 @@ def _where_they_part(p: _Patient, prompt: Prompt) -> str:
     return f"they part at token {at}, {shown[0]} against {shown[1]}"
 
 
-def _template_bias(p: _Patient) -> float:
-    """How much better the teacher predicts the probes behind its own rendering, nats a token."""
-    own = [replace(t, teacher_prompt_ids=p.teacher.render(p.prompts[t.prompt_index])) for t in p.probes]
-    return float((p.taken(p.teacher, own) - p.taken(p.teacher, p.probes)).mean())
+def _rendered(model: LanguageModel, prompt: Prompt) -> NDArray[np.int64] | None:
+    """Return the ids of a prompt; None where the template refuses it, or where it is too long."""
+    try:
+        return model.render(prompt)
+    except Exception:  # some templates refuse system prompts, each in its own way
+        return None
+
+
+def _template_cost(p: _Patient) -> float:
+    """How much less likely the teacher finds its own text behind the student's prompts, nats a token."""
+    own, read = ([model.render(prompt) for prompt in p.prompts] for model in (p.teacher, p.student))
+    return p.cost(p.teacher, own, read)
+
+
+def _start_of_text(p: _Patient) -> Verdict:
+    found: list[Verdict] = []
+    for model in p.models:
+        start = model.tokenizer.bos_token_id
+        if start is None:
+            continue
+        token = model.tokenizer.convert_ids_to_tokens(start)
+        read = [model.render(prompt) for prompt in p.prompts]
+        if all(ids[:2].tolist() == [start, start] for ids in read):
+            cost = p.cost(model, [ids[1:] for ids in read], read)
+            told = (
+                f"Prompts of {model.name} begin with {token} twice, behind which its own text is {cost:.3f} "
+                "nats a token less likely. Take one of them out of its chat template."
+            )
+            found.append(("fail" if cost >= PROMPT_COST else "warn", told))
+        elif any(ids[0] != start for ids in read):
+            with_it, without = (_cost_of_plain_text(p, model, begin) for begin in ([start], []))
+            if without - with_it >= WITHOUT_START:
+                told = (
+                    f"Prompts of {model.name} do not begin with {token}, and without it plain text costs the "
+                    f"model {without:.2f} nats a token instead of {with_it:.2f}. Set add_bos_token in its "
+                    "tokenizer_config.json, or put bos_token into its chat template."
+                )
+                found.append(("fail", told))
+    worst_first = sorted(found, key=lambda verdict: verdict[0])
+    return worst_first[0] if found else ("pass", "Prompts begin as both models want texts to begin.")
+
+
+def _cost_of_plain_text(p: _Patient, model: LanguageModel, begin: list[int]) -> float:
+    """Nats a token of a text behind a beginning; not of its first words, which any beginning explains."""
+    text = model.tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"][: model.context // 2]
+    known = len(text) // 4
+    prompt = np.array([*begin, *text[:known]], dtype=np.int64)
+    rest = Trajectory(prompt, np.array(text[known:], dtype=np.int64), None, None, prompt)
+    return -float(p.taken(model, [rest]).mean())
 
 
 def _thinking(p: _Patient) -> Verdict:
@@ -289,11 +466,10 @@ def _end_of_sequence(p: _Patient) -> Verdict:
             f"The models list different end tokens: the student {_tokens(p, ours)}, the teacher "
             f"{_tokens(p, theirs) or 'none'}. Only the student's end a completion; watch its length."
         )
-    ended = [t for t in p.probes if t.finish_reason == "stop"]
-    if not ended:  # a reply that is complete, whoever wrote it
-        prompt = p.probes[0].prompt_ids
-        reply = p.student.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
-        ended = [Trajectory(prompt, np.array([*reply, min(ours)]), None, None, prompt)]
+    prompt = p.student.render(QUESTION)
+    reply = p.student.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
+    complete = Trajectory(prompt, np.array([*reply, min(ours)]), None, None, prompt)  # whoever wrote it
+    ended = [t for t in p.probes if t.finish_reason == "stop"] or [complete]
     last = np.cumsum([len(t) for t in ended]) - 1
     at_end = [p.log_probs(model, ended)[last].exp().mean(0) for model in p.models]
     first = np.cumsum([0, *(len(t) for t in p.probes[:-1])])
@@ -325,6 +501,16 @@ def _end_of_sequence(p: _Patient) -> Verdict:
                 f"{model.name} ends {empty:.0%} of its answers before the first token. Check that the chat "
                 "template opens the assistant's turn."
             )
+    most = sum(t.finish_reason == "stop" for t in p.probes) >= len(p.probes) / 2
+    known = (1.0 if most else 0.0, shared)  # that it ends, from what the student wrote
+    for model, ids, at_least in zip(p.models, (ours, ours | theirs), known, strict=True):
+        ends = mass(p.log_probs(model, [complete])[-1].exp(), ids)
+        if max(ends, at_least) < REAL_STOP and not opens_reasoning(model, prompt):
+            return "warn", (
+                f"{model.name} does not end where a reply is complete: behind {REPLY!r} it gives {ends:.2g} "
+                f"to {_tokens(p, ids)}. A model that was not trained on chats writes on to the limit: choose "
+                "one that was, or watch the completion length."
+            )
     if ours != theirs:
         return "warn", f"The models list different end tokens; only the student's end a completion: {said}."
     return "pass", f"Both models end with the same ids: {said}."
@@ -353,14 +539,14 @@ def _self_grade(p: _Patient) -> Verdict:
 
 def _scoring(p: _Patient) -> Verdict:
     said = []
-    for model in p.models:
+    for model, side in zip(p.models, ("student", "teacher"), strict=True):
         together = p.taken(model, p.probes)
         alone = torch.cat([p.taken(model, [t]) for t in p.probes])
-        mean, worst, bound = _disagreement(model, together, alone)
+        mean, worst, bound = _disagreement(model, together, alone, p.probes, side=side)
         if not mean <= bound:
             return "fail", (
                 f"{model.name} scores the same tokens differently in a batch than alone: {mean:.2g} nats a "
-                f"token on average (at most {worst:.2g}), where {bound:g} is round-off. Its attention mask "
+                f"token on average (at most {worst:.2g}), where {bound:.2g} is round-off. Its attention mask "
                 "or positions go wrong in a batch; try float32 or another attention implementation."
             )
         said.append(f"{mean:.1g}")
@@ -381,24 +567,63 @@ def _sampler_verdict(
     scored = distributions(student, sampled, side="student", temperature=temperature, vocabulary=vocabulary)
     own = _taken(scored.log_probs(scored.hidden), _ids(sampled))
     behaviour = torch.from_numpy(np.concatenate([t.behaviour_logprobs for t in sampled])).to(own.device)
-    mean, worst, bound = _disagreement(student, own, behaviour)
+    mean, worst, bound = _disagreement(student, own, behaviour, sampled, temperature=temperature)
     if not mean <= bound:
         return "fail", (
             f"The sampler's log-probs are {mean:.2g} nats a token off the student's own (at most "
-            f"{worst:.2g}), where {bound:g} is round-off: it samples from other weights or at another "
+            f"{worst:.2g}), where {bound:.2g} is round-off: it samples from other weights or at another "
             "temperature. Synchronise it, and check that the adapter reaches it."
         )
     return "pass", f"The sampler's log-probs are the student's own, to {mean:.1g} nats a token."
 
 
-def _disagreement(model: LanguageModel, a: Tensor, b: Tensor) -> tuple[float, float, float]:
-    """Return mean and largest difference of two columns of log-probs ``[N]``, and the mean allowed."""
+def _disagreement(
+    model: LanguageModel,
+    a: Tensor,
+    b: Tensor,
+    scored: Sequence[Trajectory],
+    *,
+    side: Side = "student",
+    temperature: float = 1.0,
+) -> tuple[float, float, float]:
+    """Return mean and largest difference of two columns of log-probs ``[N]``, and the mean allowed.
+
+    What the model itself shows is measured only where the difference is not small in any model.
+    """
     difference = (a - b).abs()
+    mean, worst = float(difference.mean()), float(difference.max())
     kind = model.device.type
-    if kind == "meta":  # it computes elsewhere, in a dtype of its own
-        return float(difference.mean()), float(difference.max()), AGREEMENT[torch.bfloat16]
+    if kind == "meta":
+        return mean, worst, ELSEWHERE
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.causal_lm.dtype
-    return float(difference.mean()), float(difference.max()), AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
+    bound = AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
+    if mean > bound:
+        longest = sorted(scored, key=len)[-ROUND_OFF_PROBES:]
+        own = np.mean([_round_off(model, t, side, temperature) for t in longest])
+        bound = max(bound, min(OWN_ROUND_OFF * float(own), MOST_ROUND_OFF))
+    return mean, worst, bound
+
+
+def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: float) -> float:
+    """Mean difference of a model's scores of a text, token by token with a cache and at once; in nats."""
+    found = distributions(model, [t], side=side, temperature=temperature, vocabulary=model.vocabulary)
+    prompt = t.prompt_ids if side == "student" else t.teacher_prompt_ids
+    ids = torch.from_numpy(np.concatenate([prompt, t.completion_ids[:-1]]))[None].to(model.device)
+    places = torch.arange(ids.shape[1], device=model.device)[None]
+    cache = DynamicCache(config=model.causal_lm.config)
+    ends = range(len(prompt), ids.shape[1] + 1)
+    hidden = [
+        model.hidden(
+            ids[:, start:end],
+            attention_mask=torch.ones_like(ids[:, :end]),
+            position_ids=places[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1]
+        for start, end in zip((0, *ends), ends, strict=False)
+    ]
+    one_by_one, at_once = (_taken(found.log_probs(h), _ids([t])) for h in (torch.cat(hidden), found.hidden))
+    return float((one_by_one - at_once).abs().mean())
 
 
 def _teacher(p: _Patient) -> Verdict:
@@ -406,8 +631,6 @@ def _teacher(p: _Patient) -> Verdict:
     grades = grade(Pair(*p.models, p.scorer), p.probes)
     kl = np.concatenate([g.reverse_kl for g in grades])
     if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
-        if p.config.teacher_hint or p.config.teacher_system:
-            return "pass", "The teacher is the student itself, told what the student is not."
         return "warn", (
             "The teacher says exactly what the student says, so there is nothing to learn. Choose another "
             "teacher, or tell it something the student does not know."
@@ -417,19 +640,96 @@ def _teacher(p: _Patient) -> Verdict:
             f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}). Check that "
             "they are not swapped."
         )
-    return "pass", f"The teacher is {kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens."
+    told = "the student itself, told what the student is not, " if p.config.teacher == "self" else ""
+    return (
+        "pass",
+        f"The teacher is {told}{kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens.",
+    )
 
 
-def _context(p: _Patient) -> Verdict:
-    wanted = p.config.max_tokens
-    longest = max(len(p.student.render(prompt, room=wanted)) for prompt in p.prompts)
-    for model in p.models:
-        if longest + wanted > model.context:
-            return "fail", (
-                f"{model.name} reads {model.context} tokens; prompts of up to {longest} and completions of "
-                f"{wanted} need more. Lower max_tokens, or shorten the prompts."
-            )
-    return "pass", f"Prompts of up to {longest} tokens and completions of {wanted} fit both contexts."
+def _prompts(p: _Patient) -> Verdict:
+    """Look at all prompts of the run as both models read them, but for those that must fit by their bytes."""
+    room, least = p.config.max_tokens, min(model.context for model in p.models)
+    template: dict[tuple[str, ...], int] = {}  # a bound on what is added to prompts of these roles
+    refused: dict[int, tuple[Example, str]] = {}
+    longest = 0
+    for i, example in enumerate((*p.longest, *p.examples)):
+        roles = _roles(example)
+        if i >= len(p.longest) and template.get(roles, least) + _bytes(example) + room <= least:
+            continue
+        try:
+            length = _tokens_read(p, example, room)
+        except ValueError as error:
+            refused[id(example)] = example, str(error)
+        else:
+            longest = max(longest, length)
+            template.setdefault(roles, length)
+    if refused:
+        example, why = next(iter(refused.values()))
+        place = example.place or repr(as_messages(example.prompt)[-1]["content"][:SHOWN])
+        return "fail", (
+            f"{len(refused)} of the run's {len(p.examples)} prompts cannot be used. The first, {place}: {why}"
+        )
+    return "pass", f"Prompts of up to {longest} tokens and completions of {room} fit both contexts."
+
+
+def _tokens_read(p: _Patient, example: Example, room: int) -> int:
+    """Return the length of what student and teacher read before a completion, in tokens.
+
+    Raises:
+        ValueError: one of them cannot read it.
+    """
+    lengths = [len(p.student.render(example.prompt, room=room))]
+    if p.lesson.privileged:
+        try:
+            lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
+        except ValueError as error:
+            raise ValueError(f"As the teacher reads it, with what it alone is told: {error}") from error
+    elif lengths[0] + room > p.teacher.context:
+        raise ValueError(
+            f"The prompt is {lengths[0]} tokens long; with {room} more for the completion that exceeds the "
+            f"{p.teacher.context} tokens the teacher {p.teacher.name} can read. Shorten the prompt or lower "
+            "max_tokens."
+        )
+    return max(lengths)
+
+
+def _roles(example: Example) -> tuple[str, ...]:
+    return tuple(message["role"] for message in as_messages(example.prompt))
+
+
+def _bytes(example: Example) -> int:
+    """Bytes of what a prompt says and of its answer, which a hint may tell: no fewer than their tokens."""
+    texts = (*(m["content"] for m in as_messages(example.prompt)), example.answer or "")
+    return sum(len(text.encode()) for text in texts)
+
+
+def _answers(p: _Patient) -> Verdict:
+    known = [e for e in p.examples[:ANSWERS] if e.answer is not None]
+    if not known or p.config.verifier == "regex":  # a pattern is no answer that somebody could give
+        return "pass", "There is no reference answer to check."
+    wrong = [e for e in known if not any(p.task.verify(e, text) for text in _as_answers(e.answer))]
+    if not wrong:
+        return "pass", f"The verifier accepts the reference answers of {len(known)} prompts."
+    fits = [
+        name
+        for name in ("choice", "numeric", "exact")
+        for verifier in [make_verifier(name)]
+        if all(
+            not verifier.fault(e.answer) and any(verifier.right(e.answer, t) for t in _as_answers(e.answer))
+            for e in known
+        )
+    ]
+    advice = f"Set verifier to {fits[0]}." if fits else "Choose another verifier or answer_column."
+    return "fail" if len(wrong) > len(known) / 2 else "warn", (
+        f"The verifier {p.config.verifier} rejects {len(wrong)} of {len(known)} reference answers, such as "
+        f"{wrong[0].answer[-SHOWN:]!r}{f' ({wrong[0].place})' if wrong[0].place else ''}: who says just that "
+        f"counts as wrong. {advice}"
+    )
+
+
+def _as_answers(answer: str) -> tuple[str, str]:
+    return answer, f"The answer is {answer}."
 
 
 @dataclass(frozen=True)
@@ -583,7 +883,9 @@ def _saving(p: _Patient) -> Verdict:
 
 
 def _memory(p: _Patient) -> Verdict:
-    longest = max(len(p.student.render(prompt)) for prompt in p.prompts)
+    longest = max(
+        map(len, filter(None.__ne__, (_rendered(p.student, e.prompt) for e in p.longest))), default=0
+    )
     need = estimate_memory(
         p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest, processes=world()
     )
@@ -618,13 +920,15 @@ def _taken(logprobs: Tensor, ids: Tensor) -> Tensor:
 
 CHECKS: dict[str, Callable[[_Patient], Verdict]] = {
     "chat template": _chat_template,
+    "start of text": _start_of_text,
     "thinking": _thinking,
     "end of sequence": _end_of_sequence,
     "self-grade": _self_grade,
     "scoring": _scoring,
     "sampler": _sampler,
     "teacher": _teacher,
-    "context": _context,
+    "prompts": _prompts,
+    "answers": _answers,
     "saving": _saving,
     "memory": _memory,
 }

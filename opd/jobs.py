@@ -22,6 +22,7 @@ from opd.distillation import Distillation, distill, learning_rate
 from opd.doctor import Finding, examine
 from opd.grading import LOWER_BOUND
 from opd.hub import absent, fetch
+from opd.lessons import settings_of
 from opd.models import resolve_device
 from opd.objectives import alternatives
 from opd.parallel import cause, gathered, gpus, tell, told, world
@@ -288,7 +289,10 @@ def _findings(distillation: Distillation) -> list[list[Finding]]:
     """Return what the doctor finds in each lesson."""
     of, sampler = distillation.config, distillation.sampler
     with gathered(distillation.student), distillation.precision():
-        return [examine(x.pair, config=of, task=x.task, sampler=sampler) for x in distillation.lessons]
+        return [
+            examine(x.pair, config=settings_of(i, of), task=x.task, sampler=sampler)
+            for i, x in enumerate(distillation.lessons)
+        ]
 
 
 @contextlib.contextmanager

@@ -130,6 +130,11 @@ def _must_compile(config: DistillConfig) -> None:
         )
 
 
+def settings_of(number: int, config: DistillConfig) -> DistillConfig:
+    """Return the settings that apply to a lesson: the teachers of further ones are told nothing beside."""
+    return config.model_copy(update={"teacher_system": None, "teacher_hint": None}) if number else config
+
+
 def load_lesson_task(name: str, config: DistillConfig) -> Task:
     """Load a task and ask it, before any model is loaded, for what the run will want of it.
 

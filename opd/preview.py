@@ -14,7 +14,7 @@ from opd.config import DistillConfig, LessonConfig
 from opd.distillation import PROBES, Distillation, distill
 from opd.doctor import Finding, Memory, estimate_memory, examine, free_memory, size_in_words
 from opd.grading import grade
-from opd.lessons import load_lesson_task, load_student, load_teacher, main_pair
+from opd.lessons import load_lesson_task, load_student, load_teacher, main_pair, settings_of
 from opd.models import LanguageModel, Pair
 from opd.objectives import TOP_K
 from opd.parallel import exchange, gathered, spread, world
@@ -189,13 +189,14 @@ def examined(
         ValueError: a model or a task cannot be used.
     """
     student = load_student(config)
-    for lesson in (config, *config.lessons):  # the config itself names the main teacher and its task
+    # The config itself names the main teacher and its task.
+    for number, lesson in enumerate((config, *config.lessons)):
         task = load_lesson_task(lesson.task, config)
         if lesson is config and config.teacher_url:
             pair = main_pair(student, config)
         else:  # not a Pair yet: that the vocabularies differ is a finding like others
             pair = student, load_teacher(lesson.teacher, student, config)
-        yield lesson, pair, examine(pair, config=config, task=task)
+        yield lesson, pair, examine(pair, config=settings_of(number, config), task=task)
 
 
 def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None]:

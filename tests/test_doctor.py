@@ -1,9 +1,13 @@
 """The doctor: a sound pair passes every check, and each kind of broken pair fails its own."""
 
 import json
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from elsewhere import Elsewhere
 from tiny import CHAT_TEMPLATE, make_model, make_tokenizer
 
 import opd
@@ -36,7 +40,9 @@ def levels(pair, **options):
 
 
 def test_a_sound_pair_passes_every_check(pair):
-    assert set(levels(pair).values()) == {"pass"}
+    embedded, task = opd.load_pair(), load_task("demo")
+    assert set(levels(embedded, task=task, config=opd.DistillConfig()).values()) == {"pass"}
+    assert set(levels(embedded).values()) == {"pass"}
     assert list(levels(pair)) == ["vocabulary", *doctor.CHECKS]
 
 
@@ -97,32 +103,89 @@ def test_a_template_that_differs_for_a_plain_question_is_measured(pair):
     assert "nats a token" in finding.message
 
 
-@pytest.mark.parametrize(("bias", "level"), [(0.287, "fail"), (0.02, "warn"), (-0.5, "warn")])
-def test_a_large_template_bias_fails(pair, monkeypatch, bias, level):
+@pytest.mark.parametrize(("cost", "level"), [(0.287, "fail"), (0.02, "warn")])
+def test_a_template_that_costs_much_fails(pair, monkeypatch, cost, level):
     with_template(pair.teacher, CHAT_TEMPLATE + " ")
-    monkeypatch.setattr(doctor, "_template_bias", lambda patient: bias)
+    monkeypatch.setattr(doctor, "_template_cost", lambda patient: cost)
     assert found("chat template", pair).level == level
 
 
-def test_the_template_bias_is_what_the_teacher_loses_by_the_students_prompt(pair):
-    """Against plain grading: the student's completions, behind each of the two prompts."""
-    from dataclasses import replace
-
-    import numpy as np
-
+def test_the_cost_of_a_template_is_what_the_teacher_loses_on_its_own_text(pair):
+    """Against plain grading: what the teacher writes behind its own prompts, behind each of the two."""
     with_template(pair.teacher, CHAT_TEMPLATE.replace("<|assistant|>", "<|system|>"))
     patient = doctor._Patient(pair.student, pair.teacher, config(), None, TransformersSampler(pair.student))
-    own = [
-        replace(t, teacher_prompt_ids=pair.teacher.render(patient.prompts[t.prompt_index]))
-        for t in patient.probes
+    written = opd.sample(pair.teacher, patient.prompts, n=2, seed=1, max_tokens=24)
+    read = [
+        replace(t, teacher_prompt_ids=pair.student.render(patient.prompts[t.prompt_index])) for t in written
     ]
-    scores = [
+    own, theirs = (
         np.concatenate([g.teacher.logprobs for g in opd.grade(pair, trajectories)])
-        for trajectories in (own, patient.probes)
-    ]
+        for trajectories in (written, read)
+    )
     with torch.inference_mode():
-        assert doctor._template_bias(patient) == pytest.approx(scores[0].mean() - scores[1].mean(), abs=1e-4)
-    assert abs(scores[0].mean() - scores[1].mean()) > 1e-3
+        cost = doctor._template_cost(patient)
+    assert cost == pytest.approx(own.mean() - theirs.mean(), abs=1e-4)
+    assert cost > 0.01
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_student_without_template_costs_its_teacher_much(elsewhere):
+    pair = opd.load_pair()
+    if elsewhere:
+        pair.scorer = Elsewhere(pair.teacher)
+    with_template(pair.student, None)
+    finding = found("chat template", pair)
+    assert finding.level == "fail"
+    cost = float(re.search(r"own text is (\S+) nats", finding.message)[1])
+    assert cost > 0.2, finding
+
+
+def test_a_template_that_never_opens_the_assistants_turn_fails():
+    pair = opd.load_pair()
+    closed = pair.student.tokenizer.chat_template.replace("if add_generation_prompt", "if false")
+    for model in (pair.student, pair.teacher):
+        with_template(model, closed)
+    finding = found("chat template", pair)
+    assert finding.level == "fail"
+    assert "never opens the assistant's turn: answers stand behind '<|assistant|>'" in finding.message
+
+
+# --- start of text
+
+
+class NeedsItsStart(LanguageModel):
+    """Says the contrary of what it should unless the text begins with the start token."""
+
+    def hidden(self, input_ids, **inputs):
+        begins = (input_ids[:, :1] == self.tokenizer.bos_token_id)[..., None]
+        return super().hidden(input_ids, **inputs) * torch.where(begins, 1.0, -2.0)
+
+
+def starting(kind, template=None):
+    model = make_model(0, tokenizer=make_tokenizer(("<|start|>",)))
+    model.tokenizer.add_special_tokens({"bos_token": "<|start|>"})
+    model.tokenizer.chat_template = template
+    return kind("starting", model.model, model.tokenizer)
+
+
+def test_a_start_token_that_the_model_needs_and_does_not_get_fails():
+    needy, easy = starting(NeedsItsStart), starting(LanguageModel)
+    finding = found("start of text", (needy, needy))
+    assert finding.level == "fail"
+    assert "do not begin with <|start|>" in finding.message
+    assert found("start of text", (easy, easy)).level == "pass", "it can begin so, and need not"
+    with_start = starting(NeedsItsStart, "{{ bos_token }}" + CHAT_TEMPLATE)
+    assert found("start of text", (with_start, with_start)).level == "pass"
+
+
+def test_a_start_token_that_comes_twice_is_found():
+    model = starting(LanguageModel, "{{ bos_token }}{{ bos_token }}" + CHAT_TEMPLATE)
+    finding = found("start of text", (model, model))
+    assert finding.level != "pass"
+    assert "begin with <|start|> twice" in finding.message
+
+
+# --- system prompts, tasks
 
 
 def test_a_template_that_differs_only_for_system_prompts_warns(pair):
@@ -137,7 +200,7 @@ def test_a_template_that_differs_only_for_system_prompts_warns(pair):
     with_template(pair.teacher, refuses + CHAT_TEMPLATE)
     assert "tiny-teacher refuses it" in found("chat template", pair).message
     with_template(pair.student, refuses + CHAT_TEMPLATE)
-    assert set(levels(pair).values()) == {"pass"}
+    assert found("chat template", pair).level == "pass"
 
 
 def test_the_tasks_own_prompts_are_compared(pair, tmp_path):
@@ -235,7 +298,17 @@ def test_the_masses_are_those_of_the_models(pair):
         for model in (student, teacher)
     ]
     message = found("end of sequence", pair).message
-    assert f"it gives {masses[0]:.2g} to <|end|> ({eos}) and the teacher {masses[1]:.2g}" in message
+    assert f"it gives {masses[0]:.2g} to <|end|> ({eos})" in message
+    assert max(masses) < doctor.REAL_STOP
+
+
+def test_a_model_that_does_not_end_a_complete_reply_warns(pair):
+    """As base models do: a random one stands for them."""
+    finding = found("end of sequence", pair)
+    assert finding.level == "warn"
+    assert "tiny-student does not end where a reply is complete" in finding.message
+    taught = opd.load_pair()
+    assert found("end of sequence", taught).level == "pass"
 
 
 # --- scores
@@ -287,6 +360,44 @@ def test_bfloat16_passes_within_its_own_bound():
     assert "fail" not in levels(pair).values()
 
 
+class Imprecise(LanguageModel):
+    """Reads a token behind its cache less precisely than a whole text, as deep models do in bfloat16."""
+
+    noise = 0.0
+
+    def hidden(self, input_ids, **inputs):
+        hidden = super().hidden(input_ids, **inputs)
+        if input_ids.shape[1] > 1:
+            return hidden
+        return hidden + self.noise * torch.sin(1e3 * hidden)  # of no pattern, and the same every time
+
+
+def test_the_bound_is_what_the_model_itself_shows(pair):
+    model = Imprecise("imprecise", pair.student.model, pair.student.tokenizer)
+    model.noise = 0.03
+    imprecise = Pair(model, pair.teacher)
+    finding = found("sampler", imprecise)
+    assert finding.level == "pass"
+    off = float(re.search(r"to (\S+) nats", finding.message)[1])
+    assert off > 100 * AGREEMENT[torch.float32]
+    for broken in (make_model(7), make_model(0, hidden_size=48)):
+        assert found("sampler", imprecise, sampler=TransformersSampler(broken)).level == "fail"
+    model.noise = 1.0
+    assert found("sampler", imprecise).level == "fail", "so much is no round-off"
+
+
+class Shifted(TransformersSampler):
+    def sample(self, requests, *, temperature=1.0, snapshot_every=0):
+        for t in super().sample(requests, temperature=temperature):
+            yield replace(t, behaviour_logprobs=np.roll(t.behaviour_logprobs, 1))
+
+
+def test_a_shift_by_one_fails_however_imprecise_the_model_is(pair):
+    model = Imprecise("imprecise", pair.student.model, pair.student.tokenizer)
+    model.noise = 0.03
+    assert found("sampler", Pair(model, pair.teacher), sampler=Shifted(model)).level == "fail"
+
+
 def test_a_sampler_with_stale_weights_fails(pair):
     stale = TransformersSampler(make_model(0))
     assert found("sampler", pair, sampler=stale).level == "pass"
@@ -332,21 +443,71 @@ def test_a_teacher_that_is_the_student_warns(pair):
 
 
 def test_completions_beyond_the_context_fail(pair):
-    assert found("context", pair, config=config(max_tokens=255)).level == "fail"
+    assert found("prompts", pair, config=config(max_tokens=255)).level == "fail"
     short = Pair(pair.student, make_model(1, name="short", max_position_embeddings=64))
-    finding = found("context", short, config=config(max_tokens=60))
+    finding = found("prompts", short, config=config(max_tokens=60))
     assert finding.level == "fail"
-    assert "short reads 64 tokens" in finding.message
+    assert "4 of the run's 4 prompts" in finding.message
+    assert "exceeds the 64 tokens the teacher short can read" in finding.message
 
 
-def test_the_longest_prompt_of_the_task_counts(pair, tmp_path):
-    rows = [{"prompt": "x" * n} for n in (5, 240, 7)]
-    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = load_task(str(tmp_path / "long.jsonl"), TaskOptions(heldout_share=0))
-    finding = found("context", pair, task=task)
+def written(tmp_path, rows, **options):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_task(str(path), TaskOptions(**options))
+
+
+@pytest.mark.parametrize("heldout", [0.0, 0.5])
+def test_one_prompt_too_long_anywhere_in_the_task_is_named(pair, tmp_path, heldout):
+    rows = [{"prompt": f"{'x' * (240 if i == 90 else 5)} {i}"} for i in range(120)]
+    task = written(tmp_path, rows, heldout_share=heldout)
+    long_run = {"steps": 60, "eval_prompts": 99 if heldout else 0}
+    finding = found("prompts", pair, task=task, config=config(**long_run))
     assert finding.level == "fail"
+    said = r"1 of the run's \d+ prompts cannot be used. The first, line 91: The prompt is"
+    assert re.search(said, finding.message)
     assert "exceeds the 256 tokens" in finding.message
-    assert found("context", pair, task=task, config=config(max_tokens=10)).level == "pass"
+    assert found("prompts", pair, task=task, config=config(max_tokens=8, **long_run)).level == "pass"
+
+
+def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
+    task = written(tmp_path, [{"prompt": f"{i}?", "answer": "y" * i} for i in range(1, 230)], heldout_share=0)
+    told = {"teacher": "self", "steps": 60}
+    assert found("prompts", pair, task=task, config=config(**told, teacher_system="Think.")).level == "pass"
+    too_long = found("prompts", pair, task=task, config=config(**told, teacher_system="x" * 300))
+    assert too_long.level == "fail"
+    assert "As the teacher reads it" in too_long.message
+    hint = found("prompts", pair, task=task, config=config(**told, teacher_hint="It is {answer}."))
+    assert hint.level == "fail"
+    assert re.search(r"\d+ of the run's 229 prompts cannot be used. The first, line 2\d\d: As", hint.message)
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    with_template(pair.teacher, refuses + CHAT_TEMPLATE)
+    refused = found("prompts", pair, task=task, config=config(**told, teacher_system="Think."))
+    assert refused.level == "fail"
+    assert "no system" in refused.message
+    assert levels(pair, task=task, config=config(**told, teacher_system="Think."))["self-grade"] == "pass"
+
+
+WORKED = [{"prompt": f"{i} + 1?", "answer": f"One more than {i}.\n#### {i + 1}"} for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verifier", "level", "said"),
+    [
+        (WORKED, "exact", "fail", "Set verifier to numeric"),
+        (WORKED, "numeric", "pass", ""),
+        ([{"prompt": "Who?", "answer": "Nobody"}], "exact", "pass", ""),
+        ([*WORKED[:2], *({"prompt": f"{i}?", "answer": "no"} for i in range(9))], "exact", "warn", "2 of 11"),
+        ([{"prompt": "a?", "answer": "B"}, {"prompt": "b?", "answer": "(C) three"}], "exact", "pass", ""),
+        ([{"prompt": "a?", "answer": r"\d+"}], "regex", "pass", ""),
+        ([{"prompt": "a?"}], "exact", "pass", "no reference"),
+    ],
+)
+def test_reference_answers_are_given_to_their_verifier(pair, tmp_path, rows, verifier, level, said):
+    task = written(tmp_path, rows, heldout_share=0, verifier=verifier)
+    finding = found("answers", pair, task=task, config=config(steps=20, verifier=verifier))
+    assert finding.level == level, finding
+    assert said in finding.message
 
 
 def test_generation_settings_that_cannot_be_written_again_are_said(pair):

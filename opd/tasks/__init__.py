@@ -8,13 +8,16 @@ list that no training batch contains.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from opd.trajectory import Prompt, Trajectory
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from opd.models import LanguageModel
 
 Split = Literal["tuning", "test"]
@@ -25,11 +28,12 @@ FILE_TYPES = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Example:
-    """One problem: the prompt, the right answer if one is known, and the family it belongs to."""
+    """One problem: the prompt, the right answer if one is known, its family, and where it was read."""
 
     prompt: Prompt
     answer: str | None = None
     family: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,14 @@ def verify(task: Task, example: Example, model: LanguageModel, trajectory: Traje
         trajectory: the answer.
     """
     text = model.text(trajectory.completion_ids)
-    if model.text(trajectory.prompt_ids[-THINKING_TAIL:]).rstrip().endswith("<think>"):
+    if opens_reasoning(model, trajectory.prompt_ids):
         text = f"<think>{text}"
     return task.verify(example, text, cut=trajectory.finish_reason == "length")
+
+
+def opens_reasoning(model: LanguageModel, prompt_ids: NDArray[np.int64]) -> bool:
+    """Whether a prompt ends with an opened <think>, as some chat templates let it."""
+    return model.text(prompt_ids[-THINKING_TAIL:]).rstrip().endswith("<think>")
 
 
 def load_task(spec: str, options: TaskOptions | None = None) -> Task:

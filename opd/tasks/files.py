@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +68,7 @@ class RowsTask:
         for row in rows:
             try:
                 example = _example(row, options.prompt_column, answer_column, self._verifier)
+                example = replace(example, place=f"{unit} {row.line}")
             except ValueError as error:
                 self.malformed.append(Malformed(row.line, str(error)))
                 continue
