@@ -97,11 +97,9 @@ def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
 
 
 def standing(rows: Sequence[Row]) -> list[str]:
-    """Return what the alarms say that stand at the last of a run's rows, whenever they began."""
-    said = (
-        rule(known) for metric, evidence, rule in RULES.values() if (known := _known(rows, metric, evidence))
-    )
-    return [message for message in said if message]
+    """Return the kinds of the alarms that stand at the last of a run's rows, whenever they began."""
+    known = {kind: _known(rows, metric, evidence) for kind, (metric, evidence, _) in RULES.items()}
+    return [kind for kind, (_, _, rule) in RULES.items() if known[kind] and rule(known[kind])]
 
 
 def is_collapsed(row: Row) -> bool:

@@ -221,7 +221,9 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
         said.append(f"Kept the best checkpoint, that of step {best}.")
     say_news()
     alarms = standing([row for row in rows if row["step"] <= (step if best is None else best)])
-    said += [f"It ends with an alarm: {alarm}" for alarm in alarms]
+    if alarms:
+        what = "an alarm" if len(alarms) == 1 else f"{len(alarms)} alarms"
+        said.append(f"It ends with {what}: {', '.join(alarms)}.")
     ended = "finished" if step == run.config.steps or not asked else "stopped"
     run.log_event(ended, step=step, message=" ".join(said), alarmed=bool(alarms))
 

@@ -89,7 +89,7 @@ def test_a_run_that_ends_with_an_alarm_says_so(config):
         jobs.work(run)
     status = run.status()
     assert (status.state, status.alarmed) == ("finished", True)
-    assert "It ends with an alarm: The length limit cuts off" in status.message
+    assert "It ends with an alarm: clipping." in status.message
     assert summaries()[0].alarmed
     assert "Finished. It ends with an alarm" in told(run.events()[-1])[0]["text"]
 

@@ -56,7 +56,8 @@ function showStanding() {
   const { state, step, steps, message, live, alarmed } = news;
   root.removeAttribute("data-empty");
   find(".pill").textContent = alarmed ? `${state}, with an alarm` : state;
-  find(".pill").dataset.state = alarmed ? "alarmed" : state;
+  find(".pill").dataset.state = state;
+  find(".pill").toggleAttribute("data-alarmed", alarmed);
   find(".run-name").textContent = name;
   find("progress").max = steps;
   find("progress").value = step;

@@ -317,7 +317,11 @@ def test_an_alarm_opens_its_evidence(app, home, finished, open_page):
              "metric": "completion_tokens", "evidence": "rollout"}  # fmt: skip
     with (run / "events.jsonl").open("a") as file:
         file.write(json.dumps({"event": "alarm", "time": time.time(), **alarm}) + "\n")
+        end = {"event": "finished", "step": 4, "message": "It ends with an alarm: length.", "alarmed": True}
+        file.write(json.dumps({"time": time.time(), **end}) + "\n")
     page = open_page(f"{app}/?run={name}")
+    assert page.locator(".pill[data-alarmed]").inner_text() == "finished, with an alarm"
+    assert page.locator(".message.bad").inner_text() == "It ends with an alarm: length."
     line = page.locator(".alarms li")
     assert "Step 2: Completions have collapsed." in line.inner_text()
     line.get_by_role("button").click()
