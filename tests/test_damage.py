@@ -76,6 +76,7 @@ BROKEN = {
     "other names": b'{"step": 1, "kind": "rollout", "index": 0, "event": "alarm", "time": 1}\n',
     "huge": b'{"step": 1e30, "event": "started", "time": 1e30, "name": "derby", "tokens": 1e999}\n',
     "a huge number": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "kl": NaN, "event": [], "name": 3}\n',
+    "half a row": b'{"step": 2, "heldout_accuracy": 1e300, "heldout_accuracy_high": 1, "tokens": -1e300}\n',
     "findings": b'{"event": "examined", "time": 1, "findings": [1, {"level": "warn"}]}\n',
     "a long number": b'{"step": ' + b"1" * 5000 + b', "kind": "probe", "index": 0}\n',
     "a folder": None,

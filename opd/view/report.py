@@ -69,8 +69,9 @@ def _outcome(rows: Sequence[Mapping[str, float]], config: DistillConfig) -> dict
 def _accuracy(row: Mapping[str, float]) -> str:
     if "heldout_accuracy" not in row:
         return ""
-    low, high = row["heldout_accuracy_low"], row["heldout_accuracy_high"]
-    return f"{row['heldout_accuracy']:.1%} <small>{low:.1%} to {high:.1%}</small>"
+    low, high = row.get("heldout_accuracy_low"), row.get("heldout_accuracy_high")
+    within = "" if low is None or high is None else f" <small>{low:.1%} to {high:.1%}</small>"
+    return f"{row['heldout_accuracy']:.1%}{within}"
 
 
 def _kl(row: Mapping[str, float]) -> str:
