@@ -562,7 +562,8 @@ def _list_runs(options: argparse.Namespace) -> None:
         print(json.dumps([asdict(summary) for summary in found]))
         return
     for s in found:
-        best = "-" if s.best_accuracy is None else f"{s.best_accuracy:.1%}"
+        best = "-" if s.best_kl is None else f"KL {s.best_kl:.3f}"
+        best = best if s.best_accuracy is None else f"{s.best_accuracy:.1%}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.started))
         mark = "* " if s.baseline else "  "
         state = f"{s.state} ⚠" if s.alarmed else s.state

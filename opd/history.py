@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from opd.runs import Run, State, all_runs, open_run, runs_dir
+from opd.runs import Run, State, all_runs, merit, open_run, runs_dir
 from opd.trajectory import Review, write_atomically
 
 
@@ -26,6 +26,7 @@ class RunSummary:
         step: the last step that was written.
         steps: updates asked for.
         best_accuracy: the highest held-out accuracy of a step, in [0, 1]; None where none was measured.
+        best_kl: the held-out KL of the best step, nats a token, where there is no accuracy; None without one.
         teacher_accuracy: the teacher's, beside the newest of the student's; None where it only scores.
         started: when it was created, seconds since 1970.
         objective: what it minimises.
@@ -46,6 +47,7 @@ class RunSummary:
     step: int = 0
     steps: int = 0
     best_accuracy: float | None = None
+    best_kl: float | None = None
     teacher_accuracy: float | None = None
     objective: str = ""
     student: str = ""
@@ -73,12 +75,14 @@ def _summary(run: Run, pinned: Run | None) -> RunSummary:
     except (ValueError, OSError) as error:
         return RunSummary(state="broken", fault=str(error), **common)
     measured = [row for row in rows if "heldout_accuracy" in row]
+    best = max((row for row in rows if merit(row) is not None), key=merit, default={})
     return RunSummary(
         state=status.state,
         alarmed=status.alarmed,
         step=status.step,
         steps=status.steps,
-        best_accuracy=max((row["heldout_accuracy"] for row in measured), default=None),
+        best_accuracy=best.get("heldout_accuracy"),
+        best_kl=None if "heldout_accuracy" in best else best.get("heldout_kl"),
         teacher_accuracy=measured[-1].get("teacher_accuracy") if measured else None,
         objective=config.objective,
         student=config.student,

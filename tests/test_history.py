@@ -76,6 +76,16 @@ def test_a_run_without_accuracy_is_listed_too(capsys):
     assert "best -" in capsys.readouterr().out
 
 
+def test_without_answers_a_run_is_listed_with_the_kl_of_its_best_step(capsys):
+    run = create_run("no-answers", opd.DistillConfig())
+    for step, (kl, repeated) in enumerate([(0.9, 0.0), (0.4, 0.1), (0.1, 0.95)]):  # at last it loops
+        run.append(StepReport(step, {"heldout_kl": kl, "heldout_repetition": repeated}))
+    (summary,) = history.summaries()
+    assert (summary.best_accuracy, summary.best_kl) == (None, 0.4)
+    assert main(["runs"]) == 0
+    assert "best KL 0.400" in capsys.readouterr().out
+
+
 def test_the_command_line_lists_runs(capsys):
     history.write_note(evaluated("one", [0.25, 0.5]), "mind \x1b[31m the gap")
     assert main(["runs"]) == 0

@@ -22,7 +22,8 @@ function rowOf(run) {
   box.addEventListener("change", () => choose(run.name, box.checked));
   const first = document.createElement("td");
   first.append(box);
-  const best = run.best_accuracy === null ? "" : percent(run.best_accuracy);
+  const kl = run.best_kl === null ? "" : `KL ${run.best_kl.toFixed(3)}`;
+  const best = run.best_accuracy === null ? kl : percent(run.best_accuracy);
   const teacher = run.teacher_accuracy === null ? "" : ` of ${percent(run.teacher_accuracy)}`;
   const open = Object.assign(document.createElement("button"), { type: "button", textContent: "Open" });
   open.addEventListener("click", (event) => {
