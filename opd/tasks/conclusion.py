@@ -29,6 +29,7 @@ _MARKER = re.compile(
 # What may stand between the marker and the answer: markup, a line break, "that", "option".
 _LEAD = re.compile(r"(?:[\s*_`:=\"'“‘]|\$(?!\d)|\\[(\[]|\\(?:text|textbf|mathrm|boxed)\s*\{)*")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_LINE_END = re.compile(SENTENCE_END.pattern + r"|\n")
 
 # Where a remark begins: behind punctuation or before a word that turns; and what may come before its point.
 _TURN = (
@@ -123,12 +124,7 @@ def conclusion(completion: str, *, cut: bool = False) -> str:
     behind = text[markers[-1].end() :]
     if cut:
         return "" if wavers(behind) else text
-    said = SENTENCE_END.search(behind)
-    following = SENTENCE_END.search(behind, said.end()) if said else None
-    denial = (
-        _DENIAL.search(behind, said.start(), following.end() if following else len(behind)) if said else None
-    )
-    for found in (*deque(_CORRECTION.finditer(behind[:READ]), maxlen=1), denial):
+    for found in (_last(_CORRECTION, behind[:READ]), _denial(behind)):
         if found and not _is_confirmed(after := behind[found.end() :]):
             return after
     return "" if _trails_off(behind[-STATEMENT:]) else text
@@ -136,9 +132,23 @@ def conclusion(completion: str, *, cut: bool = False) -> str:
 
 def wavers(text: str) -> bool:
     """Whether a text that was cut off doubts what it has said, and has not found it right since."""
-    text, patterns = text[-READ:], (_DENIAL, _CORRECTION, _DOUBT, _SECOND_THOUGHT)
-    last = (found for pattern in patterns for found in deque(pattern.finditer(text), maxlen=1))
-    return any(not _is_confirmed(text[found.end() :]) for found in last)
+    text = text[-READ:]
+    doubts = [_last(pattern, text) for pattern in (_CORRECTION, _DOUBT, _SECOND_THOUGHT)]
+    return any(found and not _is_confirmed(text[found.end() :]) for found in (*doubts, _denial(text)))
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Return where a pattern is found last."""
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+
+
+def _denial(text: str) -> re.Match[str] | None:
+    """Return where the second sentence of a text denies the first."""
+    first = _LINE_END.search(text)
+    if first is None:
+        return None
+    second = _LINE_END.search(text, first.end())
+    return _DENIAL.search(text, first.start(), second.end() if second else len(text))
 
 
 def _is_whole(text: str, marker: re.Match[str]) -> bool:
@@ -157,9 +167,10 @@ def _is_confirmed(text: str) -> bool:
 
 def _trails_off(text: str) -> bool:
     """Whether a text ends in a doubt, of a few words and without a figure."""
-    doubts = deque(_DOUBT.finditer(text), maxlen=1)
-    rest = text[doubts[0].end() :] if doubts else ""
-    return bool(doubts) and len(rest.split()) <= 8 and not re.search(r"\d", rest) and not _is_confirmed(rest)
+    if not (doubt := _last(_DOUBT, text)):
+        return False
+    rest = text[doubt.end() :]
+    return len(rest.split()) <= 8 and not re.search(r"\d", rest) and not _is_confirmed(rest)
 
 
 def statements(text: str) -> Iterator[str]:
