@@ -51,13 +51,6 @@ def grade_spans(
     told = [
         replace(t, completion_ids=ids) for t, (ids, _) in zip(trajectories, readings, strict=True) if len(ids)
     ]
-    for t in told:
-        if len(t.teacher_prompt_ids) + len(t) > pair.teacher.context:
-            raise ValueError(
-                f"The text is {len(t)} tokens long to the teacher and what goes before it "
-                f"{len(t.teacher_prompt_ids)}; {pair.teacher.name} can read {pair.teacher.context} together. "
-                "Shorten it."
-            )
     student = _score(pair.student, trajectories, "student", temperature, top_k)
     teacher = iter(_score(pair.teacher, told, "teacher", temperature, top_k))
     return [

@@ -37,7 +37,7 @@ from opd.engines.packing import Packing
 from opd.hub import folder as hub_folder
 from opd.hub import is_hub_id, no_safetensors
 from opd.paths import assets_dir
-from opd.trajectory import Prompt
+from opd.trajectory import Messages, Prompt
 
 transformers_logging.disable_progress_bar()
 
@@ -327,27 +327,50 @@ class LanguageModel:
         """
         messages = as_messages(prompt)
         if getattr(self.tokenizer, "chat_template", None):
-            try:
-                ids = self.tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-            except TemplateError as error:
-                raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
+            ids = self._from_template(messages, add_generation_prompt=True)
         else:
             ids = self.tokenizer("\n".join(m["content"] for m in messages))["input_ids"]
-        if len(ids) + room > self.context:
-            raise ValueError(
-                f"The prompt is {len(ids)} tokens long; with {room} more for the completion that exceeds the "
-                f"{self.context} tokens {self.name} can read. Shorten the prompt or ask for fewer tokens."
-            )
+        self.must_fit(len(ids), room)
         return np.array(ids, dtype=np.int64)
+
+    def must_fit(self, prompt: int, completion: int) -> None:
+        """Refuse what is too long for the model: beyond its context some fail and others read nonsense.
+
+        Args:
+            prompt: tokens of the prompt.
+            completion: tokens of the completion, or that it may have.
+
+        Raises:
+            ValueError: together they are more than the model can read.
+        """
+        if prompt + completion > self.context:
+            raise ValueError(
+                f"The prompt is {prompt} tokens long; with {completion} more for the completion that exceeds "
+                f"the {self.context} tokens {self.name} can read. Shorten the prompt or ask for fewer tokens."
+            )
+
+    def _from_template(self, messages: Messages, **options: Any) -> list[int]:  # noqa: ANN401
+        """Let the chat template render messages.
+
+        Raises:
+            ValueError: it refuses them, or fails: it is a program of whoever made the model.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+        except TemplateError as error:
+            raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
+        except Exception as error:  # of Python, at whatever the template does
+            raise ValueError(
+                f"The chat template of {self.name} fails on this: {type(error).__name__}: {error}. Mend its "
+                "chat_template.jinja (or chat_template in tokenizer_config.json)."
+            ) from error
 
     @cached_property
     def end_of_turn(self) -> int | None:
         """The id that the chat template puts behind an answer; without a template the tokenizer's eos."""
         if getattr(self.tokenizer, "chat_template", None):
             chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-            ids = self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+            ids = self._from_template(chat)
             ends = [i for i in ids if i in self.eos_ids]
             if ends:
                 return ends[-1]
@@ -540,21 +563,29 @@ def as_messages(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a device that is there.
+    """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a device that is there and computes.
 
     "offload" means the default device, with what does not fit on it kept in main memory or on disk.
 
     Raises:
-        ValueError: the device is unknown or absent.
+        ValueError: the device is unknown or absent, or it is there and cannot be used.
     """
-    if device in ("auto", "offload"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    by_default = device in ("auto", "offload")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if by_default else device
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"The device {device!r} cannot be used here: {reason}. Try auto or cpu.") from error
+        chosen = torch.device(name)
+        torch.ones(1, device=chosen).sum().item()  # a GPU can be seen and yet run no kernel of this PyTorch
+    except (RuntimeError, AssertionError, ImportError) as error:
+        built_without = isinstance(error, (NotImplementedError, AssertionError, ImportError))
+        reason = (
+            "this PyTorch is built without it" if built_without else str(error).splitlines()[0].rstrip(".")
+        )
+        way_out = (
+            "Choose cpu, or hide it from the program with CUDA_VISIBLE_DEVICES="
+            if by_default
+            else "Try auto or cpu"
+        )
+        raise ValueError(f"The device {name!r} cannot be used here: {reason}. {way_out}.") from error
     return chosen
 
 
@@ -837,8 +868,18 @@ def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
             f"its tensors are not those of an adapter of {base}: {faults}. Name the base model that it was "
             "trained on in its adapter_config.json, or save the adapter anew."
         )
+    _untie(adapted.get_base_model())
     own_tokenizer = (path / "tokenizer_config.json").exists()
     return adapted, path if own_tokenizer else Path(locate(base, weights=False))
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give head and embedding a matrix each where an adapter changes one: merged, it would change both."""
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    head, embedding = (getattr(end, "base_layer", end) for end in ends)
+    if head.weight is embedding.weight and ends != (head, embedding):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = False
 
 
 def _misshapen(error: RuntimeError) -> dict[str, tuple[list[int], list[int]]]:

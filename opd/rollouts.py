@@ -73,7 +73,7 @@ def gather(
             source_step = (step - 1) % (config.sft_prompts // config.prompts_per_step) + 1
         examples = lesson.task.batch(lesson.prompts, step=source_step, seed=config.seed)
         asked = requests(
-            lesson.pair.student,
+            lesson.pair,
             [e.prompt for e in examples],
             n=config.samples_per_prompt,
             seed=config.seed,

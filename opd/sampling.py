@@ -50,8 +50,8 @@ def requests(
         prefixes: token ids each prompt's completions must begin with, one array a prompt.
 
     Raises:
-        ValueError: an empty prompt, one too long for the context, n or max_tokens below 1, or a prefix that
-            leaves no token to sample.
+        ValueError: an empty prompt, one too long for the context of the student or the teacher, n or
+            max_tokens below 1, or a prefix that leaves no token to sample.
     """
     if n < 1:
         raise ValueError(f"The number of samples a prompt must be at least 1, not {n}.")
@@ -66,6 +66,8 @@ def requests(
     for i, prompt in enumerate(prompts):
         ids = model.render(prompt, room=max_tokens)
         told = pair.teacher.render(prompt) if isinstance(pair, Pair) and pair.cross_tokenizer else None
+        if isinstance(pair, Pair) and not pair.cross_tokenizer:
+            pair.teacher.must_fit(len(ids), max_tokens)
         prefix = None if prefixes is None else np.asarray(prefixes[i], dtype=np.int64)
         if prefix is not None and len(prefix) >= max_tokens:
             raise ValueError(f"A prefix of {len(prefix)} tokens leaves nothing to sample of {max_tokens}.")

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import make_model, make_tokenizer
+from tiny import make_model, make_tokenizer, model_of
+from transformers import GPT2Config
 
 import opd
-from opd.models import LanguageModel, Pair, VocabularyMismatch, load_model, load_pair
+from opd.lessons import load_lessons, trainable
+from opd.models import LanguageModel, Pair, VocabularyMismatch, load_model, load_pair, resolve_device
+from opd.rollouts import gather
 
 
 @pytest.fixture
@@ -17,6 +20,14 @@ def saved(tmp_path):
     model.model.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+def gpt2(seed, *, name, max_position_embeddings):
+    model = model_of(
+        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=max_position_embeddings), sharpness=3
+    )
+    model.name = name
+    return model
 
 
 def add_adapter(base, path, rank=4, scale=0.5):
@@ -203,7 +214,7 @@ def test_a_pickled_adapter_is_refused(saved, tmp_path):
     ],
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_adapters_of_every_make_load_as_they_were_saved(tmp_path, settings, tied):
+def test_adapters_of_every_make_load_as_they_were_saved_and_merge_to_the_same(tmp_path, settings, tied):
     from peft import LoraConfig, get_peft_model
 
     plain = make_model(0, tie_word_embeddings=tied)
@@ -218,8 +229,15 @@ def test_adapters_of_every_make_load_as_they_were_saved(tmp_path, settings, tied
     own.save_pretrained(tmp_path / "adapter")
     ids = torch.arange(12)[None]
     with torch.no_grad():
+        wanted = own(ids).logits
         loaded = load_model(str(tmp_path / "adapter"))
-        torch.testing.assert_close(loaded.model(ids).logits, own(ids).logits)
+        torch.testing.assert_close(loaded.model(ids).logits, wanted)
+        whole = trainable(loaded, opd.DistillConfig(lora_rank=0))
+        torch.testing.assert_close(whole.model(ids).logits, wanted, atol=1e-4, rtol=1e-4)
+        whole.model.save_pretrained(tmp_path / "whole")
+        whole.tokenizer.save_pretrained(tmp_path / "whole")
+        again = load_model(str(tmp_path / "whole"))
+        torch.testing.assert_close(again.model(ids).logits, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
@@ -283,13 +301,38 @@ def test_different_vocabularies_are_refused_and_padded_ones_are_not():
     ("options", "message"),
     [
         ({"device": "cuda:99"}, "cannot be used here"),
-        ({"device": "toaster"}, "cannot be used here"),
+        ({"device": "toaster"}, "cannot be used here: Expected one of cpu, cuda"),
+        (
+            {"device": "vulkan"},
+            r"'vulkan' cannot be used here: this PyTorch is built without it\. Try auto or cpu\.$",
+        ),
+        ({"device": "hpu"}, "built without it"),
+        ({"device": "meta"}, "cannot be used here"),
         ({"dtype": "float8"}, "not one of auto"),
     ],
 )
 def test_an_impossible_device_or_dtype_is_refused(saved, options, message):
     with pytest.raises(ValueError, match=message):
         load_model(str(saved), **options)
+
+
+def test_a_gpu_that_is_there_and_cannot_be_used_is_said(monkeypatch):
+    def broken(*size, device):
+        if device.type == "cuda":
+            raise torch.AcceleratorError("CUDA error: no kernel image is available for execution\nMore.")
+        return torch.zeros(size)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", broken)
+    message = "'cuda' cannot be used here: CUDA error: no kernel image is available for execution. "
+    for device, way_out in (
+        ("auto", "Choose cpu, or hide it"),
+        ("offload", "Choose cpu"),
+        ("cuda", "Try auto"),
+    ):
+        with pytest.raises(ValueError, match=message + way_out):
+            load_model("demo-student", device=device)
+    assert resolve_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -310,6 +353,46 @@ def test_an_impossible_device_or_dtype_is_refused(saved, options, message):
 def test_bad_requests_are_refused_in_a_sentence(pair, call, message):
     with pytest.raises(ValueError, match=message):
         opd.sample(pair, **{"max_tokens": 8} | call)
+
+
+@pytest.mark.parametrize("make", [make_model, gpt2])
+def test_a_teacher_of_a_shorter_context_is_never_read_beyond_it(pair, make):
+    """Rotary positions go on in silence, learned ones end in an IndexError."""
+    short = Pair(pair.student, make(1, name="short", max_position_embeddings=40))
+    assert len(opd.grade(short, opd.sample(short, ["hi"], max_tokens=10))) == 1
+    message = "the 40 tokens short can read"
+    with pytest.raises(ValueError, match=message):
+        opd.sample(short, ["hi"], max_tokens=60)
+    with pytest.raises(ValueError, match=message):
+        next(opd.review_prompts(short, ["hi"], max_tokens=60))
+    (long,) = (t for t in opd.sample(pair, ["hi"], n=20, max_tokens=60) if t.sample_index == 3)
+    assert len(long) == 60
+    with pytest.raises(ValueError, match=message):
+        opd.grade(short, [long])
+    config = opd.DistillConfig(max_tokens=60, prompts_per_step=4, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        gather(config, load_lessons(config, short), None, 1)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{{ messages[0].content + 1 }}",
+            r"template of tiny fails on this: TypeError: .* Mend its chat_template",
+        ),
+        ("{{ 1 / 0 }}", "template of tiny fails on this: ZeroDivisionError: division by zero. Mend"),
+        ("{{ raise_exception('No system!') }}", "template of tiny refuses this: No system!"),
+        ("{% if %}", "template of tiny refuses this"),
+    ],
+)
+def test_a_chat_template_that_fails_is_said_in_a_sentence(template, message):
+    model = make_model(0)
+    model.tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        opd.sample(model, ["hi"], max_tokens=4)
+    with pytest.raises(ValueError, match=message):
+        _ = model.end_of_turn
 
 
 def test_nothing_to_grade_is_refused(pair):

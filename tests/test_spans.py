@@ -373,7 +373,7 @@ def test_the_teacher_reads_its_own_rendering_of_the_prompt(pair, student):
 
 def test_a_text_too_long_for_the_teacher_is_refused(student):
     short = make_model(1, name="short", rows=460, tokenizer=merging_tokenizer(), max_position_embeddings=32)
-    with pytest.raises(ValueError, match="short can read 32 together"):
+    with pytest.raises(ValueError, match="the 32 tokens short can read"):
         graded(Pair(student, short, cross_tokenizer=True), "漢字かな" * 12)
 
 

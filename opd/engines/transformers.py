@@ -381,8 +381,13 @@ def distributions(
         side: whose prompt goes before the completion.
         temperature: divides the logits.
         vocabulary: number of token ids that count.
+
+    Raises:
+        ValueError: a trajectory is too long for the model.
     """
     prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
+    for prompt, t in zip(prompts, trajectories, strict=True):
+        model.must_fit(len(prompt), len(t))
     # The last token is predicted but predicts nothing that is graded: it stays out of the input.
     inputs = [np.concatenate([p, t.completion_ids[:-1]]) for p, t in zip(prompts, trajectories, strict=True)]
     hidden, starts = model.read(inputs)
