@@ -385,3 +385,12 @@ def test_make_pair_leaves_a_pair_that_is_there_alone(tmp_path, capsys):
     assert main(["make-pair", "--out", str(tmp_path / "out")]) == 2
     assert "student exists already" in capsys.readouterr().err
     assert mine.exists()
+
+
+@pytest.mark.parametrize("command", ["grade", "train", "eval"])
+def test_who_is_offered_parquet_is_told_what_to_install(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    before, _, behind = said.partition(".parquet")
+    assert "opd-studio[data]" in before[-60:] + behind[:60]
