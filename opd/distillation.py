@@ -45,6 +45,7 @@ from opd.parallel import (
     whole,
     world,
 )
+from opd.phases import announce, count
 from opd.reviewing import review
 from opd.rollouts import Rollout, gather, given_advantage, settle
 from opd.sampling import sample
@@ -211,6 +212,8 @@ class Distillation:
     def _rollouts(self, step: int) -> list[Rollout]:
         """Return the step's rollouts; asynchronous, the next ones begin, to be there when they are wanted."""
 
+        announce("Sampling")
+
         def written(step: int) -> list[Rollout]:
             return gather(self.config, self.lessons, self.sampler, step, self._finished)
 
@@ -252,6 +255,7 @@ class Distillation:
         Returns:
             The graded rollouts, and how many seconds it took.
         """
+        announce("Sampling")
         started = self._now()
         with gathered(self.student), self.precision():
             rollouts = gather(self.config, self.lessons, self.sampler, max(1, self.next_step))
@@ -340,6 +344,7 @@ class Distillation:
 
         Each process grades what it trains on, so that it alone asks the teacher about it.
         """
+        announce("Grading")
         grades: dict[Rollout, Grades] = {}
         scoring = {
             "temperature": self.config.temperature,
@@ -395,6 +400,7 @@ class Distillation:
             signals["stop_mass"] = student.detach()[:, self.student.eos_ids].exp().sum(-1)
             return loss, signals
 
+        announce("Grading and taking the gradient")
         self.optimizer.zero_grad(set_to_none=True)
         found: dict[int, tuple[Grades, float]] = {}  # of each rollout, its grades and stop mass
         loss = 0.0
@@ -424,6 +430,7 @@ class Distillation:
                 graded = to_grades(lesson.pair, signals, trajectories, config.temperature, told)
                 # One that counts for nothing has no index.
                 found |= zip(group, zip(graded, stop_mass, strict=True), strict=False)
+                count(len(found), len(rollouts))
         losses, parts = zip(*exchange((loss, found)), strict=True)
         sum_gradients(self.parameters.values())
         loss, found = sum(losses), {i: known for part in parts for i, known in part.items()}
@@ -477,6 +484,7 @@ class Distillation:
         options = {"n": config.eval_prompts, "split": config.eval_split, **sampling}
         for number, lesson in enumerate(self.lessons):
             suffix = self._suffix(number)
+            announce("Asking the probes")
             problems = lesson.task.heldout(PROBES, split=config.eval_split)
             with self.precision():
                 probes = sample(self.student, [e.prompt for e in problems], **sampling)

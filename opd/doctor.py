@@ -37,6 +37,7 @@ from opd.models import (
     resolve_dtype,
 )
 from opd.parallel import neighbours, world
+from opd.phases import announce
 from opd.sampling import requests, uniforms
 from opd.tasks import Example, Task, opens_reasoning
 from opd.tasks.verifiers import make_verifier
@@ -137,7 +138,9 @@ def examine(
     )
     findings = [_find("vocabulary", _vocabulary, patient)]
     if findings[0].level != "fail":
-        findings += [_find(name, check, patient) for name, check in CHECKS.items()]
+        for number, (name, check) in enumerate(CHECKS.items(), start=1):
+            announce(f"Examining the pair, {number} of {len(CHECKS)}: {name}")
+            findings.append(_find(name, check, patient))
     return findings
 
 

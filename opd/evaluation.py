@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opd.models import LanguageModel
+from opd.phases import announce
 from opd.sampling import sample
 from opd.tasks import Example, Split, Task, verify
 from opd.trajectory import Prompt, Trajectory
@@ -106,6 +107,7 @@ def evaluate(
         raise ValueError(f"The task {task.name} has no held-out problems in its {split} split.")
     if examples[0].answer is None:
         raise ValueError(f"{task.name} has no answers, so accuracy cannot be measured. Set answer_column.")
+    announce(f"Evaluating {model.name}")
     prompts = [prompt_of(e) if prompt_of else e.prompt for e in examples]
     trajectories = sample(model, prompts, seed=seed, temperature=temperature, max_tokens=max_tokens)
     right = [verify(task, e, model, t) for e, t in zip(examples, trajectories, strict=True)]

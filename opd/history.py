@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from opd.phases import announce
 from opd.runs import Run, State, all_runs, merit, open_run, runs_dir
 from opd.trajectory import Review, write_atomically
 
@@ -198,6 +199,7 @@ def export_zip(run: Run, target: Path, step: int | None = None) -> Path:
         ValueError: there is no such checkpoint.
         OSError: the file cannot be written.
     """
+    announce(f"Writing {target.name}")
     files = model_files(run, step)
     partial = target.with_name(target.name + ".partial")
     try:
@@ -227,6 +229,7 @@ def publish(run: Run, repo_id: str, token: str, *, step: int | None = None, priv
     Raises:
         ValueError: there is no such checkpoint, or the hub refuses; the message names no token.
     """
+    announce(f"Uploading the student of {run.name}")
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -287,7 +290,8 @@ def compare_checkpoints(
         dtype=config.teacher_dtype or config.dtype,
     )
     students = [load_model(str(folder), device=config.device, dtype=config.dtype) for folder in folders]
-    for example in examples:
+    for number, example in enumerate(examples, start=1):
+        announce(f"Answering prompt {number} of {len(examples)}")
         reviews = []
         for student, (run, step) in zip(students, (first, second), strict=True):
             student.name = f"{run.name}, step {step}"

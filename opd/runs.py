@@ -2,8 +2,8 @@
 
 ``$OPD_HOME/runs/NAME/`` (default ``./runs``) holds ``config.json``, ``metrics.jsonl`` (one line a step, the
 last line of a step counts), ``samples.jsonl`` (graded trajectories), ``events.jsonl``, ``control.json`` (what
-users ask of the process that works on it), ``checkpoints/step-000050/``, ``log.txt`` of a run in the
-background, and ``lock``: who holds it lives.
+users ask of the process that works on it), ``phase.txt`` (what that process does right now),
+``checkpoints/step-000050/``, ``log.txt`` of a run in the background, and ``lock``: who holds it lives.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class RunStatus:
         steps: updates asked for.
         message: a sentence for the user; empty if there is nothing to say.
         alarmed: whether it ended while an alarm stood; the message says which.
+        phase: what the process does right now, in a few words; empty where none works.
     """
 
     state: State
@@ -82,6 +83,7 @@ class RunStatus:
     steps: int
     message: str = ""
     alarmed: bool = False
+    phase: str = ""
 
     @property
     def live(self) -> bool:
@@ -297,7 +299,8 @@ class Run:
         last = _newest(self.path / "events.jsonl", _as_state) or {"event": None}
         if is_locked(self.path / "lock"):
             state, message = self._live_state(last["event"])
-            return RunStatus(state, step, steps, message)
+            phase = self._phase() if state in ("running", "pausing", "stopping") else ""
+            return RunStatus(state, step, steps, message, phase=phase)
         if last["event"] in ("finished", "stopped", "failed"):
             message, alarmed = str(last.get("message", "")), bool(last.get("alarmed", False))
             return RunStatus(last["event"], step, steps, message, alarmed)
@@ -417,6 +420,17 @@ class Run:
             return ("paused", "") if asked == "pause" else ("running", "")
         return ("pausing", "") if asked == "pause" else ("running", "")
 
+    def tell_phase(self, phase: str) -> None:
+        """Say what is being done right now; see :mod:`opd.phases`. A full disk is others' to report."""
+        with contextlib.suppress(OSError):
+            write_atomically(self.path / "phase.txt", phase)
+
+    def _phase(self) -> str:
+        try:
+            return (self.path / "phase.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
     def ask(self, request: Request | None) -> None:
         """Ask something of whoever works on the run; it is done after the current step, and is an event.
 
@@ -437,6 +451,7 @@ class Run:
     def take_over(self) -> None:
         """Begin to work on the run, holding its lock: what was asked of an earlier process is forgotten."""
         (self.path / "control.json").unlink(missing_ok=True)
+        self.tell_phase("Starting")
         self.log_event("loading")
 
     # Checkpoints

@@ -11,6 +11,7 @@ from opd.engines import Sampler, SampleRequest
 from opd.engines.transformers import TransformersSampler
 from opd.models import LanguageModel, Pair
 from opd.parallel import exchange, rank, world
+from opd.phases import count
 from opd.trajectory import Prompt, Trajectory
 
 
@@ -128,6 +129,7 @@ def sample_together(
     for trajectory in sampler.sample(mine, temperature=temperature):
         finished(trajectory)
         written.append(trajectory)
+        count(len(written), len(mine))
     return [t for part in exchange(written) for t in part]
 
 

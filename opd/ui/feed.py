@@ -44,7 +44,8 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
         "alarmed": status.alarmed,
         "step": status.step,
         "steps": status.steps,
-        "message": _message(run, status, started=bool(status.step or news.rows)),
+        "message": _message(run, status),
+        "phase": status.phase,
         "resumable": not status.live and status.state != "finished",
         "trained": run.model_dir is not None,
         "rows": news.rows,
@@ -55,11 +56,9 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
     }
 
 
-def _message(run: Run, status: RunStatus, *, started: bool) -> str:
+def _message(run: Run, status: RunStatus) -> str:
     if status.state in WORDS:
         return WORDS[status.state]
-    if status.state == "running" and not started:  # the loaders' progress bars go back to the line's start
-        return run.log_tail(1).rpartition("\r")[2].strip()
     if status.state in ("failed", "interrupted"):
         saved = f"from the checkpoint of step {run.saved_step}"
         whence = saved if run.model_dir else "from the beginning: it had no checkpoint"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -24,6 +24,7 @@ from opd.ui.kept_sets import KeptSets, opened
 from opd.ui.pairs import loaded_pair
 from opd.ui.shown import Shown
 from opd.ui.token_review import ACTIONS, TokenReview
+from opd.ui.working import Working
 
 FINDING_SIGNS = {"pass": "✓", "warn": "⚠", "fail": "✗"}
 
@@ -108,6 +109,7 @@ class ReviewTab:
             with gr.Row(elem_classes="actions"):
                 self.sample_button = gr.Button("Sample", variant="primary", elem_id="sample")
                 self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop-sampling")
+        self.sampling = Working()
 
     def _own_text(self) -> None:
         with gr.Row():
@@ -128,6 +130,7 @@ class ReviewTab:
             with gr.Row(elem_classes="actions"):
                 self.complete = gr.Checkbox(True, label="it ends here", min_width=110, elem_id="complete")
                 self.grade_button = gr.Button("Grade", variant="primary", elem_id="grade-text")
+        self.grading = Working()
 
     def _prompt_file(self) -> None:
         self.prompt_file = gr.File(
@@ -143,6 +146,7 @@ class ReviewTab:
             with gr.Row(elem_classes="actions"):
                 self.file_button = gr.Button("Grade all", variant="primary", elem_id="grade-file")
                 self.stop_file_button = gr.Button("Stop", interactive=False, elem_id="stop-file")
+        self.filing = Working()
 
     def _saved(self) -> None:
         with gr.Row():
@@ -182,6 +186,7 @@ class ReviewTab:
             with gr.Row():
                 self.load_button = gr.Button("Load this pair", size="sm", elem_id="load-pair")
                 self.examine_button = gr.Button("Examine it", size="sm", elem_id="examine-pair")
+            self.loading, self.examining = Working(), Working()
             self.findings = gr.Markdown("", visible=False, elem_id="findings")
 
     # Events
@@ -189,54 +194,59 @@ class ReviewTab:
     def _connect(self) -> None:
         for button in self.families:
             button.click(self._another_example, [button, self.prompt], self.prompt, **PLUMBING)
-        models = {"concurrency_id": "models", "api_visibility": "private"}
+        models = {"concurrency_id": "models"}
         pair_names = [self.student, self.teacher]
-        self.load_button.click(self._load, [*pair_names, self.cross_tokenizer], self.in_use, **models)
-        self.examine_button.click(self._examine, pair_names, self.findings, **models)
+        self.loading.around(
+            [self.load_button.click],
+            self._load,
+            [*pair_names, self.cross_tokenizer],
+            self.in_use,
+            button=self.load_button,
+            done="This pair is at work now.",
+            **models,
+        )
+        self.examining.around(
+            [self.examine_button.click],
+            self._examine,
+            pair_names,
+            self.findings,
+            button=self.examine_button,
+            **models,
+        )
         session = [self.names, self.trained, self.which]
-        self._stream(
+        _, sampling_ends = self.sampling.around(
             [self.sample_button.click, self.prompt.submit, self.requested.change],
             self._sample,
             [*session, self.prompt, self.system, *self.settings],
-            (self.sample_button, self.stop_button),
+            self.on_show,
+            button=self.sample_button,
+            cancel=self.stop_button,
+            **models,
         )
-        self._stream(
+        _, filing_ends = self.filing.around(
             [self.file_button.click],
             self._grade_file,
             [*session, self.prompt_file, *self.settings],
-            (self.file_button, self.stop_file_button),
+            self.on_show,
+            button=self.file_button,
+            cancel=self.stop_file_button,
+            **models,
         )
-        self.grade_button.click(
+        for broken_off in (*sampling_ends, *filing_ends):
+            broken_off.then(self.reviews.settle, self.shown, self.reviews, **PLUMBING)
+        self.grading.around(
+            [self.grade_button.click],
             self._grade_text,
             [*session, self.text_prompt, self.system, self.text, self.complete],
             self.on_show,
-            concurrency_id="models",
-            **PLUMBING,
+            button=self.grade_button,
+            **models,
         )
         for ident, button in self.gallery_buttons.items():
             button.click(lambda ident=ident: self._open(ident), None, self.on_show, **PLUMBING)
         self.review_file.upload(self._open_file, self.review_file, self.on_show, **PLUMBING)
         self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
         self.branches.connect(self.reviews, self.shown, [self.names, self.trained, self.max_tokens])
-
-    def _stream(
-        self,
-        triggers: list[Any],
-        work: Callable[..., Iterator[list[str]]],
-        inputs: list[Any],
-        buttons: tuple[gr.Button, gr.Button],
-    ) -> None:
-        """Let ``triggers`` start ``work``, which shows more and more until it is done or stopped."""
-        working = gr.on(triggers, lambda: _busy(True), None, buttons, **PLUMBING).then(
-            work, inputs, self.on_show, concurrency_id="models", **PLUMBING
-        )
-        idle = [lambda: _busy(False), None, buttons]
-        working.success(*idle, **PLUMBING)
-        for broken_off in (
-            working.failure(*idle, **PLUMBING),
-            buttons[1].click(*idle, cancels=working, **PLUMBING),
-        ):
-            broken_off.then(self.reviews.settle, self.shown, self.reviews, **PLUMBING)
 
     # What is shown
 
@@ -412,11 +422,6 @@ class ReviewTab:
         if not isinstance(prompt, str):
             prompt = prompt[0]["content"] if len(prompt) == 1 else ""
         return self.examples.get(prompt.strip())
-
-
-def _busy(busy: bool) -> list[Any]:
-    """Return the updates of a button that starts and of its Stop."""
-    return [gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
 def _messages(prompt: str, system: str) -> Messages:
