@@ -487,9 +487,9 @@ def _led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.
 
 def _train(options: argparse.Namespace) -> int | None:
     from opd.config import make_config, read_config
-    from opd.jobs import refuse_finished
+    from opd.jobs import enter, refuse_finished
     from opd.presets import combine
-    from opd.runs import create_run, new_name, open_run
+    from opd.runs import new_name, open_run
 
     given = _given(options)
     if options.resume:
@@ -503,7 +503,7 @@ def _train(options: argparse.Namespace) -> int | None:
     config = make_config(combine(saved, options.preset, given))
     if options.dry_run:
         return _dry_run(config)
-    return _work(create_run(options.name or new_name(), config))
+    return _work(enter(config, options.name or new_name()))
 
 
 def _dry_run(config: Any) -> int:  # noqa: ANN401

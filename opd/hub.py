@@ -51,6 +51,24 @@ def absent(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if is_hub_id(name) and _here(name) is None]
 
 
+def check_reachable(name: str, *, weights: bool = True) -> None:
+    """Refuse a model of the hub that is not here where the hub may not be asked for it; nobody is asked.
+
+    Raises:
+        ValueError: it is out of reach, or no repository can have this name.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        if constants.HF_HUB_OFFLINE and _here(name, weights=weights) is None:
+            raise OfflineModeIsEnabled
+    except (HFValidationError, OfflineModeIsEnabled) as error:
+        raise ValueError(_sentence(name, error)) from None
+
+
 def folder(name: str, *, weights: bool = True) -> str:
     """Return the folder of a model of the hub, after what is not here has been downloaded.
 

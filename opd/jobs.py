@@ -26,6 +26,8 @@ from opd.lessons import settings_of
 from opd.models import resolve_device
 from opd.objectives import alternatives
 from opd.parallel import cause, gathered, gpus, tell, told, world
+from opd.phases import announce, listening
+from opd.preflight import must_have_tracker, preflight
 from opd.runs import Race, Run, create_run, merit, sentences
 from opd.tasks import Task
 from opd.trajectory import StepReport
@@ -62,7 +64,7 @@ def work(
     try:
         with stand_in_line(run.name, devices_of(run.config), tickets) as place:
             if _wait_for_turn(run, place, say):
-                with tracker(run) as track:
+                with listening(run.tell_phase), tracker(run) as track:
                     _train(run, lambda report: (track(report), on_report(report)), say)
     except Exception as error:
         reason = cause(error)
@@ -134,6 +136,7 @@ def _fetch_models(run: Run) -> bool:
         with contextlib.closing(fetch(name)) as download:
             for progress in download:
                 print(f"\r{progress}", end="", file=sys.stderr, flush=True)
+                announce(str(progress))
                 if run.asked() in ("stop", "keep_best"):
                     run.log_event("stopped", message=f"Stopped while {name} was being downloaded.")
                     return False
@@ -308,10 +311,8 @@ def tracker(run: Run) -> Iterator[Callable[[StepReport], None]]:
     if name == "none":
         yield lambda report: None
         return
-    try:
-        module = import_module(name)
-    except ImportError as error:
-        raise ValueError(f"report_to {name} needs the package {name}: pip install {name}.") from error
+    must_have_tracker(name)
+    module = import_module(name)
     module.init(project="opd-studio", name=run.name, config=run.config.model_dump())
     try:
         yield lambda report: module.log(dict(report.metrics), step=report.step)
@@ -325,18 +326,24 @@ def _is_best(rows: list[dict[str, float]]) -> bool:
     return now is not None and all(now > earlier for row in rows[:-1] if (earlier := merit(row)) is not None)
 
 
-def start(config: DistillConfig, name: str) -> Run:
-    """Create a run and train it in a process of its own.
-
-    The child inherits the held lock, so there is no moment at which a living run looks dead.
+def enter(config: DistillConfig, name: str) -> Run:
+    """Create a run, if all that can be known of it beforehand is well; see :func:`opd.preflight.preflight`.
 
     Raises:
-        ValueError: the name is taken or no plain file name, or a device is not there.
+        ValueError: the name is taken or no plain file name, or the run could not begin.
         OSError: the run's folder cannot be written.
     """
-    devices = devices_of(config)
-    run = create_run(name, config)
-    _spawn(run, devices)
+    preflight(config)
+    return create_run(name, config)
+
+
+def start(config: DistillConfig, name: str) -> Run:
+    """Create a run and train it in a process of its own; see :func:`enter`.
+
+    The child inherits the held lock, so there is no moment at which a living run looks dead.
+    """
+    run = enter(config, name)
+    _spawn(run, devices_of(config))
     return run
 
 
@@ -352,6 +359,7 @@ def resume(run: Run, steps: int | None = None) -> None:
         ValueError: it is finished, or cannot be prolonged to that.
     """
     refuse_finished(run, steps)
+    preflight(run.config)
     _spawn(run, devices_of(run.config), steps)
 
 
@@ -399,9 +407,14 @@ def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
         race: its name and its budget.
 
     Raises:
-        ValueError: a name is taken or no plain file name.
+        ValueError: a name is taken or no plain file name, or a run could not begin.
         OSError: a run's folder cannot be written.
     """
+    for method, config in configs.items():
+        try:
+            preflight(config)
+        except ValueError as error:
+            raise ValueError(f"{method}: {error}") from error
     runs: list[Run] = []
     try:
         for method, config in configs.items():
@@ -415,10 +428,9 @@ def enter_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
 
 def start_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
     """Start the runs of a race in processes of their own, which take turns; see :func:`enter_race`."""
-    devices = [devices_of(config) for config in configs.values()]
     runs = enter_race(configs, race)
-    for run, wanted in zip(runs, devices, strict=True):
-        _spawn(run, wanted)
+    for run in runs:
+        _spawn(run, devices_of(run.config))
     return runs
 
 

@@ -18,12 +18,14 @@ from opd.models import (
     LanguageModel,
     Pair,
     as_messages,
+    check_model,
     load_model,
     load_skeleton,
     resolve_device,
     resolve_dtype,
 )
 from opd.objectives import OBJECTIVES, alternatives, need_of
+from opd.phases import announce
 from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.trajectory import Messages, Trajectory
 
@@ -95,18 +97,12 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
             can be compiled, or a share of the prompts is less than one prompt.
     """
     if config.compile:
-        _must_compile(config)
+        must_compile(config)
+    if pair is None:
+        check_models(config)
     names = (config.task, *(lesson.task for lesson in config.lessons))
     tasks = [load_lesson_task(name, config) for name in names]
-    shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
-    main = config.prompts_per_step - sum(shares)
-    if main < 1 or any(share < 1 for share in shares):
-        raise ValueError(f"{config.prompts_per_step} prompts a step are too few for these shares of lessons.")
-    if any(prompts % (config.chain or 1) for prompts in (main, *shares)):
-        raise ValueError(
-            f"A chain spans {config.chain} problems of one lesson, and the lessons' shares make "
-            f"{', '.join(map(str, (main, *shares)))} prompts a step. Choose shares that are multiples of it."
-        )
+    main, *shares = prompts_of_lessons(config)
     student = trainable(pair.student if pair else load_student(config), config)
     if pair and pair.scorer:
         _must_serve(pair.scorer, config)
@@ -119,8 +115,47 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
     return lessons
 
 
-def _must_compile(config: DistillConfig) -> None:
-    """Refuse to compile where what it takes is missing; on a GPU Triton has its own words for that."""
+def prompts_of_lessons(config: DistillConfig) -> list[int]:
+    """Return how many prompts of a step each lesson has, the main one first.
+
+    Raises:
+        ValueError: there are too few, or too few for a chain.
+    """
+    shares = [round(lesson.share * config.prompts_per_step) for lesson in config.lessons]
+    prompts = [config.prompts_per_step - sum(shares), *shares]
+    if min(prompts) < 1:
+        raise ValueError(f"{config.prompts_per_step} prompts a step are too few for these shares of lessons.")
+    if any(n % (config.chain or 1) for n in prompts):
+        raise ValueError(
+            f"A chain spans {config.chain} problems of one lesson, and the lessons' shares make "
+            f"{', '.join(map(str, prompts))} prompts a step. Choose shares that are multiples of it."
+        )
+    return prompts
+
+
+def check_models(config: DistillConfig) -> None:
+    """Look at every model that a config names before one of them is loaded.
+
+    Raises:
+        ValueError: what is wrong with the first that cannot be used, and which of them it is.
+    """
+    named = [("student", config.student, True)]
+    named += [("teacher", config.teacher, not config.teacher_url)]
+    named += [("teacher", lesson.teacher, True) for lesson in config.lessons]
+    for what, name, weights in named:
+        if what == "student" or name != "self":
+            try:
+                check_model(name, weights=weights)
+            except ValueError as error:
+                raise ValueError(f"{what}: {error}") from error
+
+
+def must_compile(config: DistillConfig) -> None:
+    """Refuse to compile where what it takes is missing; on a GPU Triton has its own words for that.
+
+    Raises:
+        ValueError: something is missing.
+    """
     compiler = os.environ.get("CXX") or "g++"
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if resolve_device(config.device).type == "cpu" and not (shutil.which(compiler) and headers.exists()):
@@ -141,6 +176,7 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
     Raises:
         ValueError: there is no such task, or it lacks held-out problems or answers that the run needs.
     """
+    announce(f"Reading {name}")
     # Beside a file, the embedded task need not know the file's options.
     task = load_task(name, None if name == "demo" and config.lessons else TaskOptions.of(config))
     if config.eval_prompts:
@@ -177,18 +213,26 @@ def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
         return Pair(student, load_teacher(config.teacher, student, config))
     from opd.engines.remote import RemoteScorer
 
-    source = OBJECTIVES[config.objective].source
-    if source != "student":
-        raise ValueError(
-            f"{config.objective} needs completions that the teacher writes, and a teacher on a server only "
-            "scores. Choose an objective on the student's own completions, such as importance_sampling."
-        )
+    must_only_score(config)
     pair = Pair(student, load_skeleton(config.teacher))
     name = config.teacher_served_as or config.teacher
     scorer = RemoteScorer(config.teacher_url, name, vocabulary=pair.vocabulary)
     _must_serve(scorer, config)
     scorer.check(student, top_k=alternatives(config, pair.vocabulary))
     return replace(pair, scorer=scorer)
+
+
+def must_only_score(config: DistillConfig) -> None:
+    """Refuse an objective that wants more of a teacher on a server than scores.
+
+    Raises:
+        ValueError: the objective trains on what the teacher writes.
+    """
+    if OBJECTIVES[config.objective].source != "student":
+        raise ValueError(
+            f"{config.objective} needs completions that the teacher writes, and a teacher on a server only "
+            "scores. Choose an objective on the student's own completions, such as importance_sampling."
+        )
 
 
 def _must_serve(scorer: Scorer, config: DistillConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,9 +35,10 @@ from opd.engines.attention import NAME, additive, use_grouped_attention
 from opd.engines.linear import use_onednn
 from opd.engines.norms import use_fast_norms
 from opd.engines.packing import Packing
+from opd.hub import check_reachable, is_hub_id, no_safetensors
 from opd.hub import folder as hub_folder
-from opd.hub import is_hub_id, no_safetensors
 from opd.paths import assets_dir
+from opd.phases import announce
 from opd.trajectory import Messages, Prompt
 
 transformers_logging.disable_progress_bar()
@@ -589,6 +591,17 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that nobody knows, or that a missing package provides.
+
+    Raises:
+        ValueError: it is one.
+    """
+    resolve_dtype(dtype, torch.device("cpu"))
+    if dtype in QUANTIZED and find_spec("bitsandbytes") is None:
+        raise ValueError(f"{dtype} weights need the package bitsandbytes: pip install bitsandbytes.")
+
+
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Turn "auto", "float32", "bfloat16", "float16" into a dtype; auto is float32 on a CPU, else bfloat16.
 
@@ -620,6 +633,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
     Raises:
         ValueError: the name, device or dtype cannot be used; the message says what is wrong and the way out.
     """
+    announce(f"Loading {name}")
     where = resolve_device(device)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype, where)}
     if dtype in QUANTIZED:
@@ -627,10 +641,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
     if device == "offload":
         options["device_map"] = "auto"
     path = Path(locate(name))
-    if checkpoints := sorted(path.glob("checkpoints/step-*")):
-        raise ValueError(
-            f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
-        )
+    _must_be_no_run(name, path)
     try:
         if (path / "adapter_config.json").exists():
             model, source = _load_adapter(path, options)
@@ -698,6 +709,54 @@ def load_skeleton(name: str) -> LanguageModel:
     return LanguageModel(name, model, tokenizer)
 
 
+def check_model(name: str, *, weights: bool = True) -> None:
+    """Look whether a name is that of a model, as far as that shows with nothing loaded and the hub not asked.
+
+    Args:
+        name: see :func:`load_model`.
+        weights: whether they will be wanted.
+
+    Raises:
+        ValueError: it is none; the message says what is wrong and the way out.
+    """
+    if is_hub_id(name):
+        check_reachable(name, weights=weights)
+        return
+    path = Path(locate(name))
+    _must_be_no_run(name, path)
+    try:
+        if (adapter := path / "adapter_config.json").exists():
+            _must_have_weights(path)
+            check_model(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        else:
+            _must_be_model(path)
+            if weights:
+                _must_have_weights(path)
+            AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except LOADING as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+
+
+def _must_be_no_run(name: str, path: Path) -> None:
+    if checkpoints := sorted(path.glob("checkpoints/step-*")):
+        raise ValueError(
+            f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
+        )
+
+
+def _must_be_model(path: Path) -> None:
+    if not (path / "config.json").exists() and not any(path.glob("*.gguf")):
+        raise ValueError(
+            "it holds neither config.json nor adapter_config.json, so it is no model. Point to the folder "
+            "that save_pretrained wrote."
+        )
+
+
+def _must_have_weights(path: Path) -> None:
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+
+
 def locate(name: str, *, weights: bool = True) -> str:
     """Return the folder behind a name; what the hub has of it is downloaded first.
 
@@ -729,14 +788,8 @@ def _load_weights(name: str, options: dict[str, Any]) -> PreTrainedModel:
         ValueError: the files are not safetensors, or lack a tensor, or hold one of another model.
     """
     path = Path(locate(name))
-    files = [file.name for file in path.iterdir()]
-    if "config.json" not in files and not any(file.endswith(".gguf") for file in files):
-        raise ValueError(
-            "it holds neither config.json nor adapter_config.json, so it is no model. Point to the folder "
-            "that save_pretrained wrote."
-        )
-    if not any(file.endswith(".safetensors") for file in files):
-        raise ValueError(no_safetensors("it", files))
+    _must_be_model(path)
+    _must_have_weights(path)
     model, found = AutoModelForCausalLM.from_pretrained(
         path,
         use_safetensors=True,
@@ -831,8 +884,7 @@ def _quantization(dtype: str) -> Any:  # noqa: ANN401
     Raises:
         ValueError: bitsandbytes is not installed.
     """
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(f"{dtype} weights need the package bitsandbytes: pip install bitsandbytes.")
+    check_dtype(dtype)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_8bit=dtype == "8bit", load_in_4bit=dtype == "4bit")

@@ -18,6 +18,8 @@ from opd.lessons import load_lesson_task, load_student, load_teacher, main_pair,
 from opd.models import LanguageModel, Pair
 from opd.objectives import TOP_K
 from opd.parallel import exchange, gathered, spread, world
+from opd.phases import announce
+from opd.preflight import preflight
 from opd.rollouts import given_advantage
 from opd.sampling import sample
 from opd.tasks import Example
@@ -188,6 +190,7 @@ def examined(
     Raises:
         ValueError: a model or a task cannot be used.
     """
+    preflight(config)
     student = load_student(config)
     # The config itself names the main teacher and its task.
     for number, lesson in enumerate((config, *config.lessons)):
@@ -242,6 +245,7 @@ def _sampling(
 
     Two timings tell what each prompt costs from what a batch costs that is as long as its longest answer.
     """
+    announce(f"Timing an evaluation of {model.name}")
     config = run.config
 
     def timed(prompts: Sequence[Prompt]) -> tuple[float, list[Trajectory]]:

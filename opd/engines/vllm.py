@@ -75,11 +75,7 @@ class VllmEngine(PromptLogprobScorer):
             ValueError: vLLM is not installed, or this cannot be asked of it.
             EngineError: vLLM cannot start; the message has its own words.
         """
-        if not installed():
-            raise ValueError(
-                "The vLLM engine needs vLLM: pip install opd-studio[vllm] for an NVIDIA GPU; on a machine "
-                "without one, make vllm prepares .venv-vllm."
-            )
+        must_be_installed()
         if not 0 < memory_share < 1:
             raise ValueError(f"memory_share is a share of the memory, between 0 and 1, not {memory_share:g}.")
         if sleeps and not torch.cuda.is_available():
@@ -285,6 +281,19 @@ def installed() -> bool:
     """Say whether vLLM is there; a folder of that name, which Python takes for a package, is not it."""
     spec = find_spec("vllm")
     return spec is not None and spec.origin is not None
+
+
+def must_be_installed() -> None:
+    """Refuse to go on without vLLM.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if not installed():
+        raise ValueError(
+            "The vLLM engine needs vLLM: pip install opd-studio[vllm] for an NVIDIA GPU; on a machine "
+            "without one, make vllm prepares .venv-vllm."
+        )
 
 
 def beside(device: torch.device, visible: str | None) -> dict[str, str]:

@@ -150,10 +150,16 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
 
     if Path(spec).suffix.lower() in FILE_TYPES:
         return files.read_file(Path(spec).expanduser(), options)
-    looks_local = spec.startswith((".", "~", os.sep)) or Path(spec).exists()
-    if spec.count("/") == 1 and not looks_local:
+    if is_hub_data_set(spec):
         return files.read_hub(spec, options)
     raise ValueError(
         f"There is no task called {spec!r}. Known tasks: demo, a {', '.join(FILE_TYPES[:-1])} or "
         f"{FILE_TYPES[-1]} file, a data set of the hub as owner/name."
     )
+
+
+def is_hub_data_set(spec: str) -> bool:
+    """Whether a task's name can only be that of a data set on the hub."""
+    if spec == "demo" or Path(spec).suffix.lower() in FILE_TYPES:
+        return False
+    return spec.count("/") == 1 and not (spec.startswith((".", "~", os.sep)) or Path(spec).exists())
