@@ -36,6 +36,14 @@ def values(card: SetupCard, **settings):
     return [settings.get(name, field.value) for name, field in card.fields.items()]
 
 
+def shown(card: SetupCard, filled):
+    """What stands in the fields after some updates."""
+    return {
+        name: update["value"] if isinstance(update, dict) else update
+        for name, update in zip(card.fields, filled, strict=True)
+    }
+
+
 def test_only_what_is_new_is_told():
     run = create_run("told", DistillConfig(steps=5))
     run.append(StepReport(1, {"loss": 0.5}))
@@ -94,12 +102,17 @@ def test_a_run_that_nobody_works_on_says_how_it_goes_on():
     assert news["message"].endswith("Resume goes on from the beginning: it had no checkpoint.")
 
 
-def test_while_a_run_loads_the_end_of_its_log_is_told():
+def test_while_a_run_is_worked_on_its_phase_is_told():
     run = create_run("loading", DistillConfig())
-    (run.path / "log.txt").write_text("Fetching:  10%\rFetching:  80%")
     with run.hold():
         run.take_over()
-        assert news_of("loading", None)["message"] == "Fetching:  80%"
+        assert run.status().phase == "Starting"
+        run.tell_phase("Evaluating demo-student: 3 of 8")
+        assert news_of("loading", None)["phase"] == "Evaluating demo-student: 3 of 8"
+        run.ask("pause")
+        run.log_event("paused", step=1)
+        assert run.status().phase == "", "it does nothing then"
+    assert run.status().phase == "", "who died does nothing"
 
 
 def test_a_run_that_is_not_there_is_gone():
@@ -125,10 +138,26 @@ def test_what_does_not_fit_is_named(card):
         card.config(values(card, objective="jsd", beta="2"))
 
 
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_emptied_field_is_named_and_no_default_takes_its_place(card, empty):
+    with pytest.raises(ValueError, match="Fill in Teacher and Steps: nothing stands there"):
+        card.config(values(card, steps=empty, teacher=empty))
+    assert card.config(values(card, teacher_hint=empty)) == DistillConfig(), "this one may be empty"
+
+
+def test_any_run_s_settings_fill_the_form(card):
+    config = make_config({"objective": "jsd", "beta": 0.3, "student": "x/y", "steps": 7, "teacher_hint": "H"})
+    form = shown(card, card.filled_like(config))
+    assert card.config([form[name] for name in card.fields]) == config
+    assert form["learning_rate"] == "", "it followed from the student, and follows from the next one"
+    filled = dict(zip(card.fields, card.filled_like(config), strict=True))
+    assert (filled["beta"]["visible"], filled["top_k"]["visible"]) == (True, False)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
     _, *filled = card._start_from(name, values(card, seed=5))
-    settings = dict(zip(card.fields, [update["value"] for update in filled], strict=True))
+    settings = shown(card, filled)
     config = card.config(values(card, **settings))
     assert config.seed == 5
     assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes

@@ -36,6 +36,10 @@ def build_app() -> gr.Blocks:
                 runs = RunsTab()
         app.load(review.welcome, None, review.on_show, **PLUMBING)
         app.load(train.attach, None, train.attached, **PLUMBING)
+        form, setup = train.form, train.setup
+        app.load(None, form.fields, form.fields, js=form.recall, **PLUMBING).then(
+            setup.explain, setup.fields["objective"], setup.explained, **PLUMBING
+        )
         runs.table.open(train.open, None, [tabs, *train.followed], **PLUMBING)
         train.race.button.click(
             lambda *inputs: [gr.Tabs(selected="runs"), *runs.choose(train.race.start(*inputs))],

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from opd.presets import race_configs
-from opd.runs import Race, Run
+from opd.runs import Race, Run, new_name
 from opd.ui.errors import spoken_errors
 from opd.ui.pairs import make_room
 from opd.ui.setup_card import SetupCard
@@ -37,11 +37,12 @@ class RaceCard:
                 elem_id="race-methods",
             )
             with gr.Row(elem_classes="fields"):
-                self.name = _text("Race name", "race-1", "race-name")
+                self.name = _text("Race name", "the date and the time", "race-name")
                 self.tokens = _text("Budget in tokens", "no limit", "race-tokens")
                 self.seconds = _text("Budget in seconds", "no limit", "race-seconds")
             self.button = gr.Button("Start the race", elem_id="start-race")
-        self.inputs = [self.methods, self.name, self.tokens, self.seconds, *setup.inputs]
+        self.own = [self.methods, self.name, self.tokens, self.seconds]
+        self.inputs = [*self.own, *setup.inputs]
 
     def start(
         self,
@@ -62,9 +63,9 @@ class RaceCard:
 
         if not methods:
             raise ValueError("A race needs methods: choose some.")
-        if not name.strip():
-            raise ValueError("Give the race a name; its runs are called after it.")
-        race = Race(name.strip(), _budget(tokens, "tokens", int), _budget(seconds, "seconds", float))
+        race = Race(
+            name.strip() or new_name(), _budget(tokens, "tokens", int), _budget(seconds, "seconds", float)
+        )
         configs = race_configs(methods, {}, self.setup.given(values))
         make_room()
         return jobs.start_race(configs, race)

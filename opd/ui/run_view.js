@@ -53,7 +53,7 @@ function duration(total) {
 
 function showStanding() {
   const { name, rows, news } = followed;
-  const { state, step, steps, message, live, alarmed } = news;
+  const { state, step, steps, message, phase, live, alarmed } = news;
   root.removeAttribute("data-empty");
   find(".pill").textContent = alarmed ? `${state}, with an alarm` : state;
   find(".pill").dataset.state = state;
@@ -63,6 +63,8 @@ function showStanding() {
   find("progress").value = step;
   const trained = rows.all.filter((row) => row.step > 0);
   find(".progress-text").textContent = progressSentence(news, trained);
+  find(".phase").textContent = phase && `${phase} …`;
+  find(".phase").hidden = !live;
   find(".message").textContent = message;
   find(".message").classList.toggle("bad", alarmed || BAD.includes(state));
   find(".message").hidden = !message;
@@ -71,8 +73,10 @@ function showStanding() {
     button.hidden = !offered.includes(button.dataset.request);
     if (button.dataset.request === "stop") button.textContent = state === "queued" ? "Cancel" : "Stop";
   }
+  find(".hint").hidden = find("details").hidden = !rows.all.length;
   find(".prolong").hidden = state !== "finished";
   find(".prolong input").value ||= steps;
+  find(".again").textContent = BAD.includes(state) ? "Edit these settings" : "Use its settings again";
   find(".review").hidden = live || !news.trained;
   find(".pace").textContent = trained.length ? paceSentence(trained.at(-1)) : "";
 }
@@ -156,7 +160,7 @@ const poll = new Poll(root, askForNews);
 function showGone() {
   find(".pill").textContent = find(".pill").dataset.state = "gone";
   find(".said").textContent = "This run is gone.";
-  for (const door of root.querySelectorAll(".doors > :not(.said)")) door.hidden = true;
+  for (const spent of root.querySelectorAll(".doors > :not(.said), .message, .phase")) spent.hidden = true;
   trigger("followed", { run: followed.name });
 }
 
@@ -184,6 +188,10 @@ find(".prolong").addEventListener("submit", (event) => {
   trigger("control", { run: followed.name, request: "prolong", steps: find(".prolong input").valueAsNumber });
 });
 find(".review").addEventListener("click", () => trigger("review", { run: followed.name }));
+find(".again").addEventListener("click", () => {
+  find(".said").textContent = "The form holds its settings: change what you like, and press Start.";
+  trigger("settings", { run: followed.name });
+});
 find(".copy").addEventListener("click", async () => {
   const address = `${location.origin}${location.pathname}?run=${followed.name}`;
   try {

@@ -23,8 +23,8 @@ class RunView(CurveHTML):
     Events; the ``gr.EventData`` of each holds in ``_data`` the name ``run`` and what is said here:
     ``followed`` (another one than before, or this one is gone: what was beside the last is of it no more),
     ``control`` (``request``: pause, go_on, resume, stop, keep_best, or prolong by ``steps``), ``review`` (its
-    trained student), ``point`` (``step`` of a curve), ``evidence`` (``step`` and ``evidence`` of an alarm),
-    ``ended``.
+    trained student), ``settings`` (wanted in the form), ``point`` (``step`` of a curve), ``evidence``
+    (``step`` and ``evidence`` of an alarm), ``ended``.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401

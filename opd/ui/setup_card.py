@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
 from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config
 from opd.hub import absent
-from opd.presets import PAIRS, PRESETS, combine
+from opd.presets import PAIRS, PRESETS, combine, differences
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 
@@ -85,9 +85,8 @@ class SetupCard:
                 [self.reason, *self.inputs],
                 **PLUMBING,
             )
-        self.fields["objective"].change(
-            self._explain, self.fields["objective"], [self.explanation, *self._options()], **quick
-        )
+        self.explained = [self.explanation, *(f for name, f in self.fields.items() if name in OPTIONS)]
+        self.fields["objective"].change(self.explain, self.fields["objective"], self.explained, **quick)
         pair = [self.fields[name] for name in PAIR]
         gr.on([field.change for field in pair], _absent, pair, self.absent, **quick)
         for fold, names in self._folds:
@@ -100,9 +99,6 @@ class SetupCard:
                 **quick,
             )
 
-    def _options(self) -> list[gr.components.Component]:
-        return [field for name, field in self.fields.items() if name in OPTIONS]
-
     def config(self, values: Sequence[Any]) -> DistillConfig:
         """Build the config from the values of ``inputs``.
 
@@ -111,8 +107,8 @@ class SetupCard:
         """
         return make_config(self.given(values))
 
-    def _explain(self, objective: str) -> list[Any]:
-        """Return the updates that say what an objective does, and show the options it has."""
+    def explain(self, objective: str) -> list[Any]:
+        """Return the updates of ``explained``: what an objective does, and the options it has."""
         own = OBJECTIVE_OPTIONS[objective]
         return [
             words_of(objective),
@@ -123,26 +119,62 @@ class SetupCard:
         """Return the settings that are no defaults; options of other objectives are hidden and do not count.
 
         What is a default is left to the config: some defaults follow from other settings.
+
+        Raises:
+            ValueError: a field was emptied that has to hold something; the message names it.
         """
-        named = dict(zip(self.fields, values, strict=True))
+        usual = _usual()
+        named = zip(self.fields, map(_bare, values), strict=True)
+        empty = [str(self.fields[name].label) for name, value in named if value is None and name in usual]
+        if empty:
+            raise ValueError(f"Fill in {' and '.join(empty)}: nothing stands there.")
+        return self._filled_in(values)
+
+    def _filled_in(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return what :meth:`given` does, of a form in which somebody may be typing."""
+        named = dict(zip(self.fields, map(_bare, values), strict=True))
         foreign = OPTIONS - OBJECTIVE_OPTIONS[named["objective"]].keys()
         usual = {name: DistillConfig.model_fields[name].default for name in named}
-        return {n: v for n, v in named.items() if v not in (None, "", usual[n]) and n not in foreign}
+        return {n: v for n, v in named.items() if v not in (None, usual[n]) and n not in foreign}
+
+    def filled(self, settings: Mapping[str, Any]) -> list[Any]:
+        """Return what shows some settings in ``inputs``; those that are not named have their defaults."""
+        every = {**_usual(), **settings}
+        own = OBJECTIVE_OPTIONS[every["objective"]]
+        shown = {name: _shown(field, every.get(name)) for name, field in self.fields.items()}
+        options = {
+            name: gr.update(value=shown[name], visible=name in own) for name in shown if name in OPTIONS
+        }
+        return [*{**shown, **options}.values()]
+
+    def filled_like(self, config: DistillConfig) -> list[Any]:
+        """Return what shows a config in ``inputs``, but for what the form has no field for."""
+        missing = [name for name, value in differences(config).items() if value and name not in self.fields]
+        if missing:
+            gr.Warning(f"The form has no field for {' and '.join(missing)}: opd train --config takes it.")
+        return self.filled(differences(config))
 
     def _start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Return the updates of the reason and of all inputs for a starting point."""
         preset = PRESETS[name]
         with spoken_errors():
-            settings = {**_usual(), **combine(self.given(values), name)}
+            settings = combine(self._filled_in(values), name)
         changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in preset.changes.items())
-        filled = [gr.update(value=settings.get(name)) for name in self.fields]
-        return [
-            gr.update(value=f"**{preset.title}.** {preset.reason} It sets {changed}.", visible=True),
-            *filled,
-        ]
+        reason = gr.update(value=f"**{preset.title}.** {preset.reason} It sets {changed}.", visible=True)
+        return [reason, *self.filled(settings)]
 
     def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
-        return _summary(names, {**_usual(), **self.given(values)})
+        return _summary(names, {**_usual(), **self._filled_in(values)})
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401
+    """Return a field's value without the blanks around it; None if it is empty."""
+    return (value.strip() or None) if isinstance(value, str) else value
+
+
+def _shown(field: gr.components.Component, value: Any) -> Any:  # noqa: ANN401
+    """Return a setting as a field holds it."""
+    return ("" if value is None else str(value)) if isinstance(field, gr.Textbox) else value
 
 
 def _absent(*names: str) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from opd.config import DistillConfig, anchor
+from opd.config import anchor
 from opd.runs import Run, list_runs, new_name, open_run
 from opd.sample_file import Kind
 from opd.saved_reviews import ReviewSet
@@ -18,12 +18,14 @@ from opd.ui.events import PLUMBING
 from opd.ui.kept_sets import KeptSets
 from opd.ui.pairs import make_room
 from opd.ui.race_card import RaceCard
+from opd.ui.remembered import Remembered
 from opd.ui.review_tab import BOTH, PairNames, ReviewTab
 from opd.ui.run_view import RunView
 from opd.ui.setup_card import SetupCard, words_of
 from opd.ui.step_view import StepView
 from opd.ui.time_machine import TimeMachine
 from opd.ui.token_review import TokenReview
+from opd.ui.working import Working
 
 NOT_THERE = "The page asked for something that is not there. Please load it anew."
 
@@ -56,7 +58,9 @@ class TrainTab:
         self.trajectories = TokenReview(self.sets, elem_id="trajectories", visible="hidden")
         self.followed = [self.run, self.time, self.picker]
         self.looked_at = [self.step, self.trajectories]
-        self.attached = [self.setup.explanation, tabs, *self.followed, review.trained, review.which]
+        self.attached = [tabs, *self.followed, review.trained, review.which]
+        self.filled = [self.setup.explanation, *self.setup.inputs]
+        self.form = Remembered([*self.setup.inputs, self.name, *self.race.own])
         self._connect()
 
     def _start_card(self) -> None:
@@ -68,21 +72,37 @@ class TrainTab:
             self.start_button = gr.Button("Start", variant="primary", elem_id="start")
             self.ahead_button = gr.Button("What will it punish?", elem_id="look-ahead", min_width=0)
             self.code_button = gr.Button("Show as code", elem_id="show-code", min_width=0)
+            self.starting, self.looking, self.coding = (Working() for _ in range(3))
         with gr.Column(visible=False, elem_id="code") as self.code:
             self.command = gr.Textbox(label="Command line", lines=2, buttons=["copy"], elem_id="command")
             self.python = gr.Textbox(label="Python", lines=8, buttons=["copy"], elem_id="python")
 
     def _connect(self) -> None:
-        self.start_button.click(self._start, [self.name, *self.setup.inputs], self.followed, **PLUMBING)
-        self.ahead_button.click(
+        self.starting.around(
+            [self.start_button.click],
+            self._start,
+            [self.name, *self.setup.inputs],
+            self.followed,
+            button=self.start_button,
+            answer="#run",
+        )
+        self.looking.around(
+            [self.ahead_button.click],
             self._look_ahead,
             self.setup.inputs,
             [self.ahead, *self.looked_at],
+            button=self.ahead_button,
+            done="What the first step would do stands below the settings.",
+            answer="#dry-run",
             concurrency_id="models",
-            api_visibility="private",
         )
-        self.code_button.click(
-            self._as_code, self.setup.inputs, [self.code, self.command, self.python], **PLUMBING
+        self.coding.around(
+            [self.code_button.click],
+            self._as_code,
+            self.setup.inputs,
+            [self.code, self.command, self.python],
+            button=self.code_button,
+            answer="#code",
         )
         self.ahead.token(self._show_ahead, None, self.looked_at, **PLUMBING)
         self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
@@ -95,6 +115,7 @@ class TrainTab:
             [self.tabs, self.review.requested, self.review.prompt, self.review.system, *self.review.in_use],
             **PLUMBING,
         )
+        self.run.settings(self._fill, None, self.filled, **PLUMBING)
         self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
         self.run.point(self._show_rollouts, None, self.looked_at, **PLUMBING)
         self.run.evidence(self._show_evidence, None, self.looked_at, **PLUMBING)
@@ -115,13 +136,11 @@ class TrainTab:
         if wanted and not run:
             gr.Warning(f"There is no run called {wanted} any more.")
         run = run or next((run for run in runs if run.status().live), runs[0] if runs else None)
-        words = words_of(DistillConfig().objective)
         if not run:
             # To skip an HTML component that is not on the page yet takes its props from it: it is told None.
-            nothing = [None if output in (self.run, self.time) else gr.skip() for output in self.attached[1:]]
-            return [words, *nothing]
+            return [None if output in (self.run, self.time) else gr.skip() for output in self.attached]
         opens = gr.Tabs(selected="train") if run.name == wanted and not _opens_review(request) else gr.skip()
-        return [words, opens, *self.follow(run.name), *self._offered(run, PairNames())]
+        return [opens, *self.follow(run.name), *self._offered(run, PairNames())]
 
     def follow(self, name: str) -> list[Any]:
         """Return the updates of ``followed`` that show the run called ``name``."""
@@ -150,6 +169,12 @@ class TrainTab:
 
     # Before the start
 
+    def _fill(self, event: gr.EventData) -> list[Any]:
+        """Return the updates of ``filled`` that put a run's settings into the form."""
+        with spoken_errors():
+            config = _run_of(event).config
+        return [words_of(config.objective), *self.setup.filled_like(config)]
+
     def _start(self, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
         from opd import jobs
 
@@ -166,7 +191,7 @@ class TrainTab:
         key = secrets.token_urlsafe(9)
         shown = self.ahead.show(key, findings, ahead)
         if not reviews:
-            return [shown, *(gr.skip() for _ in self.looked_at)]
+            return [shown, *_nothing_beside()[1:]]
         self.sets_ahead.keep(key, ReviewSet.of(reviews))
         return [shown, *self._completions_ahead(key)]
 

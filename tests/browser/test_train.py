@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 QUICK = {"steps": 4, "prompts_per_step": 16, "eval_every": 2, "eval_prompts": 16, "max_tokens": 64}
 LONG = QUICK | {"steps": 2000, "eval_every": 500}
+TOP = "((selector) => document.querySelector(selector).getBoundingClientRect().top)"
 STEPS = "document.querySelector('.run-view progress').value"
 
 
@@ -137,7 +138,8 @@ def test_a_run_is_paused_resumed_stopped_and_taken_up_again(page):
     state(page, "stopped")
     done = page.evaluate(STEPS)
     told = page.locator(".happened li").all_inner_texts()
-    assert [text.split(": ")[-1] for text in told] == ["Paused.", "Resumed.", "Stopped."]
+    assert told[0].startswith("demo: "), "what the task holds"
+    assert [text.split(": ")[-1] for text in told[1:]] == ["Paused.", "Resumed.", "Stopped."]
 
     ask(page, "resume")
     trained_steps(page, done + 1)
@@ -350,6 +352,57 @@ def test_a_bad_setting_is_named_and_nothing_starts(page, home, settings, sentenc
     assert {*home.glob("runs/*")} == runs
 
 
+def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_waits(page, home):
+    runs = {*home.glob("runs/*")}
+    open_train(page, steps="")
+    page.locator("#setting-teacher textarea").fill("no-such-model")
+    page.locator("#start").click()
+    page.locator(".toast-body:has-text('Fill in Steps')").wait_for()
+    page.locator("#setting-steps input").fill("3")
+    page.wait_for_timeout(500)
+    for button in ("#start", "#look-ahead"):
+        page.locator(button).click()
+        page.locator(".toast-body:has-text('no model folder')").last.wait_for()
+        page.wait_for_selector(f"{button}:not([disabled])")
+    assert {*home.glob("runs/*")} == runs
+
+    # What was typed outlives a reload.
+    page.wait_for_timeout(1000)
+    page.reload()
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_function("document.querySelector('#setting-teacher textarea')?.value === 'no-such-model'")
+    assert page.locator("#setting-steps input").input_value() == "3"
+    # What does not fit a field, and what is no form, is passed over.
+    keep = """(change) => {
+      const key = Object.keys(localStorage).find((key) => key.startsWith("opd-form"));
+      localStorage.setItem(key, eval(change)(localStorage.getItem(key)));
+    }"""
+    odd = "(kept) => kept.replace('no-such-model', 'x/y').replace(',3,', ',\"many\",')"
+    for change, teacher in ((odd, "x/y"), ("() => '{'", "demo-teacher")):
+        page.wait_for_timeout(1000)
+        page.evaluate(keep, change)
+        page.reload()
+        page.get_by_role("tab", name="Train").click()
+        page.wait_for_function(f"document.querySelector('#setting-teacher textarea')?.value === '{teacher}'")
+        assert page.locator("#setting-steps input").input_value() == "60"
+
+
+def test_a_failed_runs_settings_are_edited(app, home, finished, open_page):
+    name = f"failed-{time.time_ns()}"
+    run = Run(shutil.copytree(home / "runs" / finished, home / "runs" / name))
+    run.log_event("failed", message="It broke.")
+    page = open_page(f"{app}/?run={name}")
+    state(page, "failed")
+    page.locator("#setting-max_tokens").wait_for(state="attached")
+    page.get_by_role("button", name="Edit these settings").click()
+    page.wait_for_function("document.querySelector('#setting-steps input').value === '4'")
+    page.locator("#show-code").click()
+    page.wait_for_function("document.querySelector('#command textarea')?.value")
+    flags = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = page.locator("#command textarea").input_value().split()
+    assert {*flags, "--save-every", "2"} <= {*command}
+
+
 def test_a_starting_point_fills_in_what_it_names(page):
     open_train(page, steps=7)
     assert "p_S(v)" in page.locator("#objective-explained").inner_text()
@@ -361,6 +414,7 @@ def test_a_starting_point_fills_in_what_it_names(page):
     page.locator("#setting-sft_prompts:visible").wait_for()
     page.locator("#show-code").click()
     page.wait_for_function("document.querySelector('#command textarea')?.value")
+    page.wait_for_function(f"{TOP}('#command') < innerHeight")
     command = page.locator("#command textarea").input_value()
     assert command == "opd train --objective sft --steps 7"
     assert "objective='sft'" in page.locator("#python textarea").input_value()
@@ -369,7 +423,12 @@ def test_a_starting_point_fills_in_what_it_names(page):
 def test_what_the_first_step_will_punish(page):
     open_train(page, **QUICK)
     page.locator("#look-ahead").click()
+    phase = page.locator("#start-row .working:visible:has-text('Examining the pair')")
+    phase.wait_for()  # beside the button, which rests meanwhile
+    assert page.locator("#look-ahead").is_disabled()
     page.wait_for_selector("[data-kind=punished] tr", timeout=90_000)
+    page.wait_for_function(f"{TOP}('.dry-run') < innerHeight / 2")  # the page goes to the answer
+    page.wait_for_selector("#look-ahead:not([disabled])")
     assert "10 of 10 checks passed" in page.locator(".dry-run summary").inner_text()
     assert "A step: 16 completions" in page.locator(".dry-run .facts").inner_text()
     punished = [float(text) for text in page.locator("[data-kind=punished] td:first-child").all_inner_texts()]
