@@ -19,7 +19,13 @@ from opd.ui.overlay import Overlay
 from opd.ui.pairs import refuse_if_taken
 from opd.ui.run_table import RunTable
 from opd.ui.token_review import TokenReview
+from opd.ui.working import Working
 from opd.view.report import render_report
+
+TAKE = Path(__file__).with_name("take.js").read_text(encoding="utf-8")
+"""Takes a made file along without a second click."""
+
+NOTHING_COMPARED = gr.update(value=None, visible="hidden")
 
 
 class RunsTab:
@@ -38,7 +44,10 @@ class RunsTab:
         self.sets = KeptSets()
         self.compared = TokenReview(self.sets, elem_id="compared", visible="hidden")
         self.on_choice = [self.chosen, self.table, self.overlay, self.about]
-        self.details = [self.heading, self.note, self.pin, self.zip, self.confirm, self.first, self.second]
+        self.details = [
+            *(self.heading, self.note, self.pin, self.zip, self.confirm, self.published),
+            *(self.first, self.second, self.compared),
+        ]
         self._connect()
 
     def _one_run(self) -> None:
@@ -51,10 +60,11 @@ class RunsTab:
             self.csv = gr.Button("Metrics as CSV", size="sm", elem_id="csv")
             self.make_zip = gr.Button("Weights as zip", size="sm", elem_id="make-zip")
             self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
+        self.making = Working()
         with gr.Row(visible=False, elem_classes="chips") as self.confirm:
-            gr.Markdown("Its curves, texts and checkpoints will be gone.", elem_classes="caption")
-            self.really = gr.Button("Delete it for good", size="sm", variant="stop", elem_id="really-delete")
-            self.rather_not = gr.Button("Keep it", size="sm", elem_id="keep-run")
+            self.doomed = gr.Markdown("", elem_classes="caption", elem_id="doomed")
+            self.really = gr.Button("Delete for good", size="sm", variant="stop", elem_id="really-delete")
+            self.rather_not = gr.Button("Cancel", size="sm", elem_id="keep-run")
         self.zip = gr.File(label="Take along", visible=False, height=90, elem_id="zip")
         with gr.Accordion(
             "Publish on the Hugging Face Hub", open=False, elem_classes="fold", elem_id="publish"
@@ -67,6 +77,7 @@ class RunsTab:
                 self.private = gr.Checkbox(True, label="only you can see it")
             gr.Markdown("The token is used once and neither stored nor logged.", elem_classes="caption")
             self.publish = gr.Button("Publish", size="sm", elem_id="do-publish")
+            self.publishing = Working()
             self.published = gr.Markdown("")
 
     def _two_checkpoints(self) -> None:
@@ -83,34 +94,38 @@ class RunsTab:
             )
         with gr.Row(elem_classes="chips"):
             self.compare = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
-            self.stop = gr.Button("Stop", size="sm", elem_id="stop-comparing")
+            self.cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="cancel-comparing")
+        self.comparing = Working()
 
     def _connect(self) -> None:
         shown = [*self.on_choice, *self.details]
         self.table.choose(self._choose, None, shown, **PLUMBING)
-        self.keep_note.click(self._keep_note, [self.chosen, self.note], shown, **PLUMBING)
+        self.keep_note.click(self._keep_note, [self.chosen, self.note], self.table, **PLUMBING)
         # What is being written in the note stays as it is.
         self.pin.click(self._pin, self.chosen, [self.table, self.overlay, self.pin], **PLUMBING)
-        self.report.click(self._report, self.chosen, self.zip, **PLUMBING)
-        self.csv.click(self._csv, self.chosen, self.zip, **PLUMBING)
-        self.make_zip.click(self._zip, self.chosen, self.zip, api_visibility="private")
-        self.delete.click(lambda: gr.update(visible=True), None, self.confirm, **PLUMBING)
+        for button, make in ((self.report, self._report), (self.csv, self._csv), (self.make_zip, self._zip)):
+            made, _ = self.making.around([button.click], make, [self.chosen], self.zip, button=button)
+            made.success(None, self.zip, None, js=TAKE, **PLUMBING)
+        self.delete.click(self._ask_to_delete, self.chosen, [self.doomed, self.confirm], **PLUMBING)
         self.rather_not.click(lambda: gr.update(visible=False), None, self.confirm, **PLUMBING)
         self.really.click(self._delete, self.chosen, shown, **PLUMBING)
-        self.publish.click(
+        self.publishing.around(
+            [self.publish.click],
             self._publish,
             [self.chosen, self.repo, self.token, self.private],
             [self.published, self.token],
-            api_visibility="private",
+            button=self.publish,
         )
-        comparing = self.compare.click(
+        self.comparing.around(
+            [self.compare.click],
             self._compare,
             [self.first, self.second, self.prompts],
             self.compared,
+            button=self.compare,
+            cancel=self.cancel,
+            answer="#compared",
             concurrency_id="models",
-            api_visibility="private",
         )
-        self.stop.click(None, None, None, cancels=comparing, **PLUMBING)
 
     # What is chosen
 
@@ -124,19 +139,21 @@ class RunsTab:
             gr.update(visible=bool(runs)),
         ]
         if not runs:
-            return [*on_choice, *(gr.skip() for _ in self.details)]
+            return [*on_choice, *(gr.skip() for _ in self.details[:-1]), NOTHING_COMPARED]
         last = runs[-1]
         pinned = history.baseline() == last
         checkpoints = [_checkpoint_name(run, path) for run in runs for path in run.checkpoints]
         ends = (checkpoints[0], checkpoints[-1]) if checkpoints else (None, None)
         return [
             *on_choice,
-            f"### {last.name}",
+            f"### {last.name}" + (f"\nThe last of {len(runs)} chosen runs." if len(runs) > 1 else ""),
             history.read_note(last),
             _pin_button(pinned=pinned),
             gr.update(value=None, visible=False),
             gr.update(visible=False),
+            "",
             *(gr.update(choices=checkpoints, value=end) for end in ends),
+            NOTHING_COMPARED,
         ]
 
     def _choose(self, event: gr.EventData) -> list[Any]:
@@ -147,10 +164,10 @@ class RunsTab:
 
     # One run
 
-    def _keep_note(self, chosen: list[str], text: str) -> list[Any]:
+    def _keep_note(self, chosen: list[str], text: str) -> str:
         with spoken_errors():
             history.write_note(open_run(chosen[-1]), text.strip())
-        return self.choose(chosen)
+        return self.table.show(chosen)
 
     def _pin(self, chosen: list[str]) -> list[Any]:
         with spoken_errors():
@@ -186,11 +203,26 @@ class RunsTab:
         folder.mkdir(parents=True)
         return folder / name
 
+    def _ask_to_delete(self, chosen: list[str]) -> list[Any]:
+        names = " and ".join(f"`{name}`" for name in chosen)
+        whose = "Its" if len(chosen) == 1 else "Their"
+        return [
+            f"Delete {names}? {whose} curves, texts and checkpoints will be gone.",
+            gr.update(visible=True),
+        ]
+
     def _delete(self, chosen: list[str]) -> list[Any]:
-        with spoken_errors():
-            history.delete_run(open_run(chosen[-1]))
-        gr.Info(f"The run {chosen[-1]} is deleted.")
-        return self.choose(chosen[:-1])
+        """Delete every chosen run; one that is being trained stays, and those after it."""
+        left = list(chosen)
+        try:
+            for name in chosen:
+                history.delete_run(open_run(name))
+                left.remove(name)
+        except (ValueError, OSError) as error:
+            gr.Warning(str(error))
+        if gone := [name for name in chosen if name not in left]:
+            gr.Info(f"Deleted: {', '.join(gone)}.")
+        return self.choose(left)
 
     def _publish(self, chosen: list[str], repo: str, token: str, private: bool) -> list[str]:
         with spoken_errors():
