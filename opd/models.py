@@ -40,6 +40,7 @@ from opd.hub import folder as hub_folder
 from opd.paths import assets_dir
 from opd.phases import announce
 from opd.trajectory import Messages, Prompt
+from opd.typed_text import TypedText
 
 transformers_logging.disable_progress_bar()
 
@@ -319,6 +320,7 @@ class LanguageModel:
         """Render a prompt with the chat template and return its ids, int64 ``[P]``.
 
         A string is one user message. A model without a chat template reads the contents, joined by newlines.
+        A control token that a message spells is text; the template's own ones are meant.
 
         Args:
             prompt: a string or a list of ``{"role": ..., "content": ...}`` messages.
@@ -331,7 +333,8 @@ class LanguageModel:
         if getattr(self.tokenizer, "chat_template", None):
             ids = self._from_template(messages, add_generation_prompt=True)
         else:
-            ids = self.tokenizer("\n".join(m["content"] for m in messages))["input_ids"]
+            text = "\n".join(self._typed.hide(m["content"]) for m in messages)
+            ids = self._typed.encode(text, add_special_tokens=True)
         self.must_fit(len(ids), room)
         return np.array(ids, dtype=np.int64)
 
@@ -357,8 +360,10 @@ class LanguageModel:
         Raises:
             ValueError: it refuses them, or fails: it is a program of whoever made the model.
         """
+        hidden = [{**m, "content": self._typed.hide(m["content"])} for m in messages]
+        plain = hidden == messages  # then all is left to the tokenizer, of whatever kind it is
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+            found = self.tokenizer.apply_chat_template(hidden, tokenize=plain, return_dict=False, **options)
         except TemplateError as error:
             raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
         except Exception as error:  # of Python, at whatever the template does
@@ -366,6 +371,7 @@ class LanguageModel:
                 f"The chat template of {self.name} fails on this: {type(error).__name__}: {error}. Mend its "
                 "chat_template.jinja (or chat_template in tokenizer_config.json)."
             ) from error
+        return found if plain else self._typed.encode(found, add_special_tokens=False)
 
     @cached_property
     def end_of_turn(self) -> int | None:
@@ -381,7 +387,7 @@ class LanguageModel:
     def encode(self, text: str) -> NDArray[np.int64]:
         """Return the ids of a text that nobody sampled, int64 ``[T]``, as they stand behind a prompt.
 
-        Special tokens that are spelled out in the text are those tokens, as in a chat template.
+        A control token that it spells is text.
 
         Raises:
             ValueError: the text cannot be encoded.
@@ -393,7 +399,7 @@ class LanguageModel:
                 f"The text holds a character that cannot be encoded, at place {error.start + 1}: half of a "
                 "surrogate pair, or a byte that is no UTF-8. Take it out."
             ) from error
-        ids = np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        ids = np.array(self._typed.encode(self._typed.hide(text), add_special_tokens=False), dtype=np.int64)
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown not in self.eos_ids and unknown in ids:
             raise ValueError(f"The text holds characters that the tokenizer of {self.name} does not know.")
@@ -479,6 +485,11 @@ class LanguageModel:
         """The tokens that are no text: those that mark turns and ends, in whatever list they stand."""
         marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(marked | set(self.eos_ids))
+
+    @cached_property
+    def _typed(self) -> TypedText:
+        added = self.tokenizer.added_tokens_decoder
+        return TypedText(self.tokenizer, {i: added[i] for i in self.special_ids if i in added})
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -37,7 +37,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         prompt: what the text answers.
         completion: the text, taken as it is; a leading space is part of its first token.
         complete: the text is a whole answer: the token that ends a turn follows and is graded too. A text
-            that spells that token out at its end is complete in any case.
+            that spells that token out at its end is complete in any case; elsewhere control tokens are text.
 
     Raises:
         ValueError: prompt or text are empty, cannot be encoded, are too long for one of the models, or go on
@@ -46,15 +46,18 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
     if not completion.strip():
         raise ValueError("There is nothing to grade: the text is empty.")
     student = pair.student
-    prompt_ids, ids = student.render(prompt), student.encode(completion)
+    end = student.end_of_turn
+    spelled = "" if end is None else student.tokenizer.convert_ids_to_tokens(end)
+    complete = complete or bool(spelled and completion.endswith(spelled))
+    prompt_ids, ids = student.render(prompt), student.encode(completion.removesuffix(spelled))
     ended = np.isin(ids, student.eos_ids)
     if ended[:-1].any():
         raise ValueError(
             f"The text goes on after {student.token_text(int(ids[ended.argmax()]))!r}, which ends an answer. "
             "Cut it there, or give it as a chat."
         )
-    if complete and not ended[-1] and student.end_of_turn is not None:
-        ids = np.append(ids, student.end_of_turn)
+    if complete and end is not None and not ended[-1:].any():
+        ids = np.append(ids, end)
     for model in (student,) if pair.cross_tokenizer else (student, pair.teacher):
         if len(prompt_ids) + len(ids) > model.context:
             raise ValueError(
@@ -65,7 +68,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         prompt_ids=prompt_ids,
         completion_ids=ids,
         behaviour_logprobs=None,
-        finish_reason="stop" if complete or ended[-1] else "length",
+        finish_reason="stop" if complete or ended[-1:].any() else "length",
         teacher_prompt_ids=pair.teacher.render(prompt) if pair.cross_tokenizer else prompt_ids,
     )
 

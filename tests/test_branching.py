@@ -106,6 +106,12 @@ def test_text_is_encoded_once_and_several_tokens_are_forced(pair):
     assert card.mean_penalty == pytest.approx(after.mean(), abs=1e-5)
 
 
+def test_a_control_token_that_somebody_typed_is_forced_as_text(pair):
+    made = last(branch(pair, make_review(pair), 4, "a<|end|>b", max_tokens=40))
+    assert "".join(made.pieces[4:13]) == "a<|end|>b"
+    assert not np.isin(made.trajectory.completion_ids[4:13], pair.student.eos_ids).any()
+
+
 def test_forcing_the_end_ends_the_text(pair):
     review = make_review(pair)
     end = pair.student.eos_ids[0]
@@ -132,7 +138,7 @@ def test_a_branch_of_a_branch(pair):
         (999, 5, "no such token"),
         (0, 10**6, r"must lie in \[0, 261\)"),
         (0, -1, "must lie in"),
-        (0, "a<|end|>b", "goes on after a token that ends"),
+        (0, [65, 256, 66], "goes on after a token that ends"),
         (0, "\ud83d", "cannot be encoded"),
         (3, "x" * 40, "43 tokens stand before the branch, which leaves nothing of the 40"),
     ],
