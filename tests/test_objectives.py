@@ -279,6 +279,9 @@ class HalfRight:
     def heldout(self, n, *, split="test"):
         return [opd.tasks.Example(f"held {i}", "even") for i in range(n)]
 
+    def sizes(self):
+        return {}
+
     def summary(self):
         return "half"
 
