@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import graded
 import numpy as np
 import pytest
 import torch
@@ -415,6 +416,25 @@ def test_the_command_line_branches_measures_and_keeps_what_it_found(demo, tmp_pa
     assert str(fork_value_cost(review, error, k=8)) in printed
     assert "Decisive" in printed
     assert "Lost at" in printed
+
+
+def test_the_command_line_takes_the_pair_that_made_the_review(tmp_path, monkeypatch, capsys):
+    """Another pair with the same tokenizer would go on in silence."""
+    asked = []
+
+    def load(student, teacher, **options):
+        asked.append((student, teacher))
+        raise ValueError(f"There is no model {student}.")
+
+    monkeypatch.setattr(opd, "load_pair", load, raising=False)
+    path = tmp_path / "r.json"
+    opd.save_reviews(path, [graded.make_review([" a", " b"], penalty=[3.0, 0.0])])
+    assert run("branch", path, "--at", 1) == 2
+    told = capsys.readouterr().err
+    assert "made with a-student and a-teacher. There is no model a-student." in told
+    assert "with --student and --teacher" in told
+    assert run("branch", path, "--at", 1, "--student", "moved/student") == 2
+    assert asked == [("a-student", "a-teacher"), ("moved/student", "a-teacher")]
 
 
 def test_the_command_line_refuses_in_a_sentence(demo, tmp_path, capsys):

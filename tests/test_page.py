@@ -12,7 +12,10 @@ from hostile import HOSTILE, MARKUP, Parsed
 
 import opd
 from opd.cli import main
+from opd.demo.report import first_wrong_token
 from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, store
+from opd.tasks.demo import known_problems
+from opd.trajectory import VERDICTS
 from opd.view import asset, script
 from opd.view.page import render_page
 from opd.view.payload import CHUNK, COLUMNS, visible
@@ -89,6 +92,23 @@ def test_the_gallery_is_small_and_has_all_it_promises():
     assert any(one.trajectory.behaviour_logprobs is None for r in reviews for one in r), "off-policy"
     assert any("<script>" in one.text for r in reviews for one in r), "hostile text"
     assert any(len(one.trajectory) >= 300 for r in reviews for one in r), "a long one"
+
+
+def test_the_gallery_tells_true_stories():
+    by_title = {r.title: list(r) for r in gallery().values()}
+    (praised,) = by_title["A brilliant token"]
+    problem = known_problems()[praised.messages[0]["content"]]
+    assert praised.correct
+    assert first_wrong_token(problem, [*praised.pieces[:-1], ""], True) is None, "every step is right"
+    brilliant = praised.grades.verdicts == VERDICTS.index("brilliant")
+    assert brilliant.sum() == 1
+    assert praised.grades.teacher_rank[brilliant] == 0, "just what the teacher would have written"
+    for title in ("One wrong digit", "A wrong answer that costs nothing"):
+        (wrong,) = by_title[title]
+        problem = known_problems()[wrong.messages[0]["content"]]
+        error = first_wrong_token(problem, [*wrong.pieces[:-1], ""], True)
+        assert VERDICTS[wrong.grades.verdicts[error]] == "blunder"
+        assert wrong.grades.penalty[error + 1 :].max() < 0.3, "what follows costs nothing"
 
 
 def test_grade_opens_a_saved_review_and_writes_page_and_table(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The Review tab without a browser: what a new page gets, and what it costs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -7,7 +8,8 @@ import pytest
 from graded import make_review
 
 from opd.saved_reviews import ReviewSet, gallery, store
-from opd.ui.review_tab import ReviewTab
+from opd.ui.branches import _pair
+from opd.ui.review_tab import PairNames, ReviewTab, _students
 from opd.ui.shown import Shown
 
 
@@ -49,6 +51,35 @@ def test_asking_for_a_file_that_is_not_there_gives_nothing(question):
         raise ValueError(key)
 
     assert Shown(find).file_of(question) is None
+
+
+def test_an_empty_setting_is_called_what_the_page_calls_it(tab):
+    labels = [field.label for field in tab.settings]
+    for empty, label in enumerate(labels):
+        settings = [None if i == empty else 1 for i in range(len(labels))]
+        with pytest.raises(gr.Error, match=f"fill in “{label}” under"):
+            next(tab._sample(PairNames(), None, "before", "Hi", "", *settings))
+
+
+def test_a_student_without_a_rival_is_not_called_one_before_training(monkeypatch):
+    monkeypatch.setattr("opd.ui.review_tab.open_run", lambda name: SimpleNamespace(model_dir="/trained"))
+    assert _students(PairNames(), None, "before") == {"": "demo-student"}
+    both = {"before training": "demo-student", "after first": "/trained"}
+    assert _students(PairNames(), "first", "both") == both
+
+
+def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("opd.ui.branches.loaded_pair", lambda *names: loaded.append(names))
+    foreign = make_review(["a"])  # of a-student and a-teacher
+    embedded = replace(foreign, student="demo-student", teacher="demo-teacher")
+    for session in (PairNames(), PairNames("a-student", "a-teacher")):
+        _pair(embedded, session, None)  # it is always at hand
+    _pair(foreign, PairNames("a-student", "a-teacher"), None)
+    assert loaded == [("demo-student", "demo-teacher")] * 2 + [("a-student", "a-teacher")]
+    with pytest.raises(ValueError, match=r"made with a-student and a-teacher;.*Load its pair under Models"):
+        _pair(foreign, PairNames(), None)
+    assert len(loaded) == 3, "a file must not make the app load what it names"
 
 
 def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):

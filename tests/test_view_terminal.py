@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 
 import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.view.terminal import render
+from opd.trajectory import BranchPoint
+from opd.view.terminal import _percent, render
 
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")
 
@@ -39,6 +41,39 @@ def test_the_table_holds_the_worst_token_first(review):
     assert "·answer" in rows[0]
     assert "+5.00" in rows[0]
     assert "·yes" in rows[0]
+
+
+def test_an_agreement_has_its_number_of_choices(review):
+    assert "teacher agrees 80% of 5 choices" in render(review, color=False)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0, "0%"),
+        (1e-5, "<0.1%"),
+        (0.034, "3.4%"),
+        (0.5, "50%"),
+        (0.996, "99.6%"),
+        (0.9996, ">99.9%"),
+        (1, "100%"),
+    ],
+)
+def test_a_share_is_none_or_all_only_where_it_is_that(share, said):
+    assert _percent(share) == said
+
+
+def test_a_branch_counts_what_the_student_wrote_after_the_forced_text(review):
+    text = render(replace(review, branch=BranchPoint(0, 1, "student")), color=False)
+    assert "The answer is 7." in text, "what was forced has no sign"
+    assert "teacher agrees 100% of 3 choices" in text
+    assert "blunder ?? 0" in text
+    assert "forks 0" in text
+    assert "Counted is what the student wrote after that: 3 tokens." in text
+    line = render(replace(review, branch=BranchPoint(0, 1, "teacher", forced=0)), color=False)
+    assert "From token 2 on the teacher wrote" in line
+    for word in ("agrees", "blunder", "forks", "penalty"):
+        assert word not in line
 
 
 def test_colour_follows_the_terminal_background(review, monkeypatch):

@@ -70,7 +70,9 @@ def test_a_fork_value_says_its_cost_waits_for_run_and_fills_the_card(wrong):
     line = wrong.locator("#branching-line")
     line.get_by_text(re.compile(r"Fork value of token \d+: 64 rollouts, about [\d,]+ tokens")).wait_for()
     assert wrong.locator(".evidence").is_hidden()
+    assert wrong.locator("#stop-branching").inner_text() == "Cancel", "nothing runs yet"
     wrong.locator("#run-branching").click()
+    wrong.locator("#stop-branching", has_text="Stop").wait_for()
     wrong.locator(".evidence", has_text="Decisive").wait_for()
     assert "decisive" in wrong.locator(".evidence h4").inner_text()
     assert wrong.locator(".evidence .option").count() == 2

@@ -336,6 +336,12 @@ def test_branches_hang_under_their_parent_and_open_at_their_token(open_component
     assert "put here" in page.locator(".pinned .judgement").inner_text()
 
 
+def test_a_share_is_none_or_all_only_where_it_is_that(open_component, answer):
+    page = open_component(answer)
+    said = page.evaluate("[0, 1e-5, 0.034, 0.5, 0.996, 0.9996, 1].map(percent)")
+    assert said == [f"{n}\u00a0%" for n in ("0", "<0.1", "3.4", "50", "99.6", ">99.9", "100")]
+
+
 def test_the_teachers_own_line_has_no_figures_of_the_student(open_component, answer):
     line = replace(answer, branch=BranchPoint(0, 8, "teacher", forced=0), correct=True)
     page = open_component(answer, line)

@@ -138,9 +138,13 @@ def test_every_signal_has_its_formula_and_repaints(page):
 def test_stop_ends_the_sampling(page):
     page.get_by_text("Sampling and system prompt").click()
     page.get_by_label("Trajectories").fill("64")
+    page.wait_for_timeout(500)  # the page tells the server of an input a moment after it changed
     page.locator("#sample").click()
+    page.locator(".report", has_text="still writing").first.wait_for()
     page.locator("#stop-sampling:not([disabled])").click()
     page.wait_for_selector("#sample:not([disabled])")
+    page.locator(".report", has_text="unfinished").first.wait_for()
+    assert "still writing" not in page.locator(".opd-review").inner_text()
     sample(page, Trajectories=1)
     assert page.locator(".rail label").count() == 1
 
@@ -152,7 +156,7 @@ def test_stop_ends_the_sampling(page):
         ({}, "again " * 9000, "tokens long"),
         ({"Trajectories": 0}, None, "at least 1"),
         ({"Temperature": -1}, None, "temperature must be"),
-        ({"Trajectories": ""}, None, "fill in: n"),
+        ({"Trajectories": ""}, None, "fill in “Trajectories” under “Sampling and system prompt”"),
     ],
 )
 def test_bad_input_is_one_sentence_and_loses_nothing(page, settings, prompt, sentence):
