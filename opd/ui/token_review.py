@@ -12,7 +12,6 @@ from gradio.components.base import server
 
 from opd.saved_reviews import ReviewSet
 from opd.trajectory import Review
-from opd.ui.errors import spoken_errors
 from opd.ui.kept_sets import KeptSets
 from opd.view import asset, script
 from opd.view.payload import (
@@ -91,15 +90,13 @@ class TokenReview(gr.HTML):
         value = set_payload(key, reviews.groups) | how
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
-    def settle(self, shown: str) -> str:
-        """Return the value that says of what is shown that nobody writes on.
-
-        Args:
-            shown: the value of opd/ui/shown.py.
-        """
-        with spoken_errors():
-            key = json.loads(shown)["key"]
+    def settle(self, shown: str) -> Any:  # noqa: ANN401
+        """Return the update that says of what is shown (the value of opd/ui/shown.py) that nobody writes on."""
+        key = json.loads(shown)["key"]
+        try:
             return self.show(key, self._sets.find(key))
+        except ValueError:  # no longer at hand: then nothing of it grows
+            return gr.skip()
 
     def postprocess(self, value: str | None) -> str | None:
         """Pass the value on: it is data, where Gradio would look for markup."""
