@@ -91,7 +91,7 @@ class TokenReview(gr.HTML):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def settle(self, shown: str) -> Any:  # noqa: ANN401
-        """Return the update that says of what is shown (the value of opd/ui/shown.py) that nobody writes on."""
+        """Return the update that says of what is shown (opd/ui/shown.py) that nobody writes on."""
         key = json.loads(shown)["key"]
         try:
             return self.show(key, self._sets.find(key))

@@ -437,7 +437,9 @@ def test_state_is_told_and_restored(open_component, answer):
 
 def test_a_state_waits_for_its_token_while_the_text_grows(open_component, answer):
     page = open_component(make_review(PIECES[:3], finish_reason=None), make_review(PIECES))
-    page.evaluate("view.show({ ...stored.set, growing: true })")
+    page.evaluate(
+        "Object.assign(stored.set, { key: 'sampled' }); view.show({ ...stored.set, growing: true })"
+    )
     page.evaluate("view.restore({ token: 14 })")
     assert page.evaluate("view.state().token") is None
     assert "still writing …" in page.locator(".report").inner_text()
@@ -449,10 +451,16 @@ def test_a_state_waits_for_its_token_while_the_text_grows(open_component, answer
 def test_a_text_that_nobody_writes_on_is_not_still_being_written(open_component):
     page = open_component(make_review(PIECES[:3], finish_reason=None))
     assert "unfinished" in page.locator(".report").inner_text()
-    page.evaluate("view.show({ ...stored.set, growing: true })")
+    page.evaluate(
+        "Object.assign(stored.set, { key: 'sampled' }); view.show({ ...stored.set, growing: true })"
+    )
+    assert "still writing" in page.locator(".report").inner_text()
     page.evaluate("view.show(stored.set)")  # stopped
+    page.evaluate("view.show({ ...stored.set, growing: true })")  # it was on its way
     assert "still writing" not in page.locator(".opd-review").inner_text()
     assert page.locator(".rail .mark").inner_text() == "·"
+    page.evaluate("view.show({ ...stored.set, growing: true, opens: 0 })")  # somebody branches
+    assert "still writing" in page.locator(".report").inner_text()
 
 
 def test_a_wrong_ending_is_not_praised(open_component, answer):

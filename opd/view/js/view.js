@@ -65,6 +65,9 @@ class ReviewView {
   // -- what is shown
 
   show(set) {
+    // Stopped is stopped: a state that was on its way when somebody pressed Stop comes late.
+    const goesOn = this.key === set.key && (set.opens ?? this.opened) === this.opened;
+    this.growing = (set.growing ?? false) && (this.growing || !goesOn);
     if (![set.key, set.continues].includes(this.key)) {
       this.sample = 0;
       this.opened = null;
@@ -74,7 +77,6 @@ class ReviewView {
       this.fetched.reset(set.key);
     }
     if ((set.opens ?? this.opened) !== this.opened) this.sample = this.opened = set.opens;
-    this.growing = set.growing ?? false;
     const older = this.groups;
     this.groups = set.groups.map(({ label, reviews }, group) => ({
       label,
