@@ -657,7 +657,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
         if (path / "adapter_config.json").exists():
             model, source = _load_adapter(path, options)
         else:
-            model, source = _load_weights(name, options), path
+            model, source = _load_weights(name, path, options), path
         tokenizer = _load_tokenizer(source)
     except LOADING as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
@@ -792,13 +792,12 @@ def locate(name: str, *, weights: bool = True) -> str:
     return hub_folder(name, weights=weights)
 
 
-def _load_weights(name: str, options: dict[str, Any]) -> PreTrainedModel:
-    """Load a model whose every weight comes from its files.
+def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model whose every weight comes from its files, which lie in the folder ``path``.
 
     Raises:
         ValueError: the files are not safetensors, or lack a tensor, or hold one of another model.
     """
-    path = Path(locate(name))
     _must_be_model(path)
     _must_have_weights(path)
     model, found = AutoModelForCausalLM.from_pretrained(
@@ -917,7 +916,8 @@ def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
         raise ValueError("its adapter_config.json names no base model.")
     if not (path / "adapter_model.safetensors").exists():
         raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
-    adapted = PeftModelForCausalLM(_load_weights(base, options), config)
+    base_path = Path(locate(base))
+    adapted = PeftModelForCausalLM(_load_weights(base, base_path, options), config)
     try:
         found = adapted.load_adapter(path, adapted.active_adapter)
     except RuntimeError as error:
@@ -933,7 +933,7 @@ def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
         )
     _untie(adapted.get_base_model())
     own_tokenizer = (path / "tokenizer_config.json").exists()
-    return adapted, path if own_tokenizer else Path(locate(base, weights=False))
+    return adapted, path if own_tokenizer else base_path
 
 
 def _untie(model: PreTrainedModel) -> None:
