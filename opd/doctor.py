@@ -886,9 +886,8 @@ def _saving(p: _Patient) -> Verdict:
 
 
 def _memory(p: _Patient) -> Verdict:
-    longest = max(
-        map(len, filter(None.__ne__, (_rendered(p.student, e.prompt) for e in p.longest))), default=0
-    )
+    lengths = [len(ids) for e in p.longest if (ids := _rendered(p.student, e.prompt)) is not None]
+    longest = max(lengths, default=0)
     need = estimate_memory(
         p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest, processes=world()
     )
