@@ -393,7 +393,6 @@ def test_a_failed_runs_settings_are_edited(app, home, finished, open_page):
     run.log_event("failed", message="It broke.")
     page = open_page(f"{app}/?run={name}")
     state(page, "failed")
-    page.locator("#setting-max_tokens").wait_for(state="attached")
     page.get_by_role("button", name="Edit these settings").click()
     page.wait_for_function("document.querySelector('#setting-steps input').value === '4'")
     page.locator("#show-code").click()
