@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -428,7 +429,7 @@ def test_what_the_first_step_will_punish(page):
     page.wait_for_selector("[data-kind=punished] tr", timeout=90_000)
     page.wait_for_function(f"{TOP}('.dry-run') < innerHeight / 2")  # the page goes to the answer
     page.wait_for_selector("#look-ahead:not([disabled])")
-    assert "10 of 10 checks passed" in page.locator(".dry-run summary").inner_text()
+    assert re.search(r"(\d+) of \1 checks passed", page.locator(".dry-run summary").inner_text())
     assert "A step: 16 completions" in page.locator(".dry-run .facts").inner_text()
     punished = [float(text) for text in page.locator("[data-kind=punished] td:first-child").all_inner_texts()]
     assert punished == sorted(punished)
