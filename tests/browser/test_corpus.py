@@ -97,6 +97,11 @@ def test_the_table_shows_sorts_and_opens_with_the_keyboard(open_many, many):
     words = f"64 trajectories, 22 of 43 right, 21 not verified, {tokens:,} tokens"
     assert words in page.locator(".opd-corpus summary").inner_text()
     assert rows(page, "table").count() == TRAJECTORIES
+    # The list above is as high as the window at most, names each prompt, and goes where the table points.
+    rail = page.locator(".opd-review .rail")
+    assert rail.evaluate("rail => rail.clientHeight < innerHeight && rail.scrollHeight > innerHeight")
+    asked = rail.locator("label:nth-of-type(-n + 3) .asked").all_inner_texts()
+    assert asked == [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
     head = page.locator("#corpus-table th.agreement")
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
@@ -121,6 +126,8 @@ def test_the_table_shows_sorts_and_opens_with_the_keyboard(open_many, many):
     button.focus()
     page.keyboard.press("Enter")
     page.locator(f".rail label:nth-of-type({number}) input:checked").wait_for(state="attached")
+    chosen = rail.locator("label:has(:checked)").bounding_box()
+    assert 0 <= chosen["y"] - rail.bounding_box()["y"] < rail.bounding_box()["height"]
     assert page.locator(".pane .text").inner_text().startswith(f"Answer {number - 1}:")
     assert page.evaluate("document.activeElement.matches('.pane .text')"), "arrow keys go on from there"
 

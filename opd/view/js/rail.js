@@ -18,6 +18,8 @@ class Rail {
     this.element = element;
     this.title = element.querySelector("legend");
     this.entries = new Map(); // sample -> element
+    this.seen = new Set(); // samples within sight: of a thousand trajectories a dozen is drawn
+    this.sight = new IntersectionObserver((changes) => changes.forEach((change) => this.see(change)));
   }
 
   fill() {
@@ -27,27 +29,41 @@ class Rail {
     this.title.textContent = (answers.length ? answers : textWords(longest)).join(", ");
     for (const [sample, entry] of this.entries) {
       if (sample < count) continue;
+      this.sight.unobserve(entry);
       entry.remove();
       this.entries.delete(sample);
+      this.seen.delete(sample);
     }
+    const questions = Array.from({ length: count }, (_, sample) => this.reviewsOf(sample)[0].question);
+    const several = new Set(questions).size > 1;
+    let last = null;
     treeOrder(groups, count).forEach(({ sample, depth, branch }, place) => {
       if (!this.entries.has(sample)) this.entries.set(sample, this.makeEntry(sample));
       const entry = this.entries.get(sample);
       const there = this.element.children[place + 1]; // after the legend
       if (there !== entry) this.element.insertBefore(entry, there ?? null); // moving one in place would take its focus
       entry.style.setProperty("--depth", depth);
+      entry.querySelector(".asked").textContent = several && questions[sample] !== last ? questions[sample] : "";
+      last = questions[sample];
       this.fillEntry(entry, sample, branch);
     });
     this.draw();
+  }
+
+  /** What both or all students wrote as this sample. */
+  reviewsOf(sample) {
+    return this.view.groups.map(({ reviews }) => reviews[sample]).filter(Boolean);
   }
 
   makeEntry(sample) {
     const input = make("input");
     Object.assign(input, { type: "radio", name: `${this.view.name}-sample` });
     input.addEventListener("change", () => this.view.choose(sample));
-    const parts = ["ordinal", "marks", "numbers", "origin", "barcodes"].map((name) => make("span", name));
+    const parts = ["asked", "ordinal", "marks", "numbers", "origin", "barcodes"].map((name) => make("span", name));
     const entry = make("label", "", input, ...parts);
     entry.querySelector(".ordinal").textContent = `${sample + 1}`;
+    entry.dataset.sample = sample;
+    this.sight.observe(entry);
     entry.title =
       `Trajectory ${sample + 1}: share of its choices that the teacher agrees with, and its mean penalty; ` +
       "below, its penalties";
@@ -56,7 +72,7 @@ class Rail {
 
   fillEntry(entry, sample, branch) {
     const find = (selector) => entry.querySelector(selector);
-    const reviews = this.view.groups.map(({ reviews: all }) => all[sample]).filter(Boolean);
+    const reviews = this.reviewsOf(sample);
     find("input").checked = sample === this.view.sample;
     find(".marks").replaceChildren(...reviews.map((review) => correctMark(review, this.view.growing)));
     const writer = branch?.by === "teacher" ? "the teacher went on" : "the student went on";
@@ -70,13 +86,37 @@ class Rail {
     find(".numbers").textContent = penalty === null ? "" : [...agrees, `${number(penalty)} nats`].join(" · ");
   }
 
+  /** Bring the chosen entry into sight when another was chosen; only the list moves, never the page. */
+  reveal() {
+    const chosen = `${this.view.key} ${this.view.sample}`;
+    const entry = this.entries.get(this.view.sample);
+    const { element } = this;
+    if (this.revealed === chosen || !entry || !element.clientHeight) return; // it may be on a hidden tab
+    this.revealed = chosen;
+    const into = (start, size, from, length) =>
+      start < from || start + size > from + length ? start - (length - size) / 2 : from;
+    element.scrollTop = into(entry.offsetTop, entry.offsetHeight, element.scrollTop, element.clientHeight);
+    element.scrollLeft = into(entry.offsetLeft, entry.offsetWidth, element.scrollLeft, element.clientWidth);
+  }
+
+  see({ target, isIntersecting }) {
+    const sample = Number(target.dataset.sample);
+    if (isIntersecting && this.entries.get(sample) === target) {
+      this.seen.add(sample);
+      this.drawEntry(sample);
+    } else this.seen.delete(sample);
+  }
+
   draw() {
-    for (const [sample, entry] of this.entries) {
-      const reviews = this.view.groups.map(({ reviews: all }) => all[sample]).filter(Boolean);
-      [...entry.querySelectorAll(".barcode")].forEach((canvas, i) => {
-        if (reviews[i]?.count) drawBarcode(canvas, reviews[i], this.view.legend.steps, this.view.palette);
-      });
-    }
+    this.reveal();
+    for (const sample of this.seen) this.drawEntry(sample);
+  }
+
+  drawEntry(sample) {
+    const reviews = this.reviewsOf(sample);
+    [...this.entries.get(sample).querySelectorAll(".barcode")].forEach((canvas, i) => {
+      if (reviews[i]?.count) drawBarcode(canvas, reviews[i], this.view.legend.steps, this.view.palette);
+    });
   }
 }
 
