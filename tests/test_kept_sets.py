@@ -1,6 +1,8 @@
 """What stays at hand of what visitors look at, and for whom."""
 
+import zipfile
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -8,9 +10,12 @@ import pytest
 from graded import make_review
 from gradio.context import LocalContext
 
+from opd.config import DistillConfig
+from opd.runs import create_run
 from opd.saved_reviews import ReviewSet
 from opd.ui.app import build_app
 from opd.ui.kept_sets import MOST_SETS, KeptSets, forget_ended
+from opd.ui.runs_tab import RunsTab
 
 
 @pytest.fixture
@@ -71,6 +76,27 @@ def test_what_is_on_the_page_stays_however_large_it_is(visit, monkeypatch):
     sets.keep("now", a_set())  # a set that grows counts once
     sets.keep("small", a_set())
     assert sets.find("now")
+
+
+def test_weights_are_zipped_once_for_all_who_ask(tmp_path, monkeypatch):
+    run = create_run("mine", DistillConfig())
+    weights = run.path / "checkpoints" / "step-000001" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    with gr.Blocks(analytics_enabled=False):
+        tab = RunsTab()
+    tab.zip.GRADIO_CACHE = str(tmp_path / "cache")
+
+    def zipped() -> Path:
+        path = Path(tab._zip(["mine"])["value"])
+        assert zipfile.ZipFile(path).namelist() == ["mine/model.safetensors"]
+        return path
+
+    first = zipped()
+    assert zipped() == first
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [first]
+    weights.parent.rename(weights.parent.with_name("step-000002"))
+    assert zipped() != first, "other weights"
 
 
 class Sessions(SimpleNamespace):

@@ -23,7 +23,7 @@ MOST_SETS, MOST_BYTES = 8, 64 * 2**20
 GRACE = timedelta(hours=1)
 """For how long a closed page may come back; Gradio gives its own state as long."""
 
-CLOSED_BYTES = 256 * 2**20
+CLOSED_BYTES = 128 * 2**20
 """What all closed pages together may take."""
 
 SESSION_BYTES = 2**19

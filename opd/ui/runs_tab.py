@@ -194,14 +194,23 @@ class RunsTab:
     def _zip(self, chosen: list[str]) -> Any:  # noqa: ANN401
         with spoken_errors():
             run = open_run(chosen[-1])
-            target = history.export_zip(run, self._own_file(f"{run.name}.zip"))
+            target = self._own_file(f"{run.name}.zip", f"{run.name}-{run.born}-{run.saved_step}")
+            if target.exists():
+                target.touch()  # by this time Gradio tells what nobody wants any more
+            else:
+                history.export_zip(run, self._own_file(target.name)).replace(target)
         return gr.update(value=str(target), visible=True)
 
-    def _own_file(self, name: str) -> Path:
-        """Return a place in Gradio's cache, from where it serves files without another copy."""
-        folder = Path(self.zip.GRADIO_CACHE) / secrets.token_urlsafe(9)
-        folder.mkdir(parents=True)
-        return folder / name
+    def _own_file(self, name: str, folder: str | None = None) -> Path:
+        """Return a place in Gradio's cache, from where it serves files without another copy.
+
+        Args:
+            name: of the file.
+            folder: where it is found again; None for a place of its own.
+        """
+        place = Path(self.zip.GRADIO_CACHE) / (folder or secrets.token_urlsafe(9))
+        place.mkdir(parents=True, exist_ok=True)
+        return place / name
 
     def _ask_to_delete(self, chosen: list[str]) -> list[Any]:
         names = " and ".join(f"`{name}`" for name in chosen)
