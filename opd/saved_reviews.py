@@ -12,8 +12,9 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ STORE_LIMIT = 4 * 2**30
 HEADING = 80
 """Characters of a prompt that serve as a title."""
 
+BEGINNING = 2**16
+"""Characters of a stored file that a list reads of it."""
+
+_BEFORE_NAME, _BEFORE_VALUE = re.compile(r"[\s,{\[]*"), re.compile(r"[\s:]*")
 _ID = re.compile(r"[0-9a-f]{16}")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -184,10 +189,12 @@ def load_reviews(path: str | Path) -> ReviewSet:
 
 def heading(reviews: ReviewSet) -> str:
     """Return the title of a set, or how its first prompt begins where it has none."""
-    if reviews.title:
-        return reviews.title
-    asked = " ".join(next(iter(reviews)).messages[-1]["content"].split())
-    return asked if len(asked) <= HEADING else asked[: HEADING - 1].rstrip() + "…"
+    return reviews.title or _clipped(next(iter(reviews)).messages[-1]["content"])
+
+
+def _clipped(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= HEADING else text[: HEADING - 1].rstrip() + "…"
 
 
 # The store behind the links
@@ -201,7 +208,7 @@ def store(reviews: ReviewSet) -> str:
         ValueError: the store is full; see also :meth:`ReviewSet.to_json`.
     """
     folder = store_dir()
-    path = folder / f"{reviews.id}.json"
+    path = _path(reviews.id)
     if not path.exists():
         if sum(file.stat().st_size for file in folder.glob("*.json")) > STORE_LIMIT:
             raise ValueError(
@@ -220,7 +227,7 @@ def open_review(ident: str) -> ReviewSet:
     """
     if ident in gallery():
         return gallery()[ident]
-    path = store_dir() / f"{ident}.json"
+    path = _path(ident)
     if not _ID.fullmatch(ident) or not path.is_file():
         raise ValueError(
             f"There is no review {ident!r} here. A link works where its review was saved; ask for the file "
@@ -236,6 +243,59 @@ def stored_reviews() -> list[str]:
     """Return the ids of all stored sets, the newest first."""
     files = [path for path in store_dir().glob("*.json") if _ID.fullmatch(path.stem)]
     return [path.stem for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a list says of a stored set.
+
+    Attributes:
+        id: the set's id.
+        heading: see :func:`heading`.
+        saved: when, seconds since 1970.
+    """
+
+    id: str
+    heading: str
+    saved: float
+
+
+def stored() -> list[Stored]:
+    """Return what there is to list of all stored sets, the newest first. No file is read whole."""
+    found = []
+    for ident in stored_reviews():
+        with suppress(OSError):  # it was removed meanwhile
+            found.append(Stored(ident, _heading_in(path := _path(ident)), path.stat().st_mtime))
+    return found
+
+
+def _path(ident: str) -> Path:
+    return store_dir() / f"{ident}.json"
+
+
+@lru_cache(maxsize=4096)
+def _heading_in(path: Path) -> str:
+    """Return the heading from a file's first bytes; the id where they do not say it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        members = _first_members(file.read(BEGINNING))
+    match members:
+        case {"title": str(title)} if title:
+            return title
+        case {"messages": [*_, {"content": str(asked)}]}:
+            return _clipped(asked)
+    return path.stem
+
+
+def _first_members(text: str) -> dict[str, Any]:
+    """Return what stands first in a file: its own members and, in "reviews", those of its first review."""
+    read, at, members = json.JSONDecoder().raw_decode, 0, {}
+    with suppress(json.JSONDecodeError, RecursionError):  # the text ends somewhere
+        while True:
+            name, at = read(text, _BEFORE_NAME.match(text, at).end())
+            at = _BEFORE_VALUE.match(text, at).end()
+            if name != "reviews":
+                members[name], at = read(text, at)
+    return members
 
 
 def store_dir() -> Path:

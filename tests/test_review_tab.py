@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from graded import make_review
 
-from opd.saved_reviews import ReviewSet, gallery, store
+from opd.saved_reviews import ReviewSet, gallery, save_reviews, store
 from opd.ui.branches import _pair
 from opd.ui.review_tab import PairNames, ReviewTab, _students
 from opd.ui.shown import Shown
@@ -31,7 +31,7 @@ def welcome(tab, **query):
 
 
 def test_a_new_page_opens_the_gallery_without_a_model(tab):
-    _, shown = welcome(tab)
+    _, shown, *_ = welcome(tab)
     assert next(iter(gallery().values())).title in shown
     assert '"id": null' in shown, "the address of a plain page stays plain"
 
@@ -39,10 +39,28 @@ def test_a_new_page_opens_the_gallery_without_a_model(tab):
 def test_links_open_without_a_model(tab):
     mine = store(ReviewSet.of([make_review(["Mine"])]))
     for ident in (*gallery(), mine):
-        value, shown = welcome(tab, review=ident)
+        value, shown, *_ = welcome(tab, review=ident)
         assert f'"id": "{ident}"' in shown
         assert tab._find(ident).id == ident
         assert value
+
+
+def test_the_prompt_of_what_is_opened_stands_above_it(tab, tmp_path):
+    def opened(*conversations):
+        path = tmp_path / "some.json"
+        save_reviews(path, [make_review(["x"], messages=messages) for messages in conversations])
+        _, _, prompt, system, _ = tab._open_file(str(path))
+        return prompt, system
+
+    def said(*texts, roles=("user", "assistant", "user")):
+        return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+    assert opened(said("Why?"), said("Why?")) == ("Why?", "")
+    assert opened(said("Be brief.", "Why?", roles=("system", "user"))) == ("Why?", "Be brief.")
+    assert opened(said("Why?"), said("How?")) == ("", ""), "there is not one prompt"
+    assert opened(said("Why?", "Because.", "How?")) == ("", ""), "a chat is more than its last question"
+    mine = store(ReviewSet.of([make_review(["x"], messages=said("Mine?"))]))
+    assert welcome(tab, review=mine)[2] == "Mine?"
 
 
 @pytest.mark.parametrize("question", [None, "x", [], ["gone", "json"], [1, "json"], ["gone", "exe"]])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hostile import HOSTILE
 
 import opd
 from opd.saved_reviews import (
+    BEGINNING,
     CSV_COLUMNS,
     ReviewGroup,
     ReviewSet,
@@ -24,6 +26,7 @@ from opd.saved_reviews import (
     save_reviews,
     store,
     store_dir,
+    stored,
     stored_reviews,
     to_csv,
 )
@@ -129,6 +132,25 @@ def test_a_stored_set_is_found_by_its_id(graded, opd_home):
     assert open_review(ident).title == graded.title
     assert stored_reviews() == [ident]
     assert (opd_home / "reviews" / f"{ident}.json").is_file()
+
+
+def test_what_is_stored_is_listed_from_the_beginnings_of_its_files(graded, monkeypatch):
+    asked = [{"role": "system", "content": "x" * 500}, {"role": "user", "content": "Is\nit [so], “quite”?"}]
+    plain = ReviewSet.of([make_review(["y"] * 9, messages=asked)])
+    long = ReviewSet.of([make_review(["z"], messages=[{"role": "user", "content": "long " * BEGINNING}])])
+    whole = ReviewSet.of([make_review(["w"])])
+    sets = [graded, plain, long, whole]
+    for age, reviews in enumerate(sets):
+        path = store_dir() / f"{store(reviews)}.json"
+        if reviews is whole:  # with another layout, as by another program
+            path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (store_dir() / ("0" * 16 + ".json")).write_text("[" * 100_000)
+    monkeypatch.setattr("opd.saved_reviews.load_reviews", None)
+    broken, *listed = stored()
+    assert [one.heading for one in listed] == ["A title", "Is it [so], “quite”?", long.id, "Which one?"]
+    assert [(one.id, one.saved) for one in listed] == [(s.id, 1e9 - age) for age, s in enumerate(sets)]
+    assert broken.heading == broken.id
 
 
 @pytest.mark.parametrize("ident", ["0" * 16, "../../etc/passwd", "", "x", "0" * 15 + "\n"])

@@ -34,7 +34,7 @@ def build_app() -> gr.Blocks:
                 train = TrainTab(tabs, review)
             with gr.Tab("Runs", id="runs"):
                 runs = RunsTab()
-        app.load(review.welcome, None, review.on_show, **PLUMBING)
+        app.load(review.welcome, None, review.on_open, **PLUMBING)
         app.load(train.attach, None, train.attached, **PLUMBING)
         form, setup = train.form, train.setup
         app.load(None, form.fields, form.fields, js=form.recall, **PLUMBING).then(

@@ -22,6 +22,7 @@ from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 from opd.ui.kept_sets import KeptSets, opened
 from opd.ui.pairs import loaded_pair
+from opd.ui.saved_list import SavedList
 from opd.ui.shown import Shown
 from opd.ui.token_review import ACTIONS, TokenReview
 from opd.ui.working import Working
@@ -84,6 +85,7 @@ class ReviewTab:
         self.corpus = Corpus(self.sets.find, elem_id="corpus")
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
         self.on_show = [self.reviews, self.shown]
+        self.on_open = [*self.on_show, self.prompt, self.system, self.sampling_fold]
         self._connect()
 
     # Layout
@@ -155,12 +157,19 @@ class ReviewTab:
                     ident: gr.Button(shown.title, size="sm", min_width=0)
                     for ident, shown in gallery().items()
                 }
+            with gr.Column(scale=2, min_width=280):
+                self.saved = SavedList(elem_id="saved")
             self.review_file = gr.File(
-                label="A saved review", file_types=[".json"], height=112, scale=2, elem_id="review-file"
+                label="A saved review",
+                file_types=[".json"],
+                height=112,
+                scale=2,
+                min_width=200,
+                elem_id="review-file",
             )
 
     def _sampling_settings(self) -> None:
-        with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling"):
+        with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling") as self.sampling_fold:
             with gr.Row():
                 trajectories, temperature, longest, seed = SAMPLING_LABELS
                 self.n = gr.Number(4, label=trajectories, precision=0, min_width=90)
@@ -243,15 +252,16 @@ class ReviewTab:
             **models,
         )
         for ident, button in self.gallery_buttons.items():
-            button.click(lambda ident=ident: self._open(ident), None, self.on_show, **PLUMBING)
-        self.review_file.upload(self._open_file, self.review_file, self.on_show, **PLUMBING)
+            button.click(lambda ident=ident: self._open(ident), None, self.on_open, **PLUMBING)
+        self.saved.open(self._open_saved, None, self.on_open, **PLUMBING)
+        self.review_file.upload(self._open_file, self.review_file, self.on_open, **PLUMBING)
         self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
         self.branches.connect(self.reviews, self.shown, [self.names, self.trained, self.max_tokens])
 
     # What is shown
 
-    def welcome(self, request: gr.Request) -> list[str]:
-        """Return the updates of ``on_show`` for a new page: the review it asks for, or the gallery's first.
+    def welcome(self, request: gr.Request) -> list[Any]:
+        """Return the updates of ``on_open`` for a new page: the review it asks for, or the gallery's first.
 
         No model is loaded for either.
         """
@@ -262,7 +272,10 @@ class ReviewTab:
             except gr.Error as unknown:
                 gr.Warning(unknown.message)
         first = next(iter(gallery()))
-        return self._show(first, gallery()[first])
+        return [
+            *self._show(first, gallery()[first]),
+            *[gr.skip()] * 3,
+        ]  # its prompt stands there, or a new one
 
     def _show(
         self, key: str, reviews: ReviewSet, *, linked: bool = False, growing: bool = False
@@ -280,14 +293,18 @@ class ReviewTab:
         except ValueError:
             return self.sets.find(key)
 
-    def _open(self, ident: str) -> list[str]:
+    def _open(self, ident: str) -> list[Any]:
         with spoken_errors():
-            return self._show(ident, opened(ident), linked=True)
+            reviews = opened(ident)
+            return [*self._show(ident, reviews, linked=True), *_asked(reviews)]
 
-    def _open_file(self, path: str) -> list[str]:
+    def _open_saved(self, event: gr.EventData) -> list[Any]:
+        return self._open(str(event._data.get("review")))
+
+    def _open_file(self, path: str) -> list[Any]:
         with spoken_errors():
             reviews = load_reviews(path)
-            return self._show(secrets.token_urlsafe(9), reviews)
+            return [*self._show(secrets.token_urlsafe(9), reviews), *_asked(reviews)]
 
     def _keep(self, shown: str) -> str:
         """Store what is shown; its link is in the address from now on."""
@@ -422,6 +439,19 @@ class ReviewTab:
         if not isinstance(prompt, str):
             prompt = prompt[0]["content"] if len(prompt) == 1 else ""
         return self.examples.get(prompt.strip())
+
+
+def _asked(reviews: ReviewSet) -> list[Any]:
+    """Return the updates of prompt, system prompt and its fold: what all these answer, if it is one."""
+    first, *others = [review.messages for review in reviews]
+    match first:
+        case [{"role": "user", "content": prompt}] if all(other == first for other in others):
+            return [prompt, "", gr.skip()]
+        case [{"role": "system", "content": system}, {"role": "user", "content": prompt}] if all(
+            other == first for other in others
+        ):
+            return [prompt, system, gr.update(open=True)]
+    return ["", "", gr.skip()]
 
 
 def _messages(prompt: str, system: str) -> Messages:

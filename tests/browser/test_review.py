@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -283,6 +284,8 @@ def test_the_gallery_opens_and_its_address_opens_it_again(page, app, open_page):
     assert review_of(page) == ident
     again = open_page(page.url)
     again.locator("#shown h2", has_text=reviews.title).wait_for()
+    prompt = again.locator(".opd-review .prompt").inner_text()
+    assert again.locator("#prompt textarea").input_value() == prompt, "what stands above it is its own prompt"
 
 
 def test_a_link_restores_review_token_and_signal(page, app, open_page):
@@ -344,13 +347,28 @@ def open_file(page, path) -> None:
     page.locator("#review-file input[type=file]").set_input_files(path)
 
 
-def test_a_saved_file_opens(page, tmp_path):
-    reviews = list(gallery().values())[4]
+def test_a_saved_file_opens_and_once_saved_is_listed_on_every_page(page, tmp_path, app, open_page):
+    reviews = replace(list(gallery().values())[4], title="Mine <b>now</b>")
     path = tmp_path / "mine.json"
     path.write_text(reviews.to_json(), encoding="utf-8")
+    another = open_page(app)
+    another.get_by_role("tab", name="Open").click()
+    another.locator("#saved .count").wait_for()
+    assert another.locator("#saved a", has_text=reviews.title).count() == 0
     open_file(page, path)
     page.locator("#shown h2", has_text=reviews.title).wait_for()
-    assert page.locator(".pane-title").all_inner_texts() == [group.label for group in reviews.groups]
+    labels = [group.label for group in reviews.groups]
+    assert page.locator(".pane-title").all_inner_texts() == labels
+    page.locator("#shown .keep").click()
+    for listing in (another, page):
+        listing.locator("#saved li:first-child a", has_text=reviews.title).click()
+        listing.wait_for_function("location.search.includes('review=')")
+        listing.locator("#shown h2", has_text=reviews.title).wait_for()
+        assert listing.locator(".pane-title").all_inner_texts() == labels
+        assert review_of(listing) == reviews.id
+        with listing.expect_download() as download:
+            listing.locator("#shown [data-kind=json]").click()
+        assert load_reviews(download.value.path()).title == reviews.title
 
 
 @pytest.mark.parametrize("content", ["{}", "no json", '{"format": "opd-review", "version": 9}'])

@@ -1,0 +1,29 @@
+"""The reviews that are saved on this server, the newest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradio.components.base import server
+
+from opd.saved_reviews import stored
+from opd.ui.component import OwnHTML
+from opd.view.payload import visible
+
+MOST_LISTED = 500
+
+
+class SavedList(OwnHTML):
+    """Lists the saved reviews, also those of other pages. Event: ``open`` (``_data["review"]``: its id)."""
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Make the list; ``kwargs`` are those of :class:`gradio.HTML`."""
+        super().__init__(__file__, ["curves.js"], **kwargs)
+
+    @server
+    def reviews(self, nothing: Any = None) -> list[dict[str, Any]]:  # noqa: ANN401
+        """Serve the list to the page: ``id``, ``heading`` and ``saved`` (seconds since 1970) of each."""
+        return [
+            {"id": found.id, "heading": visible(found.heading), "saved": found.saved}
+            for found in stored()[:MOST_LISTED]
+        ]
