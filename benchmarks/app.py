@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measuring import Figure
-from opd.models import Pair, load_pair
-from opd.reviewing import stream_reviews
-from opd.saved_reviews import ReviewGroup
+from opd.grading.reviewing import stream_reviews
+from opd.grading.saved_reviews import ReviewGroup
+from opd.models.pair import Pair, load_pair
 from opd.tasks import load_task
 from opd.trajectory import Prompt
 from opd.view.payload import set_payload

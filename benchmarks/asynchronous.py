@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from benchmarks.measuring import Cost, Figure, Ratio, Stopwatch
 from opd.config import DistillConfig
-from opd.distillation import distill
+from opd.training.distillation import distill
 
 PROMPTS, WARM_UP, STEPS, ROUNDS = 64, 2, 9, 3
 

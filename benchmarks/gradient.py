@@ -1,6 +1,6 @@
 """A step's gradient without the loop around it, for models that have no task.
 
-The same calls as in ``opd.distillation``: full reverse KL, and the grades out of the same forward.
+The same calls as in ``opd.training.distillation``: full reverse KL, and the grades out of the same forward.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opd.divergence import over_chunks, reverse_kl, token_signals
 from opd.engines.transformers import batches, distributions
-from opd.models import Pair
+from opd.models.pair import Pair
 from opd.trajectory import Trajectory
 
 TOP_K = 8

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Figure, Ratio, alternate
-from opd.engines.packing import alike
-from opd.grading import grade
-from opd.models import Pair, load_pair
-from opd.sampling import sample
+from opd.engines.sampling import sample
+from opd.grading.grading import grade
+from opd.models.kernels.packing import alike
+from opd.models.pair import Pair, load_pair
 from opd.tasks import load_task
 from opd.trajectory import Trajectory
 

@@ -16,10 +16,10 @@ import torch
 from benchmarks.gradient import make_gradient
 from benchmarks.measuring import Figure, Stopwatch, fitted_exponent, in_fresh_process, peak_memory
 from benchmarks.random_models import SMALL, VOCABULARY, random_model
-from opd.engines import SampleRequest
 from opd.engines.transformers import TransformersSampler
-from opd.grading import grade
-from opd.models import Pair
+from opd.grading.grading import grade
+from opd.models.pair import Pair
+from opd.protocols import SampleRequest
 from opd.trajectory import Trajectory
 
 PROMPT = 16

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from opd.models import LanguageModel
+from opd.models.language_model import LanguageModel
 
 VOCABULARY = 151_936
 

@@ -7,11 +7,12 @@ from statistics import median
 
 from benchmarks.measuring import Figure, Ratio, alternate
 from benchmarks.peers.generate import generating
-from opd.engines import SampleRequest
+from opd.engines.sampling import requests
 from opd.engines.transformers import TransformersSampler
-from opd.models import DEMO_MODELS, LanguageModel, load_model
-from opd.paths import assets_dir
-from opd.sampling import requests
+from opd.files import assets_dir
+from opd.models.language_model import LanguageModel
+from opd.models.load import DEMO_MODELS, load_model
+from opd.protocols import SampleRequest
 from opd.tasks import load_task
 
 IN_FLIGHT, STREAM, MAX_TOKENS = 64, 512, 192

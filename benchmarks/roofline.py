@@ -25,11 +25,12 @@ import torch
 from benchmarks.gradient import make_gradient
 from benchmarks.measuring import Figure, Stopwatch, peak_memory
 from benchmarks.random_models import QWEN3_0_6B, QWEN3_8B, SMALL, VOCABULARY, random_model
-from opd.engines import SampleRequest
-from opd.engines.linear import use_onednn
 from opd.engines.transformers import TransformersSampler
-from opd.grading import grade
-from opd.models import LanguageModel, Pair
+from opd.grading.grading import grade
+from opd.models.kernels.linear import use_onednn
+from opd.models.language_model import LanguageModel
+from opd.models.pair import Pair
+from opd.protocols import SampleRequest
 from opd.trajectory import Trajectory
 
 

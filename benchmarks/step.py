@@ -8,11 +8,11 @@ from statistics import median
 from benchmarks.measuring import Cost, Figure, Ratio, Stopwatch, quantile
 from benchmarks.peers import trl
 from opd.config import DistillConfig
-from opd.distillation import distill
-from opd.engines import SampleRequest
-from opd.models import load_pair
-from opd.sampling import sample
+from opd.engines.sampling import sample
+from opd.models.pair import load_pair
+from opd.protocols import SampleRequest
 from opd.tasks import load_task
+from opd.training.distillation import distill
 from opd.trajectory import Prompt, Trajectory
 
 PROMPTS = 64

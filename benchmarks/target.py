@@ -22,10 +22,12 @@ import torch
 from benchmarks.measuring import Cost, Figure, Stopwatch, machine
 from benchmarks.peers import trl
 from opd.config import DistillConfig
-from opd.distillation import Distillation, distill
-from opd.evaluation import evaluate
-from opd.models import LanguageModel, load_model, load_pair
+from opd.grading.evaluation import evaluate
+from opd.models.language_model import LanguageModel
+from opd.models.load import load_model
+from opd.models.pair import load_pair
 from opd.tasks import Split, Task, load_task
+from opd.training.distillation import Distillation, distill
 
 PROMPTS, STEPS, EVALUATE_EVERY, PROBLEMS = 64, 100, 5, 256
 SHARE = 0.9

@@ -289,7 +289,7 @@ def _app(options: argparse.Namespace) -> None:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    from opd.saved_reviews import ReviewSet, save_reviews, to_csv
+    from opd.grading.saved_reviews import ReviewSet, save_reviews, to_csv
     from opd.trajectory import write_atomically
     from opd.view.terminal import render
 
@@ -313,7 +313,7 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _reviews(options: argparse.Namespace) -> None:
-    from opd.saved_reviews import gallery, heading, open_review, stored_reviews
+    from opd.grading.saved_reviews import gallery, heading, open_review, stored_reviews
 
     for ident in (*stored_reviews(), *gallery()):
         try:
@@ -323,7 +323,7 @@ def _reviews(options: argparse.Namespace) -> None:
 
 
 def _open_review(name: str) -> Any:  # noqa: ANN401
-    from opd.saved_reviews import load_reviews, open_review
+    from opd.grading.saved_reviews import load_reviews, open_review
 
     return load_reviews(name) if Path(name).is_file() else open_review(name)
 
@@ -331,7 +331,7 @@ def _open_review(name: str) -> Any:  # noqa: ANN401
 def _graded(options: argparse.Namespace) -> list[Any]:
     """Grade what the options name: given text, or what the student samples."""
     import opd
-    from opd.own_text import read_chat, read_prompts
+    from opd.grading.own_text import read_chat, read_prompts
     from opd.tasks.demo import known_problems
 
     if options.chat:
@@ -371,8 +371,8 @@ def _read_text(path: Path) -> str:
 def _branch(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from opd import branching
-    from opd.saved_reviews import save_reviews
+    from opd.grading import branching
+    from opd.grading.saved_reviews import save_reviews
     from opd.tasks import load_task
     from opd.tasks.demo import known_problems
     from opd.verdicts import DEFAULT_FORKS, strongest_forks
@@ -447,7 +447,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def _doctor(options: argparse.Namespace) -> int:
     from opd.config import make_config, read_config
     from opd.presets import combine
-    from opd.preview import examined
+    from opd.training.preview import examined
 
     saved = read_config(options.config) if options.config else {}
     config, failed = make_config(combine(saved, given=_given(options))), False
@@ -464,8 +464,8 @@ def _led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.
     """Under torchrun, let the first process do what a command says and all others take part in its runs."""
 
     def led(options: argparse.Namespace) -> int:
-        from opd.jobs import follow
-        from opd.parallel import FailedElsewhere, processes, rank, tell
+        from opd.models.parallel import FailedElsewhere, processes, rank, tell
+        from opd.runs.jobs import follow
 
         first, code = True, None
         try:
@@ -487,9 +487,9 @@ def _led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.
 
 def _train(options: argparse.Namespace) -> int | None:
     from opd.config import make_config, read_config
-    from opd.jobs import enter, refuse_finished
     from opd.presets import combine
-    from opd.runs import new_name, open_run
+    from opd.runs.jobs import enter, refuse_finished
+    from opd.runs.run import new_name, open_run
 
     given = _given(options)
     if options.resume:
@@ -508,9 +508,9 @@ def _train(options: argparse.Namespace) -> int | None:
 
 def _dry_run(config: Any) -> int:  # noqa: ANN401
     """Print what the doctor does not pass and, unless that forbids the run, what its first step would do."""
-    from opd.parallel import rank
+    from opd.models.parallel import rank
     from opd.presets import as_command
-    from opd.preview import look_ahead
+    from opd.training.preview import look_ahead
 
     findings, found = look_ahead(config)
     if rank() == 0:
@@ -541,9 +541,9 @@ def _print_preview(p: Any) -> None:  # noqa: ANN401
 
 def _race(options: argparse.Namespace) -> None:
     from opd.config import read_config
-    from opd.jobs import enter_race
     from opd.presets import race_configs
-    from opd.runs import Race
+    from opd.runs.jobs import enter_race
+    from opd.runs.run import Race
 
     saved = read_config(options.config) if options.config else {}
     configs = race_configs(options.methods, saved, _given(options))
@@ -554,7 +554,7 @@ def _race(options: argparse.Namespace) -> None:
 
 
 def _list_runs(options: argparse.Namespace) -> None:
-    from opd.history import summaries
+    from opd.runs.history import summaries
     from opd.view.payload import visible
 
     found = summaries(options.search)
@@ -574,8 +574,8 @@ def _list_runs(options: argparse.Namespace) -> None:
 
 
 def _delete_run(options: argparse.Namespace) -> None:
-    from opd.history import delete_run
-    from opd.runs import open_run
+    from opd.runs.history import delete_run
+    from opd.runs.run import open_run
 
     run = open_run(options.name)
     if options.yes or input(f"Delete the run {run.name} and its checkpoints for good? [y/N] ") in (
@@ -587,23 +587,23 @@ def _delete_run(options: argparse.Namespace) -> None:
 
 
 def _diff_runs(options: argparse.Namespace) -> None:
-    from opd.history import config_diff
-    from opd.runs import open_run
+    from opd.runs.history import config_diff
+    from opd.runs.run import open_run
 
     for name, values in config_diff(open_run(options.name), open_run(options.other)).items():
         print(f"{name}: {values[0]!r} | {values[1]!r}")
 
 
 def _print_csv(options: argparse.Namespace) -> None:
-    from opd.history import metrics_csv
-    from opd.runs import open_run
+    from opd.runs.history import metrics_csv
+    from opd.runs.run import open_run
 
     print(metrics_csv(open_run(options.name)), end="")
 
 
 def _report_run(options: argparse.Namespace) -> None:
-    from opd.history import read_note
-    from opd.runs import open_run
+    from opd.runs.history import read_note
+    from opd.runs.run import open_run
     from opd.trajectory import write_atomically
     from opd.view.report import render_report
 
@@ -613,22 +613,22 @@ def _report_run(options: argparse.Namespace) -> None:
 
 
 def _note_run(options: argparse.Namespace) -> None:
-    from opd.history import write_note
-    from opd.runs import open_run
+    from opd.runs.history import write_note
+    from opd.runs.run import open_run
 
     write_note(open_run(options.name), options.text)
 
 
 def _pin_run(options: argparse.Namespace) -> None:
-    from opd.history import pin_baseline
-    from opd.runs import open_run
+    from opd.runs.history import pin_baseline
+    from opd.runs.run import open_run
 
     pin_baseline(open_run(options.name))
 
 
 def _zip_run(options: argparse.Namespace) -> None:
-    from opd.history import export_zip
-    from opd.runs import open_run
+    from opd.runs.history import export_zip
+    from opd.runs.run import open_run
 
     print(f"Saved to {export_zip(open_run(options.name), options.file, options.step)}.")
 
@@ -636,8 +636,8 @@ def _zip_run(options: argparse.Namespace) -> None:
 def _publish_run(options: argparse.Namespace) -> None:
     from getpass import getpass
 
-    from opd.history import publish
-    from opd.runs import open_run
+    from opd.runs.history import publish
+    from opd.runs.run import open_run
 
     run = open_run(options.name)
     token = os.environ.get("HF_TOKEN") or getpass("Token of the hub (not stored): ")
@@ -653,7 +653,7 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
 
     from tqdm import tqdm
 
-    from opd.jobs import prolong, work
+    from opd.runs.jobs import prolong, work
 
     seconds = 0.0
     with run.hold():
@@ -691,8 +691,8 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from opd.evaluation import evaluate
-    from opd.models import load_model
+    from opd.grading.evaluation import evaluate
+    from opd.models.load import load_model
     from opd.tasks import TaskOptions, load_task
 
     asked = {name: getattr(options, name) for name in TASK_OPTIONS}

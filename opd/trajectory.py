@@ -109,8 +109,8 @@ class Grades:
         jsd: float32 ``[T]``, Jensen-Shannon divergence of the two (beta 0.5), in [0, ln 2]; None where it was
             not computed.
         spans: int32 ``[T]``, where a teacher with another tokenizer graded aligned spans of text
-            (:mod:`opd.cross_grading`): the index of the first token of each token's span, -1 for a token that
-            could not be graded. None where each token was graded by itself.
+            (:mod:`opd.grading.cross_grading`): the index of the first token of each token's span, -1 for
+            a token that could not be graded. None where each token was graded by itself.
     """
 
     penalty: NDArray[np.float32]
@@ -188,8 +188,8 @@ class Review:
         seed: the seed the trajectory was sampled with.
         branch: where it leaves another review; None for a main line. A branch holds the whole text.
         evidence: what rollouts from this trajectory have shown, JSON-ready: "forkValue" holds
-            :meth:`opd.branching.ForkValue.to_dict` by token index (as text), "noReturn"
-            :meth:`opd.branching.NoReturn.to_dict`; None where nothing was asked.
+            :meth:`opd.grading.branching.ForkValue.to_dict` by token index (as text), "noReturn"
+            :meth:`opd.grading.branching.NoReturn.to_dict`; None where nothing was asked.
     """
 
     student: str

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from opd.saved_reviews import ReviewGroup
+from opd.grading.saved_reviews import ReviewGroup
 from opd.view import asset, script
 from opd.view.payload import CHUNK, COLUMNS, alternatives_payload, columns_payload, legend, set_payload
 

@@ -13,8 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and waits for no oth
 import pytest
 from tiny import make_model
 
-from opd.distillation import Distillation
-from opd.models import Pair
+from opd.models.pair import Pair
+from opd.training.distillation import Distillation
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent

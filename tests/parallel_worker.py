@@ -14,10 +14,10 @@ from tiny import make_model
 
 import opd
 from opd.cli import main
-from opd.distillation import Distillation, distill
-from opd.models import Pair
-from opd.parallel import exchange, gathered, processes, rank, whole
-from opd.rollouts import gather, settle
+from opd.models.pair import Pair
+from opd.models.parallel import exchange, gathered, processes, rank, whole
+from opd.training.distillation import Distillation, distill
+from opd.training.rollouts import gather, settle
 
 QUICK = {
     "steps": 2,

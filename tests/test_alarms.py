@@ -8,9 +8,9 @@ from graded import make_review
 
 from opd.alarms import QUIET, RULES, alarms_at, standing
 from opd.config import DistillConfig
-from opd.rollouts import Rollout
-from opd.runs import create_run, merit
-from opd.step_metrics import repetition, step_metrics
+from opd.runs.run import create_run, merit
+from opd.training.rollouts import Rollout
+from opd.training.step_metrics import repetition, step_metrics
 from opd.trajectory import StepReport, Trajectory
 
 HEALTHY = {

@@ -17,11 +17,11 @@ from benchmarks.peers import trl
 from benchmarks.peers.generate import tokens_generated
 from benchmarks.step import Replay
 from opd.config import DistillConfig
-from opd.distillation import distill
-from opd.models import Pair
-from opd.rollouts import gather
-from opd.sampling import sample
+from opd.engines.sampling import sample
+from opd.models.pair import Pair
 from opd.tasks import load_task
+from opd.training.distillation import distill
+from opd.training.rollouts import gather
 
 pytestmark = pytest.mark.engine
 

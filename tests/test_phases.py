@@ -4,9 +4,9 @@ import pytest
 
 import opd
 from opd import phases
-from opd.doctor import CHECKS, examine
 from opd.phases import announce, count, listening
-from opd.preview import preview
+from opd.training.doctor import CHECKS, examine
+from opd.training.preview import preview
 
 
 def test_nobody_need_listen_and_no_word_gets_out_of_the_block():

@@ -14,15 +14,15 @@ from tiny import make_model
 import opd
 from opd.cli import _given, _parser, main
 from opd.config import make_config
-from opd.distillation import distill
-from opd.history import config_diff
-from opd.models import Pair
+from opd.models.pair import Pair
 from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
-from opd.preview import preview
-from opd.runs import open_run
+from opd.runs.history import config_diff
+from opd.runs.run import open_run
+from opd.training.distillation import distill
+from opd.training.preview import preview
 
 pytestmark = pytest.mark.engine
-preview_module = importlib.import_module("opd.preview")
+preview_module = importlib.import_module("opd.training.preview")
 
 TINY = {
     "steps": 1,

@@ -28,9 +28,10 @@ from trl import DistillationConfig, DistillationTrainer
 
 from benchmarks.measuring import Cost, Stopwatch, partner
 from opd.config import DistillConfig
-from opd.distillation import BETAS, learning_rate
-from opd.models import DEMO_MODELS, as_messages
-from opd.paths import assets_dir
+from opd.files import assets_dir
+from opd.models.language_model import as_messages
+from opd.models.load import DEMO_MODELS
+from opd.training.distillation import BETAS, learning_rate
 from opd.trajectory import Prompt
 
 Weights = dict[str, NDArray[np.float32]]

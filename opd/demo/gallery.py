@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from opd.branching import branch, fork_value, point_of_no_return, teacher_line, with_evidence
 from opd.config import DistillConfig
 from opd.demo.report import first_wrong_token
-from opd.distillation import distill
-from opd.grading import grade
-from opd.models import Pair, load_pair
-from opd.own_text import chat_trajectories, text_trajectory
-from opd.reviewing import review
-from opd.sampling import sample
-from opd.saved_reviews import ReviewGroup, ReviewSet, save_reviews
+from opd.engines.sampling import sample
+from opd.grading.branching import branch, fork_value, point_of_no_return, teacher_line, with_evidence
+from opd.grading.grading import grade
+from opd.grading.own_text import chat_trajectories, text_trajectory
+from opd.grading.reviewing import review
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, save_reviews
+from opd.models.pair import Pair, load_pair
 from opd.tasks import verify
 from opd.tasks.demo import DemoTask, Draft, Problem, known_problems
+from opd.training.distillation import distill
 from opd.trajectory import VERDICTS, Prompt, Review, Trajectory
 
 TOP_K = 10

@@ -27,7 +27,7 @@ from opd.demo.documents import documents, pack
 from opd.demo.recipes import CHECKPOINT_EVERY, RECIPES, Recipe
 from opd.demo.report import pair_report, report_table
 from opd.demo.tokenizer import build_tokenizer, save_tokenizer
-from opd.models import load_pair
+from opd.models.pair import load_pair
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: dict[str, Tensor]) -> Tensor:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opd.evaluation import wilson
-from opd.grading import grade
-from opd.models import LanguageModel, Pair, load_pair
-from opd.sampling import sample
+from opd.engines.sampling import sample
+from opd.grading.evaluation import wilson
+from opd.grading.grading import grade
+from opd.models.language_model import LanguageModel
+from opd.models.pair import Pair, load_pair
 from opd.tasks import Split, verify
 from opd.tasks.demo import DemoTask, Problem, first_error
 from opd.trajectory import Grades, Trajectory

@@ -10,7 +10,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from opd.engines import Need, must_be_finite
+from opd.protocols import Need, must_be_finite
 from opd.trajectory import TokenScores, Trajectory
 
 FULL_ENTRIES = 2_000_000
@@ -19,7 +19,7 @@ server sends each as text: a million took 15 seconds and 73 MiB."""
 
 
 class PromptLogprobScorer(ABC):
-    """A :class:`opd.engines.Scorer` by prompt log-probs, which are always those at temperature 1.
+    """A :class:`opd.protocols.Scorer` by prompt log-probs, which are always those at temperature 1.
 
     Close it, or use ``with``.
 
@@ -52,7 +52,7 @@ class PromptLogprobScorer(ABC):
         """Score the last ``lengths[i]`` tokens of each sequence, without entropy."""
 
     def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
-        """Say why a need cannot be served; see :class:`opd.engines.Scorer`."""
+        """Say why a need cannot be served; see :class:`opd.protocols.Scorer`."""
         if temperature != 1.0:
             return (
                 f"{self.name} is scored by vLLM, which scores given tokens at temperature 1 only, not at "
@@ -79,7 +79,7 @@ class PromptLogprobScorer(ABC):
         temperature: float = 1.0,
         top_k: int = 0,
     ) -> list[TokenScores]:
-        """Score every token of every trajectory; see :class:`opd.engines.Scorer`."""
+        """Score every token of every trajectory; see :class:`opd.protocols.Scorer`."""
         prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
         sequences = [
             np.concatenate([p, t.completion_ids]) for p, t in zip(prompts, trajectories, strict=True)

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from opd.divergence import sampled
-from opd.engines import EngineError, must_be_finite
 from opd.engines.prompt_logprobs import PromptLogprobScorer
 from opd.engines.transformers import distributions
-from opd.models import LanguageModel
+from opd.models.language_model import LanguageModel
+from opd.protocols import EngineError, must_be_finite
 from opd.trajectory import TokenScores, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ a few hundredths."""
 
 
 class RemoteScorer(PromptLogprobScorer):
-    """A :class:`opd.engines.Scorer` on a server."""
+    """A :class:`opd.protocols.Scorer` on a server."""
 
     def __init__(
         self,

@@ -14,10 +14,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
 from opd.divergence import Distributions, chunk_rows, sampled
-from opd.engines import SampleRequest, must_be_finite
 from opd.engines.columns import ColumnsCache
-from opd.engines.packing import alike
-from opd.models import LanguageModel
+from opd.models.kernels.packing import alike
+from opd.models.language_model import LanguageModel
+from opd.protocols import SampleRequest, must_be_finite
 from opd.trajectory import Trajectory
 
 # Free rows are filled once they are this share of the batch; with nothing to fill them, they are dropped.
@@ -47,7 +47,7 @@ class TransformersSampler:
     def sample(
         self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
     ) -> Iterator[Trajectory]:
-        """Yield trajectories as they finish; see :class:`opd.engines.Sampler`.
+        """Yield trajectories as they finish; see :class:`opd.protocols.Sampler`.
 
         Behaviour log-probs are those of the distribution sampled from; at temperature 0 (greedy) they are
         the model's own at temperature 1.

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
-from opd.engines import EngineError, SampleRequest, must_be_finite
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.models import LanguageModel, locate, resolve_dtype
+from opd.models.language_model import LanguageModel
+from opd.models.load import locate, resolve_dtype
+from opd.protocols import EngineError, SampleRequest, must_be_finite
 from opd.trajectory import TokenScores, Trajectory
 
 ENVIRONMENT = {
@@ -48,7 +49,7 @@ LAST_LINES = 5
 
 
 class VllmEngine(PromptLogprobScorer):
-    """A :class:`opd.engines.Sampler` and :class:`opd.engines.Scorer` on vLLM."""
+    """A :class:`opd.protocols.Sampler` and :class:`opd.protocols.Scorer` on vLLM."""
 
     def __init__(
         self,
@@ -63,8 +64,8 @@ class VllmEngine(PromptLogprobScorer):
         """Start vLLM with a model and wait until it serves.
 
         Args:
-            model: the model; if :func:`opd.models.load_skeleton` made it, vLLM reads the weights itself.
-            dtype: vLLM's dtype, a name that :func:`opd.models.resolve_dtype` knows.
+            model: the model; if :func:`opd.models.load.load_skeleton` made it, vLLM reads the weights itself.
+            dtype: vLLM's dtype, a name that :func:`opd.models.load.resolve_dtype` knows.
             context: most tokens of a prompt and its completion together, if fewer than the model can read:
                 room for so many must be in the cache.
             memory_share: share of the device's memory for weights and key-value cache together.
@@ -107,7 +108,7 @@ class VllmEngine(PromptLogprobScorer):
     def sample(
         self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
     ) -> Iterator[Trajectory]:
-        """Yield trajectories as they finish; see :class:`opd.engines.Sampler`.
+        """Yield trajectories as they finish; see :class:`opd.protocols.Sampler`.
 
         Raises:
             ValueError: a request does not fit into the context, or a forced prefix at a temperature other

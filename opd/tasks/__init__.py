@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from opd.models import LanguageModel
+    from opd.models.language_model import LanguageModel
 
 Split = Literal["tuning", "test"]
 VerifierName = Literal["exact", "numeric", "choice", "regex", "math"]

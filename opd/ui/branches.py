@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from opd.runs import open_run
-from opd.saved_reviews import ReviewGroup, ReviewSet
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet
+from opd.runs.run import open_run
 from opd.tasks import load_task
 from opd.tasks.demo import known_problems
 from opd.trajectory import Review
@@ -23,7 +23,7 @@ from opd.ui.shown import Shown
 from opd.ui.token_review import TokenReview
 
 if TYPE_CHECKING:
-    from opd.models import Pair
+    from opd.models.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Branches:
         event: gr.EventData,
     ) -> Iterator[list[Any]]:
         """Let the student go on from a forced token or text; where nothing is forced, the teacher."""
-        from opd import branching
+        from opd.grading import branching
 
         with spoken_errors():
             place = Place.of(event)
@@ -142,7 +142,7 @@ class Branches:
             yield [*shown, *_hidden()]
 
     def _value_cost(self, event: gr.EventData) -> list[Any]:
-        from opd import branching
+        from opd.grading import branching
 
         with spoken_errors():
             place = Place.of(event)
@@ -150,7 +150,7 @@ class Branches:
             return [("fork_value", place), *_bar(f"Fork value of token {place.index + 1}: {cost}.", run=True)]
 
     def _no_return_cost(self, event: gr.EventData) -> list[Any]:
-        from opd import branching
+        from opd.grading import branching
 
         with spoken_errors():
             place = Place.of(event)
@@ -174,7 +174,7 @@ class Branches:
         grown: dict[str, str],
     ) -> Iterator[list[Any]]:
         """Run what the bar has told the cost of; findings appear as they firm up."""
-        from opd import branching
+        from opd.grading import branching
 
         with spoken_errors():
             if asked is None:
@@ -237,7 +237,7 @@ def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> 
     Raises:
         ValueError: it is not.
     """
-    from opd.models import DEMO_MODELS
+    from opd.models.load import DEMO_MODELS
 
     student, teacher, *_ = names
     students = [student, *DEMO_MODELS]

@@ -11,8 +11,8 @@ import gradio as gr
 import numpy as np
 from gradio.components.base import server
 
-from opd.saved_reviews import HEADING, ReviewGroup, ReviewSet
-from opd.summary import (
+from opd.grading.saved_reviews import HEADING, ReviewGroup, ReviewSet
+from opd.grading.summary import (
     DISAGREEMENTS,
     QUADRANT_ENTROPY,
     QUADRANT_KL,

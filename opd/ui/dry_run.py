@@ -13,8 +13,8 @@ from opd.ui.pairs import refuse_if_taken
 from opd.view.payload import visible
 
 if TYPE_CHECKING:
-    from opd.doctor import Finding
-    from opd.preview import Preview, PushedToken
+    from opd.training.doctor import Finding
+    from opd.training.preview import Preview, PushedToken
 
 SHOWN_AROUND = 30
 """Characters before a token that are shown; half as many after it."""
@@ -67,8 +67,8 @@ def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None, Se
     Raises:
         ValueError: a model or the task cannot be used, or a run holds the device.
     """
-    from opd import preview
-    from opd.jobs import devices_of
+    from opd.runs.jobs import devices_of
+    from opd.training import preview
 
     refuse_if_taken(devices_of(config))
     findings, ahead = preview.look_ahead(config)

@@ -6,7 +6,7 @@ import time
 from functools import lru_cache
 from typing import Any
 
-from opd.runs import Run, RunStatus, open_run, told
+from opd.runs.run import Run, RunStatus, open_run, told
 from opd.view.chart import bounds
 
 MOMENT = 0.5
@@ -26,7 +26,7 @@ def news_of(name: str, cursor: str | None) -> dict[str, Any]:
     """Return what a run has written since the reading that gave ``cursor``, and where it stands, as JSON.
 
     ``{"gone": True}`` if there is no such run. ``cursor`` may be any text; see
-    :meth:`opd.runs.Run.read_from`.
+    :meth:`opd.runs.run.Run.read_from`.
     """
     return _read(name, cursor, int(time.monotonic() / MOMENT))
 

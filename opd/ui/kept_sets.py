@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from gradio.context import LocalContext
 
-from opd.saved_reviews import ReviewSet, open_review
+from opd.grading.saved_reviews import ReviewSet, open_review
 from opd.trajectory import Review
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ _opened: WeakValueDictionary[str, ReviewSet] = WeakValueDictionary()
 
 
 def opened(ident: str) -> ReviewSet:
-    """Return :func:`opd.saved_reviews.open_review`'s set, read once for all who look at it.
+    """Return :func:`opd.grading.saved_reviews.open_review`'s set, read once for all who look at it.
 
     Raises:
         ValueError: see there.

@@ -8,8 +8,8 @@ from typing import Any
 
 from gradio.components.base import server
 
-from opd.history import baseline, config_diff
-from opd.runs import Run
+from opd.runs.history import baseline, config_diff
+from opd.runs.run import Run
 from opd.ui.curves import CurveHTML
 from opd.ui.feed import news_of
 from opd.view.payload import visible

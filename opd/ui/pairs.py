@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from opd.devices import holders
+from opd.runs.queue import holders
 
 if TYPE_CHECKING:
-    from opd.models import LanguageModel, Pair
+    from opd.models.language_model import LanguageModel
+    from opd.models.pair import Pair
 
 
 def loaded_pair(student: str, teacher: str, cross_tokenizer: bool = False) -> Pair:
     """Return the pair; a model that another pair has loaded already is used again.
 
-    With ``cross_tokenizer`` the two may have different vocabularies; see :class:`opd.models.Pair`.
+    With ``cross_tokenizer`` the two may have different vocabularies; see :class:`opd.models.pair.Pair`.
 
     While a run holds the GPU, the app's own models work on the CPU, and the page says so.
 
     Raises:
         ValueError: a model cannot be loaded, or the two do not share a vocabulary.
     """
-    from opd.models import Pair
+    from opd.models.pair import Pair
 
     device, run = _own_device()
     if run:
@@ -57,7 +58,7 @@ def refuse_if_taken(devices: Iterable[str]) -> None:
 
 def _own_device() -> tuple[str, str | None]:
     """Return where the app loads its models, and the run that keeps them off the GPU, if one does."""
-    from opd.models import resolve_device
+    from opd.models.load import resolve_device
 
     device = resolve_device("auto")
     run = holders().get(f"cuda:{device.index or 0}") if device.type == "cuda" else None
@@ -66,6 +67,6 @@ def _own_device() -> tuple[str, str | None]:
 
 @lru_cache(maxsize=3)  # a student before and after training, and their teacher
 def _loaded_model(name: str, device: str) -> LanguageModel:
-    from opd.models import load_model
+    from opd.models.load import load_model
 
     return load_model(name, device=device)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from opd.presets import race_configs
-from opd.runs import Race, Run, new_name
+from opd.runs.run import Race, Run, new_name
 from opd.ui.errors import spoken_errors
 from opd.ui.pairs import make_room
 from opd.ui.setup_card import SetupCard
@@ -59,7 +59,7 @@ class RaceCard:
     def _start(
         self, methods: Sequence[str], name: str, tokens: str, seconds: str, values: Sequence[Any]
     ) -> list[Run]:
-        from opd import jobs
+        from opd.runs import jobs
 
         if not methods:
             raise ValueError("A race needs methods: choose some.")

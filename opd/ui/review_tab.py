@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 import opd
-from opd.own_text import PROMPT_FILES, read_chat, read_prompts
-from opd.runs import open_run
-from opd.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
+from opd.grading.own_text import PROMPT_FILES, read_chat, read_prompts
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
+from opd.runs.run import open_run
 from opd.tasks import Example, load_task
 from opd.tasks.demo import known_problems
 from opd.trajectory import Messages, Prompt

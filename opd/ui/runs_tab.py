@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from opd import history
-from opd.runs import Run, open_run
-from opd.saved_reviews import ReviewGroup, ReviewSet
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet
+from opd.runs import history
+from opd.runs.run import Run, open_run
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 from opd.ui.kept_sets import KeptSets
@@ -243,7 +243,7 @@ class RunsTab:
     # Two checkpoints
 
     def _compare(self, first: str | None, second: str | None, n: int | None) -> Iterator[Any]:
-        from opd.jobs import devices_of
+        from opd.runs.jobs import devices_of
 
         with spoken_errors():
             if not first or not second:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gradio.components.base import server
 
-from opd.saved_reviews import stored
+from opd.grading.saved_reviews import stored
 from opd.ui.component import OwnHTML
 from opd.view.payload import visible
 

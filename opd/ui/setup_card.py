@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config
-from opd.hub import absent
+from opd.models.hub import absent
 from opd.presets import PAIRS, PRESETS, combine, differences
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
@@ -190,7 +190,7 @@ def _absent(*names: str) -> Any:  # noqa: ANN401
 
 def words_of(objective: str) -> str:
     """Say what an objective does, with the loss of one token."""
-    from opd.objectives import OBJECTIVES
+    from opd.training.losses import OBJECTIVES
 
     chosen = OBJECTIVES[objective]
     return f"{chosen.sentence}\n\nLoss of a token: `{chosen.formula}`"

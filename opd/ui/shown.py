@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components.base import server
 
-from opd.saved_reviews import ReviewSet, to_csv
+from opd.grading.saved_reviews import ReviewSet, to_csv
 from opd.view.page import render_page
 
 KINDS: dict[str, tuple[str, Callable[[ReviewSet], str]]] = {

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from opd.runs import Run
-from opd.sample_file import Kind, Sample
+from opd.runs.run import Run
+from opd.runs.samples import Kind, Sample
 from opd.traces import moved_as_meant
 from opd.ui.curves import CurveHTML
 from opd.view.payload import shown_pieces

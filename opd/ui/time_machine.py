@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from gradio.components.base import server
 
-from opd.runs import Run, open_run
-from opd.sample_file import Frozen
-from opd.summary import sparkline
+from opd.grading.summary import sparkline
+from opd.runs.run import Run, open_run
+from opd.runs.samples import Frozen
 from opd.ui.component import OwnHTML
 from opd.view.chart import BINS
 from opd.view.payload import shown_pieces, visible

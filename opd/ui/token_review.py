@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components.base import server
 
-from opd.saved_reviews import ReviewSet
+from opd.grading.saved_reviews import ReviewSet
 from opd.trajectory import Review
 from opd.ui.kept_sets import KeptSets
 from opd.view import asset, script

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from opd.config import anchor
-from opd.runs import Run, list_runs, new_name, open_run
-from opd.sample_file import Kind
-from opd.saved_reviews import ReviewSet
+from opd.grading.saved_reviews import ReviewSet
+from opd.runs.run import Run, list_runs, new_name, open_run
+from opd.runs.samples import Kind
 from opd.trajectory import Messages
 from opd.ui.dry_run import DryRun, look_ahead
 from opd.ui.errors import spoken_errors
@@ -176,7 +176,7 @@ class TrainTab:
         return [words_of(config.objective), *self.setup.filled_like(config)]
 
     def _start(self, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
-        from opd import jobs
+        from opd.runs import jobs
 
         with spoken_errors():
             config = self.setup.config(values)
@@ -218,7 +218,7 @@ class TrainTab:
 
     def _control(self, event: gr.EventData) -> list[Any]:
         """Ask of a run what the page asks for; it is done after the current step."""
-        from opd import jobs
+        from opd.runs import jobs
 
         with spoken_errors():
             run = _run_of(event)

@@ -47,7 +47,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def bounds(rows: Iterable[Mapping[str, float]]) -> dict[str, str]:
-    """Return, of those metrics that are but bounds, what they are; see :func:`opd.step_metrics.mean_kl`."""
+    """Return what those metrics are that are but bounds; see :func:`opd.training.step_metrics.mean_kl`."""
     return {
         name.removesuffix("_top_k"): BOUND.format(value)
         for row in rows

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from opd.saved_reviews import ReviewSet, heading
+from opd.grading.saved_reviews import ReviewSet, heading
 from opd.trajectory import Review
 from opd.view import asset, script
 from opd.view.payload import (

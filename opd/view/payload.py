@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opd import verdicts as cutoffs
-from opd.saved_reviews import ReviewGroup
-from opd.summary import report_card
+from opd.grading.saved_reviews import ReviewGroup
+from opd.grading.summary import report_card
 from opd.trajectory import VERDICTS, Review
 
 CHUNK = 256

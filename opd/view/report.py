@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from opd.config import DistillConfig
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet
+from opd.grading.summary import sparkline
 from opd.presets import as_command, differences
-from opd.runs import Run, merit, told
-from opd.saved_reviews import ReviewGroup, ReviewSet
-from opd.summary import sparkline
+from opd.runs.run import Run, merit, told
 from opd.view import asset
 from opd.view.chart import BINS, barcode, bounds, chart, panels
 from opd.view.page import document, fill, plain

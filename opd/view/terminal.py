@@ -10,7 +10,7 @@ from math import exp, isnan
 
 import numpy as np
 
-from opd.summary import DISAGREEMENTS, report_card
+from opd.grading.summary import DISAGREEMENTS, report_card
 from opd.trajectory import VERDICTS, Review
 from opd.view import asset
 from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, notes, shown_pieces, visible

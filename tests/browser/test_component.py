@@ -9,7 +9,7 @@ import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.saved_reviews import ReviewGroup, ReviewSet
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet
 from opd.ui.kept_sets import KeptSets
 from opd.ui.token_review import ACTIONS, TokenReview
 

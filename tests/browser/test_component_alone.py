@@ -11,8 +11,8 @@ from graded import by_spans, make_review
 from hostile import HOSTILE
 
 from opd import verdicts as cutoffs
-from opd.saved_reviews import ReviewGroup
-from opd.summary import report_card
+from opd.grading.saved_reviews import ReviewGroup
+from opd.grading.summary import report_card
 from opd.trajectory import BranchPoint, TokenScores
 from opd.view.payload import LONGEST_TOKEN, shown_pieces
 

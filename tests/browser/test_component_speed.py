@@ -7,7 +7,7 @@ import pytest
 from component_page import write_page
 from graded import make_review
 
-from opd.saved_reviews import ReviewGroup
+from opd.grading.saved_reviews import ReviewGroup
 
 TOKENS = 32_000
 INTERACTIVE_SECONDS = 1.5

@@ -11,8 +11,8 @@ import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.saved_reviews import ReviewGroup, ReviewSet, save_reviews
-from opd.summary import QUADRANTS, report_card, swaps, token_map, worst_tokens
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, save_reviews
+from opd.grading.summary import QUADRANTS, report_card, swaps, token_map, worst_tokens
 from opd.trajectory import BranchPoint
 
 TRAJECTORIES, TOKENS = 64, 200

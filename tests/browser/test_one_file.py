@@ -9,7 +9,7 @@ import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.saved_reviews import ReviewGroup, ReviewSet, gallery
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery
 from opd.view.page import render_page
 from opd.view.payload import CHUNK, visible
 

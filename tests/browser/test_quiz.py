@@ -10,7 +10,7 @@ from component_page import write_page
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.saved_reviews import ReviewGroup, ReviewSet, gallery
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery
 from opd.trajectory import BranchPoint
 from opd.view.page import render_page
 

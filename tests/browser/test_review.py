@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas
 import pytest
 
-from opd.saved_reviews import gallery, load_reviews
+from opd.grading.saved_reviews import gallery, load_reviews
 
 
 def sample(page, **settings) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from opd.runs import Run
+from opd.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,8 @@ import pytest
 
 import opd
 from opd.engines.vllm import VllmEngine
-from opd.models import Pair, load_pair, load_skeleton
+from opd.models.load import load_skeleton
+from opd.models.pair import Pair, load_pair
 
 STEPS = {
     "steps": 5, "prompts_per_step": 32, "substeps": 1, "max_tokens": 64, "eval_every": 5, "eval_prompts": 0,

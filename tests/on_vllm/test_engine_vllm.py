@@ -13,12 +13,13 @@ from peft import LoraConfig, get_peft_model
 from tiny import make_model
 
 import opd
-from opd.doctor import check_sampler
-from opd.engines import EngineError
+from opd.engines.sampling import requests
 from opd.engines.transformers import distributions
 from opd.engines.vllm import VllmEngine
-from opd.models import LanguageModel, load_model, load_skeleton
-from opd.sampling import requests
+from opd.models.language_model import LanguageModel
+from opd.models.load import load_model, load_skeleton
+from opd.protocols import EngineError
+from opd.training.doctor import check_sampler
 
 PROMPTS = ["hi", "What is 7 + 3?", "A somewhat longer question, so that the rows differ in length?"]
 LONG_PROMPT = "Why? " * 60

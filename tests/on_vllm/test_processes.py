@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from opd.runs import open_run
+from opd.runs.run import open_run
 
 RUN = [
     "--name", "both", "--engine", "vllm", "--vllm-memory", "0.1", "--device", "cpu", "--steps", "3",

@@ -17,7 +17,8 @@ from tiny import make_model
 import opd
 from opd.engines.remote import KEY_VARIABLE, RemoteScorer
 from opd.engines.transformers import distributions
-from opd.models import load_pair, load_skeleton, locate
+from opd.models.load import load_skeleton, locate
+from opd.models.pair import load_pair
 
 KEY = "a-key-for-this-test"
 FP32 = 1e-4

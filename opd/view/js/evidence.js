@@ -1,4 +1,4 @@
-/* What rollouts have shown about a token (opd.branching): how often each option ends right. */
+/* What rollouts have shown about a token (opd.grading.branching): how often each option ends right. */
 
 /** The Wilson 95 % interval of a share. */
 function wilson(right, n) {

@@ -1,0 +1,1 @@
+"""Grading: two scorings of one text become grades, reviews, branches and their summaries."""

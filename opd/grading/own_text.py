@@ -1,0 +1,194 @@
+"""Text that nobody sampled becomes trajectories: a pasted answer, a whole chat, a file of prompts.
+
+Pasted text is one of the two places where text becomes ids (once, here); everywhere else ids travel. It is
+off-policy: without behaviour log-probs, so that its grades say that their mean estimates no KL.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opd.tasks import FILE_TYPES
+from opd.tasks.files import ROLES, Malformed, Row, prompt_of, read_rows, text_of
+from opd.trajectory import Messages, Prompt, Trajectory
+
+if TYPE_CHECKING:
+    from opd.models.pair import Pair
+
+PROMPT_FILES = (*FILE_TYPES, ".txt")
+
+COMPLETIONS = ("completion", "response")
+"""Columns of a file of prompts whose text is graded; the first that is there counts."""
+
+_TURN = re.compile(rf"^({'|'.join(ROLES)}):[ \t]*", re.IGNORECASE | re.MULTILINE)
+
+
+def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bool = True) -> Trajectory:
+    """Turn a text into the trajectory of a student that wrote it.
+
+    Args:
+        pair: whose student's chat template renders the prompt, and whose tokenizer encodes the text.
+        prompt: what the text answers.
+        completion: the text, taken as it is; a leading space is part of its first token.
+        complete: the text is a whole answer: the token that ends a turn follows and is graded too. A text
+            that spells that token out at its end is complete in any case; elsewhere control tokens are text.
+
+    Raises:
+        ValueError: prompt or text are empty, cannot be encoded, are too long for one of the models, or go on
+            after a token that ends the answer.
+    """
+    if not completion.strip():
+        raise ValueError("There is nothing to grade: the text is empty.")
+    student = pair.student
+    end = student.end_of_turn
+    spelled = "" if end is None else student.tokenizer.convert_ids_to_tokens(end)
+    complete = complete or bool(spelled and completion.endswith(spelled))
+    prompt_ids, ids = student.render(prompt), student.encode(completion.removesuffix(spelled))
+    ended = np.isin(ids, student.eos_ids)
+    if ended[:-1].any():
+        raise ValueError(
+            f"The text goes on after {student.token_text(int(ids[ended.argmax()]))!r}, which ends an answer. "
+            "Cut it there, or give it as a chat."
+        )
+    if complete and end is not None and not ended[-1:].any():
+        ids = np.append(ids, end)
+    for model in (student,) if pair.cross_tokenizer else (student, pair.teacher):
+        if len(prompt_ids) + len(ids) > model.context:
+            raise ValueError(
+                f"The text is {len(ids)} tokens long and what goes before it {len(prompt_ids)}; {model.name} "
+                f"can read {model.context} together. Shorten it."
+            )
+    return Trajectory(
+        prompt_ids=prompt_ids,
+        completion_ids=ids,
+        behaviour_logprobs=None,
+        finish_reason="stop" if complete or ended[-1:].any() else "length",
+        teacher_prompt_ids=pair.teacher.render(prompt) if pair.cross_tokenizer else prompt_ids,
+    )
+
+
+def chat_trajectories(pair: Pair, chat: Messages) -> list[tuple[Messages, Trajectory]]:
+    """Turn every assistant turn of a chat into a trajectory, after the messages that precede it.
+
+    The prompt of a turn is what the chat template renders of the messages before it, as the student would
+    have seen it when it wrote the turn.
+
+    Raises:
+        ValueError: the chat is malformed or has no assistant turn; see also :func:`text_trajectory`.
+    """
+    chat = check_chat(chat)
+    turns = [i for i, message in enumerate(chat) if message["role"] == "assistant"]
+    if not turns:
+        raise ValueError("The chat has no turn of the assistant, so there is nothing to grade.")
+    if turns[0] == 0:
+        raise ValueError("The chat begins with the assistant. Put what it answers before it.")
+    return [(chat[:i], text_trajectory(pair, chat[:i], chat[i]["content"])) for i in turns]
+
+
+def read_chat(text: str) -> Messages:
+    """Read a chat from JSON (a list of messages, or an object with ``messages``) or from lines.
+
+    In lines, a turn begins where a line begins with a role and a colon ("user: ...", "assistant: ...") and
+    ends before the next one; the line breaks between turns belong to none.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"The chat is not valid JSON: {error}.") from error
+        return check_chat(data.get("messages") if isinstance(data, dict) else data)
+    before, *turns = _TURN.split(text)
+    if before.strip() or not turns:
+        raise ValueError(
+            'A chat is a list of messages as JSON, or lines that begin with a role, like "user: …" and '
+            '"assistant: …".'
+        )
+    roles, contents = turns[::2], turns[1::2]
+    return check_chat(
+        [{"role": r.lower(), "content": c.strip("\r\n")} for r, c in zip(roles, contents, strict=True)]
+    )
+
+
+def check_chat(chat: Any) -> Messages:  # noqa: ANN401
+    """Return a chat's messages, role and content alone.
+
+    Raises:
+        ValueError: it is no list of messages, a role is unknown, or a message is empty.
+    """
+    messages = isinstance(chat, list) and all(
+        isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat
+    )
+    if not messages:
+        raise ValueError('A chat is a list of messages like {"role": "user", "content": "…"}.')
+    for number, message in enumerate(chat, start=1):
+        if message["role"] not in ROLES:
+            raise ValueError(
+                f"Message {number} has the role {message['role']!r}; it can be {', '.join(ROLES)}."
+            )
+        try:
+            text_of(message["content"], "its content")
+        except ValueError as error:
+            raise ValueError(f"Message {number} cannot be used: {error}.") from error
+    return [{"role": m["role"], "content": m["content"]} for m in chat]
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file asks.
+
+    Attributes:
+        prompts: the prompts, in the order of the file.
+        completions: the text to grade under each prompt; None where the student is to write.
+        malformed: the rows that cannot be used, and why.
+    """
+
+    prompts: list[Prompt]
+    completions: list[str | None]
+    malformed: list[Malformed]
+
+
+def read_prompts(path: str | Path) -> PromptFile:
+    """Read prompts from a file: the column "prompt" of .jsonl, .csv or .parquet, or one a line of .txt.
+
+    A row's prompt is a text or a list of messages. Where there is a column "completion" or "response", that
+    text is graded instead of a sampled one.
+
+    Raises:
+        ValueError: the file cannot be read, or no row can be used; one sentence says why.
+    """
+    path = Path(path)
+    rows = _lines(path) if path.suffix.lower() == ".txt" else read_rows(path)
+    found = PromptFile([], [], [])
+    for row in rows:
+        try:
+            if isinstance(row.columns, str):
+                raise ValueError(row.columns)
+            prompt = prompt_of(row.columns.get("prompt"))
+            written = [name for name in COMPLETIONS if row.columns.get(name) not in (None, "")]
+            text = text_of(row.columns[written[0]], f"the {written[0]}") if written else None
+            found.completions.append(text)
+            found.prompts.append(prompt)
+        except ValueError as error:
+            found.malformed.append(Malformed(row.line, str(error)))
+    if not found.prompts:
+        why = f" Row {found.malformed[0].line}: {found.malformed[0].reason}." if found.malformed else ""
+        raise ValueError(f'{path.name} has no prompt that can be used; one is a row\'s "prompt".{why}')
+    return found
+
+
+def _lines(path: Path) -> list[Row]:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+    lines = enumerate(text.split("\n"), start=1)
+    return [Row(number, {"prompt": line.strip()}) for number, line in lines if line.strip()]

@@ -1,0 +1,394 @@
+"""Load a causal language model with its tokenizer and adapter, by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from opd.files import assets_dir
+from opd.models.hub import check_reachable, is_hub_id, no_safetensors
+from opd.models.hub import folder as hub_folder
+from opd.models.language_model import LanguageModel
+from opd.phases import announce
+
+transformers_logging.disable_progress_bar()
+
+DEMO_MODELS = {"demo-student": "pair/student", "demo-teacher": "pair/teacher"}
+
+QUANTIZED = ("8bit", "4bit")
+"""Weight formats that bitsandbytes provides, where it is installed."""
+
+LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+"""What the libraries raise at files that are no model."""
+
+SHOWN = 2
+"""Tensors that a message names."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a device that is there and computes.
+
+    "offload" means the default device, with what does not fit on it kept in main memory or on disk.
+
+    Raises:
+        ValueError: the device is unknown or absent, or it is there and cannot be used.
+    """
+    by_default = device in ("auto", "offload")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if by_default else device
+    try:
+        chosen = torch.device(name)
+        torch.ones(1, device=chosen).sum().item()  # a GPU can be seen and yet run no kernel of this PyTorch
+    except (RuntimeError, AssertionError, ImportError) as error:
+        built_without = isinstance(error, (NotImplementedError, AssertionError, ImportError))
+        reason = (
+            "this PyTorch is built without it" if built_without else str(error).splitlines()[0].rstrip(".")
+        )
+        way_out = (
+            "Choose cpu, or hide it from the program with CUDA_VISIBLE_DEVICES="
+            if by_default
+            else "Try auto or cpu"
+        )
+        raise ValueError(f"The device {name!r} cannot be used here: {reason}. {way_out}.") from error
+    return chosen
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that nobody knows, or that a missing package provides.
+
+    Raises:
+        ValueError: it is one.
+    """
+    resolve_dtype(dtype, torch.device("cpu"))
+    if dtype in QUANTIZED and find_spec("bitsandbytes") is None:
+        raise ValueError(f"{dtype} weights need the package bitsandbytes: pip install bitsandbytes.")
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Turn "auto", "float32", "bfloat16", "float16" into a dtype; auto is float32 on a CPU, else bfloat16.
+
+    "8bit" and "4bit" (weights only) compute in what auto stands for.
+
+    Raises:
+        ValueError: the dtype is unknown.
+    """
+    if dtype in ("auto", *QUANTIZED):
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"The dtype {dtype!r} is not one of auto, {', '.join([*known, *QUANTIZED])}.")
+    return known[dtype]
+
+
+def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+    """Load a causal language model from a folder, the hub, or the embedded pair.
+
+    Weights come from safetensors only and no code from the model's folder is run. An adapter folder (PEFT)
+    loads its base model and puts the adapter on it.
+
+    Args:
+        name: "demo-student", "demo-teacher", a folder, or a hub id.
+        device: "auto" (the first GPU if there is one), a torch device, or "offload" (spread over GPU, main
+            memory and disk; slow, for a teacher that does not fit).
+        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), a dtype's name, "8bit" or "4bit".
+
+    Raises:
+        ValueError: the name, device or dtype cannot be used; the message says what is wrong and the way out.
+    """
+    announce(f"Loading {name}")
+    where = resolve_device(device)
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype, where)}
+    if dtype in QUANTIZED:
+        options |= {"quantization_config": _quantization(dtype), "device_map": {"": where}}
+    if device == "offload":
+        options["device_map"] = "auto"
+    path = Path(locate(name))
+    _must_be_no_run(name, path)
+    try:
+        if (path / "adapter_config.json").exists():
+            model, source = _load_adapter(path, options)
+        else:
+            model, source = _load_weights(name, path, options), path
+        tokenizer = _load_tokenizer(source)
+    except LOADING as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+    model.eval()
+    model.requires_grad_(False)
+    return LanguageModel(name, model if "device_map" in options else model.to(where), tokenizer)
+
+
+def load_skeleton(name: str) -> LanguageModel:
+    """Load all of a model but its weights, for one that lives in another process or on another machine.
+
+    It renders prompts and knows its vocabulary, its context and its end tokens; it computes nothing.
+
+    Raises:
+        ValueError: the name cannot be used.
+    """
+    path = Path(locate(name, weights=False))
+    if (path / "adapter_config.json").exists():
+        raise ValueError(f"{name} is an adapter. Merge it into its base model, and give the folder of that.")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _load_tokenizer(path)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        with contextlib.suppress(OSError):  # not every model has one
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    except LOADING as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+    return LanguageModel(name, model, tokenizer)
+
+
+def check_model(name: str, *, weights: bool = True) -> None:
+    """Look whether a name is that of a model, as far as that shows with nothing loaded and the hub not asked.
+
+    Args:
+        name: see :func:`load_model`.
+        weights: whether they will be wanted.
+
+    Raises:
+        ValueError: it is none; the message says what is wrong and the way out.
+    """
+    if is_hub_id(name):
+        check_reachable(name, weights=weights)
+        return
+    path = Path(locate(name))
+    _must_be_no_run(name, path)
+    try:
+        if (adapter := path / "adapter_config.json").exists():
+            _must_have_weights(path)
+            check_model(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        else:
+            _must_be_model(path)
+            if weights:
+                _must_have_weights(path)
+            AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except LOADING as error:
+        raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+
+
+def _must_be_no_run(name: str, path: Path) -> None:
+    if checkpoints := sorted(path.glob("checkpoints/step-*")):
+        raise ValueError(
+            f"{name} is a run, not a model. Point to one of its checkpoints, such as {checkpoints[-1]}."
+        )
+
+
+def _must_be_model(path: Path) -> None:
+    if not (path / "config.json").exists() and not any(path.glob("*.gguf")):
+        raise ValueError(
+            "it holds neither config.json nor adapter_config.json, so it is no model. Point to the folder "
+            "that save_pretrained wrote."
+        )
+
+
+def _must_have_weights(path: Path) -> None:
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+
+
+def locate(name: str, *, weights: bool = True) -> str:
+    """Return the folder behind a name; what the hub has of it is downloaded first.
+
+    Args:
+        name: a folder, a hub id, "demo-student" or "demo-teacher".
+        weights: without them, config and tokenizer are all that is downloaded.
+
+    Raises:
+        ValueError: there is no such folder, and the hub does not give it.
+    """
+    if not name.strip():
+        raise ValueError("No model was named. Give a folder, a hub id, demo-student or demo-teacher.")
+    if name in DEMO_MODELS:
+        return str(assets_dir() / DEMO_MODELS[name])
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser().resolve())  # an adapter names its base: that must hold anywhere
+    if not is_hub_id(name):
+        raise ValueError(
+            f"There is no model folder {name!r}. Give an existing folder, a hub id like Qwen/Qwen3-0.6B, "
+            f"or one of {', '.join(DEMO_MODELS)}."
+        )
+    return hub_folder(name, weights=weights)
+
+
+def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model whose every weight comes from its files, which lie in the folder ``path``.
+
+    Raises:
+        ValueError: the files are not safetensors, or lack a tensor, or hold one of another model.
+    """
+    _must_be_model(path)
+    _must_have_weights(path)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        path,
+        use_safetensors=True,
+        trust_remote_code=False,
+        low_cpu_mem_usage=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in what was found, and refused below
+        **options,
+    )
+    misshapen = {key: (tuple(there), tuple(wanted)) for key, there, wanted in found["mismatched_keys"]}
+    if faults := _faults(
+        found["missing_keys"], misshapen, _of_another_model(model, found["unexpected_keys"])
+    ):
+        raise ValueError(
+            f"its weights are not those that its config.json describes: {faults}. Fetch its folder anew, or "
+            "the config.json that belongs to the weights."
+        )
+    if is_hub_id(name):  # what an adapter of it will name as its base
+        model.name_or_path = model.config._name_or_path = name
+    return model
+
+
+def _of_another_model(model: torch.nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Return those of a file's surplus tensors that would change what this model computes.
+
+    A weight or bias of a layer that there is, or of one more like it, means another model. What else files
+    hold beside a language model (images' encoders, further heads, buffers of old versions) is left aside.
+    """
+    layers = {
+        _any_layer(path)
+        for path, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
+    parts = ((key, *key.rpartition(".")) for key in unexpected)
+    return [key for key, path, _, kind in parts if kind in ("weight", "bias") and _any_layer(path) in layers]
+
+
+def _any_layer(path: str) -> str:
+    return re.sub(r"\d+", "*", path)
+
+
+def _faults(
+    missing: Iterable[str],
+    misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    foreign: Iterable[str],
+) -> str:
+    """Say in words which tensors do not fit a model; nothing where all do.
+
+    Args:
+        missing: those that the model wants and no file has.
+        misshapen: their shape in the file and in the model, by name.
+        foreign: those that the file has and the model does not.
+    """
+    shapes = [
+        f"{key}, {' x '.join(map(str, there))} instead of {' x '.join(map(str, wanted))}"
+        for key, (there, wanted) in misshapen.items()
+    ]
+    kinds = ((missing, "missing"), (shapes, "of another shape"), (foreign, "of another model"))
+    said = []
+    for tensors, what in kinds:
+        if tensors := sorted(tensors):
+            shown, more = "; ".join(tensors[:SHOWN]), len(tensors) - SHOWN
+            said.append(
+                f"{len(tensors)} tensor{'s' * (len(tensors) > 1)} {what} ({shown}"
+                f"{f'; and {more} more' if more > 0 else ''})"
+            )
+    return ", ".join(said)
+
+
+def _load_tokenizer(path: Path) -> Any:  # noqa: ANN401
+    """Load the tokenizer of a folder.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        known = getattr(tokenizer, "vocab_files_names", {}).values()
+        if known and not any((path / file).exists() for file in known):  # an empty one was made up
+            raise ValueError(f"there is no {' or '.join(sorted(set(known)))}")
+    except LOADING as error:
+        raise ValueError(
+            f"its tokenizer cannot be read ({_first_sentence(error)}). Put the tokenizer's files, as "
+            "save_pretrained writes them, beside its weights."
+        ) from error
+    return tokenizer
+
+
+def _quantization(dtype: str) -> Any:  # noqa: ANN401
+    """Return transformers' settings for 8-bit or 4-bit weights.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    check_dtype(dtype)
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_8bit=dtype == "8bit", load_in_4bit=dtype == "4bit")
+
+
+def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
+    """Load an adapter folder on its base; return the PEFT model and where the tokenizer lies.
+
+    Raises:
+        ValueError: it cannot be used, or its tensors are not those of its base model.
+    """
+    from peft import PeftConfig, PeftModelForCausalLM
+
+    config = PeftConfig.from_pretrained(path)
+    if config.is_prompt_learning:  # virtual tokens live in PEFT's forward, beside which we score
+        raise ValueError(f"{config.peft_type.value} adapters are not supported. Use a LoRA adapter.")
+    base = config.base_model_name_or_path
+    if not base:
+        raise ValueError("its adapter_config.json names no base model.")
+    if not (path / "adapter_model.safetensors").exists():
+        raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+    base_path = Path(locate(base))
+    adapted = PeftModelForCausalLM(_load_weights(base, base_path, options), config)
+    try:
+        found = adapted.load_adapter(path, adapted.active_adapter)
+    except RuntimeError as error:
+        if not (misshapen := _misshapen(error)):
+            raise
+        faults = _faults((), misshapen, ())
+    else:
+        faults = _faults(found.missing_keys, {}, found.unexpected_keys)
+    if faults:
+        raise ValueError(
+            f"its tensors are not those of an adapter of {base}: {faults}. Name the base model that it was "
+            "trained on in its adapter_config.json, or save the adapter anew."
+        )
+    _untie(adapted.get_base_model())
+    own_tokenizer = (path / "tokenizer_config.json").exists()
+    return adapted, path if own_tokenizer else base_path
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give head and embedding a matrix each where an adapter changes one: merged, it would change both."""
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    head, embedding = (getattr(end, "base_layer", end) for end in ends)
+    if head.weight is embedding.weight and ends != (head, embedding):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = False
+
+
+def _misshapen(error: RuntimeError) -> dict[str, tuple[list[int], list[int]]]:
+    """Read from torch's message which tensors have another shape: there, and as the model wants it."""
+    told = re.findall(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(error))
+    return {key: tuple([*map(int, shape.split(","))] for shape in shapes) for key, *shapes in told}
+
+
+def _first_sentence(error: Exception) -> str:
+    """The part of a loader's message that a person can use."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, (OSError, ValueError)):  # a library's own failing, which says little by itself
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 600 else text[:600].rsplit(" ", 1)[0] + " …"

@@ -1,0 +1,100 @@
+"""A student and the teacher that grades it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from opd.models.language_model import LanguageModel
+from opd.models.load import load_model
+from opd.protocols import Scorer
+
+
+class VocabularyMismatch(ValueError):
+    """Two models whose token ids do not mean the same tokens."""
+
+
+@dataclass
+class Pair:
+    """A student and the teacher that grades it, with one meaning per token id unless ``cross_tokenizer``.
+
+    Attributes:
+        student: who writes.
+        teacher: who grades; a skeleton (:func:`load_skeleton`) where it computes elsewhere.
+        scorer: the engine that scores for the teacher where it computes elsewhere.
+        cross_tokenizer: the vocabularies may map differently, and then the teacher grades text instead of ids
+            (:mod:`opd.grading.cross_grading`). False once it turns out that they do not.
+    """
+
+    student: LanguageModel
+    teacher: LanguageModel
+    scorer: Scorer | None = None
+    cross_tokenizer: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a pair whose token ids mean different tokens, unless that was asked for.
+
+        Raises:
+            VocabularyMismatch: the two vocabularies map differently; the message says how.
+        """
+        ours, theirs = self.student.tokenizer.get_vocab(), self.teacher.tokenizer.get_vocab()
+        self.cross_tokenizer = self.cross_tokenizer and ours != theirs
+        if ours == theirs or self.cross_tokenizer:
+            return
+        different = sorted((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=repr)
+        example = different[0]
+        raise VocabularyMismatch(
+            f"{self.student.name} and {self.teacher.name} do not share a vocabulary: {len(ours)} and "
+            f"{len(theirs)} tokens, {len(different)} of them mapped differently. {example!r}, for example, "
+            f"has id {ours.get(example)} here and {theirs.get(example)} there. Choose a student and a "
+            "teacher of one model family. (Such a pair can be graded by aligned text, though not trained: "
+            "opd grade --cross-tokenizer, cross_tokenizer=True, or the switch among the page's models.)"
+        )
+
+    @property
+    def packs(self) -> bool:
+        """Whether all that is computed here needs no padding; see :attr:`LanguageModel.packs`."""
+        return self.student.packs and (self.scorer is not None or self.teacher.packs)
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """The tokenizer of the completions, which both models understand unless ``cross_tokenizer``."""
+        return self.student.tokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that a completion may hold: those the student knows, and the teacher too."""
+        if self.cross_tokenizer:
+            return self.student.vocabulary
+        return min(self.student.vocabulary, self.teacher.vocabulary)
+
+
+def load_pair(
+    student: str = "demo-student",
+    teacher: str = "demo-teacher",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    teacher_device: str | None = None,
+    teacher_dtype: str | None = None,
+    cross_tokenizer: bool = False,
+) -> Pair:
+    """Load a student and a teacher; without arguments, the embedded demo pair.
+
+    Args:
+        student: folder, hub id or "demo-student"; an adapter folder loads its base.
+        teacher: the same for the teacher.
+        device: where the models go; see :func:`load_model`.
+        dtype: their dtype; see :func:`load_model`.
+        teacher_device: overrides ``device`` for the teacher.
+        teacher_dtype: overrides ``dtype`` for the teacher.
+        cross_tokenizer: the vocabularies may differ: the pair can then be graded, by text, but not trained.
+
+    Raises:
+        ValueError: one of them cannot be loaded, or their vocabularies differ (:class:`VocabularyMismatch`).
+    """
+    return Pair(
+        load_model(student, device=device, dtype=dtype),
+        load_model(teacher, device=teacher_device or device, dtype=teacher_dtype or dtype),
+        cross_tokenizer=cross_tokenizer,
+    )

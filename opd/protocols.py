@@ -1,0 +1,132 @@
+"""What is asked of an engine: to sample completions, to score them, and to say why where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opd.trajectory import TokenScores, Trajectory
+
+Need = Literal["sampled", "top_k", "chosen", "full"]
+"""What an objective wants to know of a model's distribution at each token: the log-prob of the token that was
+taken; also those of the model's own likeliest tokens, of tokens that somebody else chose, or of all."""
+
+
+class EngineError(RuntimeError):
+    """An engine outside this process cannot go on; the message says what happened and the way out."""
+
+
+class NotFiniteError(ValueError):
+    """What a model says is no number, so nothing can be made of it; the message says which model."""
+
+
+def must_be_finite(name: str, *columns: NDArray[np.float32] | None) -> None:
+    """Refuse the scores of a model that says NaN or infinity.
+
+    Args:
+        name: the model's, for the message.
+        columns: what it says; None where an engine cannot tell.
+
+    Raises:
+        NotFiniteError: one of the values is not finite.
+    """
+    if not all(np.isfinite(column).all() for column in columns if column is not None):
+        raise NotFiniteError(
+            f"{name} gives tokens log-probs that are not finite (NaN or infinity). Either its dtype is too "
+            "narrow for it (float16 is for many: try bfloat16 or float32), or its weights are damaged (a "
+            "student's by too high a learning rate, for one)."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """One completion to sample.
+
+    Attributes:
+        prompt_ids: int64 ``[P]``, what the student sees.
+        uniforms: float64 ``[max_tokens]`` in [0, 1), the random number of each completion position. They are
+            made before sampling starts, so batching and resuming cannot change them.
+        prefix_ids: int64, tokens the completion is forced to begin with.
+        teacher_prompt_ids: int64, what the teacher will see; None = ``prompt_ids``.
+        prompt_index: passed on to the trajectory.
+        sample_index: passed on to the trajectory.
+    """
+
+    prompt_ids: NDArray[np.int64]
+    uniforms: NDArray[np.float64]
+    prefix_ids: NDArray[np.int64] | None = None
+    teacher_prompt_ids: NDArray[np.int64] | None = None
+    prompt_index: int = 0
+    sample_index: int = 0
+
+
+class Sampler(Protocol):
+    """Samples completions from one model."""
+
+    def sample(
+        self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
+    ) -> Iterator[Trajectory]:
+        """Yield each trajectory as it finishes.
+
+        Args:
+            requests: what to sample; the length of ``uniforms`` bounds the completion.
+            temperature: 0 takes the likeliest token.
+            snapshot_every: also yield the unfinished trajectories every so many tokens; 0 = never.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Sample from the model's weights as they are now."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores given completions with one model, wherever that model lives.
+
+    A log-prob that it gives is exact (to round-off). What it cannot tell is None in the scores, never 0; a
+    divergence formed from its top-k and the tail's mass is a lower bound of the one over the vocabulary.
+
+    Attributes:
+        name: the model's, for messages.
+        vocabulary: number of token ids that count.
+    """
+
+    name: str
+    vocabulary: int
+
+    def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
+        """Say in a sentence why a need cannot be served, before a run begins; None where it can.
+
+        Args:
+            need: what the objective wants to know.
+            temperature: to score at.
+            tokens: prompt and completion tokens of one call, at most.
+        """
+        ...
+
+    def score(
+        self,
+        trajectories: Sequence[Trajectory],
+        *,
+        side: Literal["student", "teacher"],
+        temperature: float = 1.0,
+        top_k: int = 0,
+    ) -> list[TokenScores]:
+        """Score every token of every trajectory: all of them, or an exception.
+
+        Args:
+            trajectories: what to score.
+            side: whose prompt goes before the completion.
+            temperature: divides the logits.
+            top_k: how many of the model's likeliest tokens to return at each position; with ``vocabulary``
+                of them the entropy is there too.
+
+        Raises:
+            ValueError: this cannot be asked of it.
+            EngineError: it cannot go on.
+        """
+        ...

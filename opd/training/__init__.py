@@ -1,0 +1,1 @@
+"""Training: the loop that turns grades into updates, and what examines a run before it starts."""

@@ -1,0 +1,931 @@
+"""The doctor: examines a pair before it is used, in seconds, on a few short completions of the student.
+
+Most failures of on-policy distillation are not in the loss but in the plumbing: another chat template,
+another end-of-sequence token, a sampler with stale weights, a batch that changes the scores. Each check looks
+for one of them and ends in one :class:`Finding`. Nothing is changed in the models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from opd.config import DistillConfig
+from opd.divergence import chunk_rows
+from opd.engines.sampling import requests, uniforms
+from opd.engines.transformers import TransformersSampler, distributions
+from opd.grading.grading import grade
+from opd.models.language_model import LanguageModel, as_messages
+from opd.models.load import resolve_device, resolve_dtype
+from opd.models.pair import Pair, VocabularyMismatch
+from opd.models.parallel import neighbours, world
+from opd.phases import announce
+from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
+from opd.tasks import Example, Task, opens_reasoning
+from opd.tasks.verifiers import make_verifier
+from opd.training.lessons import Lesson
+from opd.trajectory import Messages, Prompt, Trajectory
+
+Level = Literal["pass", "warn", "fail"]
+Side = Literal["student", "teacher"]
+
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+"""Mean difference (nats a token) that two scorings of the same tokens may have in any model of the dtype."""
+
+OWN_ROUND_OFF, MOST_ROUND_OFF, ELSEWHERE = 3, 0.25, 0.05
+"""A model may differ by more if its own scores do, with a cache and without (26 layers in bfloat16: 0.06): so
+many times as much, but by no more nats than the second figure, which no round-off makes. The third is for a
+model that computes elsewhere, in a dtype of its own."""
+
+PROMPT_COST = 0.1
+"""Nats a token by which a model's own text may be less likely behind a prompt than behind the right one. A
+bias of 0.287 degraded a published recipe (tinker-cookbook issue 796)."""
+
+WITHOUT_START = 0.5
+"""Nats a token that plain text may cost more without the token that begins a text (Gemma 3 270M: 2.5)."""
+
+RARE_STOP, REAL_STOP, EMPTY_ANSWER = 1e-6, 0.01, 0.5
+"""Probability of the end: hardly ever below the first, meant to end above the second, and at the start of an
+answer above the third it is empty."""
+
+TIGHT = 0.9
+"""Above this share of the free memory an estimate is too close to be sure."""
+
+PROBE_TOKENS, PROBE_PROMPTS, TASK_PROMPTS, ANSWERS = 32, 4, 64, 64
+LONGEST, DICTATED, ROUND_OFF_PROBES, SHOWN = 16, 12, 2, 60
+EXAMINED = 2**16
+"""Prompts of a task that are looked at: all that the run will use, if they are not more."""
+
+QUESTIONS = ("What is 3 + 4?", "Name a colour.", "Why is the sky blue?", "How many days has a week?")
+QUESTION: Messages = [{"role": "user", "content": QUESTIONS[0]}]
+REPLY = "The answer is 7."
+PLAIN_TEXT = (
+    "The sky is blue because the air scatters blue light more than red light. In the evening the light of "
+    "the sun takes a longer way through the air, and most of the blue is gone when it reaches us. What is "
+    "left is yellow, orange and red."
+)
+CONVERSATIONS: dict[str, Messages] = {
+    "a question": QUESTION,
+    "a system prompt": [{"role": "system", "content": "Be brief."}, *QUESTION],
+    "a second turn": [*QUESTION, {"role": "assistant", "content": REPLY}, *QUESTION],
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: the name of the check.
+        level: "fail" means that a run would go wrong.
+        message: what was found, and what to do about it unless all is well.
+    """
+
+    check: str
+    level: Level
+    message: str
+
+    def __str__(self) -> str:
+        """One line, as it is printed."""
+        return f"{self.level}  {self.check}: {self.message}"
+
+
+Verdict = tuple[Level, str]
+
+
+def examine(
+    pair: Pair | tuple[LanguageModel, LanguageModel],
+    *,
+    config: DistillConfig | None = None,
+    task: Task | None = None,
+    sampler: Sampler | None = None,
+) -> list[Finding]:
+    """Examine a student and a teacher.
+
+    Args:
+        pair: the pair, or the two models of which one wants to know whether they make one.
+        config: the run they are meant for; the default settings where None.
+        task: where the run's prompts come from; a few built-in questions where None.
+        sampler: samples from the student in the run; the transformers engine where None.
+
+    Returns:
+        One finding a check, in a fixed order. Models without a common vocabulary get no further checks: all
+        of them compare ids.
+    """
+    scorer = None
+    if isinstance(pair, Pair):
+        scorer, pair = pair.scorer, (pair.student, pair.teacher)
+    student, teacher = pair
+    patient = _Patient(
+        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), scorer
+    )
+    findings = [_find("vocabulary", _vocabulary, patient)]
+    if findings[0].level != "fail":
+        for number, (name, check) in enumerate(CHECKS.items(), start=1):
+            announce(f"Examining the pair, {number} of {len(CHECKS)}: {name}")
+            findings.append(_find(name, check, patient))
+    return findings
+
+
+def check_sampler(
+    student: LanguageModel,
+    sampler: Sampler,
+    *,
+    prompts: Sequence[Prompt] = (QUESTION,),
+    temperature: float = 1.0,
+) -> Finding:
+    """Say whether a sampler's log-probs are those of the student's own forward, as after each weight sync."""
+    return _find(
+        "sampler", lambda _: _sampler_verdict(student, sampler, prompts, temperature, PROBE_TOKENS), None
+    )
+
+
+def _find(name: str, check: Callable[[Any], Verdict], patient: Any) -> Finding:  # noqa: ANN401
+    try:
+        with torch.inference_mode():
+            return Finding(name, *check(patient))
+    except NotFiniteError as error:
+        return Finding(name, "fail", str(error))
+    except Exception as error:  # what breaks an examination would break the run
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return Finding(name, "fail", f"This could not be examined: {reason}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Patient:
+    """A pair, what it is meant for, and the material that the checks share."""
+
+    student: LanguageModel
+    teacher: LanguageModel
+    config: DistillConfig
+    task: Task | None
+    sampler: Sampler
+    scorer: Scorer | None = None
+
+    @property
+    def models(self) -> tuple[LanguageModel, LanguageModel]:
+        return self.student, self.teacher
+
+    @property
+    def local(self) -> tuple[LanguageModel, ...]:
+        """The models that compute here."""
+        return self.models if self.scorer is None else (self.student,)
+
+    @property
+    def probe_tokens(self) -> int:
+        return min(PROBE_TOKENS, self.config.max_tokens)
+
+    @functools.cached_property
+    def lesson(self) -> Lesson:
+        """Who teaches what, to ask what the teacher is told."""
+        pair = Pair(self.student, self.teacher, self.scorer)
+        return Lesson(self.task, pair, 0, self.config.teacher_system, self.config.teacher_hint)
+
+    @functools.cached_property
+    def examples(self) -> list[Example]:
+        """What the run will ask, each once: training prompts in their order, then those held out."""
+        if self.task is None:
+            return [Example(question) for question in QUESTIONS]
+        config = self.config
+        used = self.task.batch(
+            min(config.steps * config.prompts_per_step, EXAMINED), step=1, seed=config.seed
+        )
+        if config.eval_prompts:
+            used += self.task.heldout(config.eval_prompts, split=config.eval_split)
+        return list({id(example): example for example in used}.values())
+
+    @functools.cached_property
+    def probed(self) -> list[Example]:
+        """The shortest of the first prompts."""
+        return sorted(self.examples[:TASK_PROMPTS], key=lambda e: len(str(e.prompt)))[:PROBE_PROMPTS]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [example.prompt for example in self.probed]
+
+    @functools.cached_property
+    def longest(self) -> list[Example]:
+        """Of each order of roles the first prompt, and of all prompts the longest."""
+        kinds = {_roles(e): e for e in reversed(self.examples)}
+        by_length = sorted(self.examples, key=lambda e: -_bytes(e))
+        return [*kinds.values(), *by_length[:LONGEST]]
+
+    @functools.cached_property
+    def probes(self) -> list[Trajectory]:
+        """Short completions that the student wrote to the shortest prompts."""
+        asked = requests(self.student, self.prompts, n=2, max_tokens=self.probe_tokens)
+        done = sorted(
+            TransformersSampler(self.student).sample(asked), key=lambda t: (t.prompt_index, t.sample_index)
+        )
+        with contextlib.suppress(ValueError):  # what the teacher cannot read is found with the prompts
+            done = self.lesson.informed(done, self.probed, room=self.probe_tokens)
+        return done
+
+    def cost(
+        self, model: LanguageModel, right: Sequence[NDArray[np.int64]], read: Sequence[NDArray[np.int64]]
+    ) -> float:
+        """How much less likely a model finds its own text behind the prompts it reads, in nats a token.
+
+        Its text is what it writes behind the right ones; so this estimates a KL divergence.
+        """
+        asked = [
+            SampleRequest(
+                ids,
+                uniforms(self.probe_tokens, seed=1, step=0, prompt_index=i, sample_index=j),
+                prompt_index=i,
+            )
+            for i, ids in enumerate(right)
+            for j in range(2)
+        ]
+        if model is self.student or self.scorer is None:
+            written = list(TransformersSampler(model).sample(asked))
+        else:
+            written = self._dictated(right)
+
+        def behind(prompts: Sequence[NDArray[np.int64]]) -> Tensor:
+            moved = [
+                replace(t, prompt_ids=prompts[t.prompt_index], teacher_prompt_ids=prompts[t.prompt_index])
+                for t in written
+            ]
+            return self.taken(model, moved)
+
+        return float((behind(right) - behind(read)).mean())
+
+    def _dictated(self, prompts: Sequence[NDArray[np.int64]]) -> list[Trajectory]:
+        """What a teacher that only scores would write: its likeliest token, one by one."""
+        begun = [ids[:0] for ids in prompts]
+        for _ in range(DICTATED):
+            asked = [
+                Trajectory(prompt, np.append(ids, 0), None, None, prompt)
+                for prompt, ids in zip(prompts, begun, strict=True)
+            ]
+            scores = self.scorer.score(asked, side="teacher", top_k=1)
+            begun = [np.append(ids, s.top_ids[-1, 0]) for ids, s in zip(begun, scores, strict=True)]
+        return [
+            Trajectory(prompt, ids, None, None, prompt, prompt_index=i)
+            for i, (prompt, ids) in enumerate(zip(prompts, begun, strict=True))
+        ]
+
+    def log_probs(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
+        """What a model predicts at each token of some trajectories, ``[N, V]``."""
+        side = "student" if model is self.student else "teacher"
+        vocabulary = min(self.student.vocabulary, self.teacher.vocabulary)
+        found = distributions(model, trajectories, side=side, temperature=1.0, vocabulary=vocabulary)
+        return found.log_probs(found.hidden)
+
+    def taken(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
+        """What a model gives to each token of some trajectories, ``[N]``, wherever it computes."""
+        if model is self.student or self.scorer is None:
+            return _taken(self.log_probs(model, trajectories), _ids(trajectories))
+        scores = self.scorer.score(trajectories, side="teacher", top_k=1)
+        return torch.from_numpy(np.concatenate([s.logprobs for s in scores]))
+
+
+def _vocabulary(p: _Patient) -> Verdict:
+    try:
+        Pair(p.student, p.teacher)
+    except VocabularyMismatch as mismatch:
+        return "fail", str(mismatch)
+    for model in p.models:
+        tokens = max(model.tokenizer.get_vocab().values()) + 1
+        if tokens > (rows := model.causal_lm.config.get_text_config().vocab_size):
+            return "warn", (
+                f"The tokenizer of {model.name} has ids up to {tokens - 1}, its matrix {rows} rows; a "
+                "prompt with one of the ids beyond cannot be read. Resize the embeddings if your prompts "
+                "use them."
+            )
+    return "pass", f"Both models mean the same by all {len(p.student.tokenizer.get_vocab())} token ids."
+
+
+def _chat_template(p: _Patient) -> Verdict:
+    for model in p.models:
+        if opening := _unopened(model):
+            asked = [model.render(prompt) for prompt in p.prompts]
+            opened = [
+                np.append(ids, model.tokenizer(opening, add_special_tokens=False)["input_ids"])
+                for ids in asked
+            ]
+            cost = p.cost(model, opened, asked)
+            return "fail" if cost >= PROMPT_COST else "warn", (
+                f"The chat template of {model.name} never opens the assistant's turn: answers stand behind "
+                f"{opening!r}, and add_generation_prompt adds nothing. Without it the model's own text is "
+                f"{cost:.3f} nats a token less likely. Add it to the template's end."
+            )
+    if p.lesson.privileged:
+        return "pass", "The teacher reads its own rendering of each prompt, with what it is told."
+    kinds = {"the task's prompts": p.longest} if p.task else {}
+    cases = {name: [Example(prompt)] for name, prompt in CONVERSATIONS.items()} | kinds
+    different = {
+        name: parts
+        for name, examples in cases.items()
+        for e in examples
+        if (parts := _where_they_part(p, e.prompt))
+    }
+    if not different:
+        if not getattr(p.student.tokenizer, "chat_template", None):
+            return "pass", "Neither model has a chat template; both read the same plain text."
+        return "pass", "The same messages become the same ids for both models."
+    name, parts = next(iter(different.items()))
+    said = f"The chat templates differ for {', '.join(different)}: with {name} {parts}."
+    if not {"a question", "the task's prompts"} & different.keys():
+        return "warn", f"{said} Plain questions are the same; keep to them, or give both models one template."
+    cost = _template_cost(p)
+    return "fail" if cost >= PROMPT_COST else "warn", (
+        f"{said} The teacher reads what the student reads, and behind that its own text is {cost:.3f} nats a "
+        "token less likely than behind its own template. Give both models one: copy chat_template.jinja from "
+        "one folder to the other."
+    )
+
+
+def _unopened(model: LanguageModel) -> str:
+    """Return what a chat template puts before an answer and leaves out where an answer is asked for."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        return ""
+    render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False)
+    answered = render([*QUESTION, {"role": "assistant", "content": REPLY}])
+    asked = render(QUESTION, add_generation_prompt=True)
+    before, there, _ = answered.partition(REPLY)
+    opening = before[len(asked) :] if there and before.startswith(asked) else ""
+    return opening if opening.strip() else ""
+
+
+def _where_they_part(p: _Patient, prompt: Prompt) -> str:
+    """Say where two renderings of a prompt begin to differ; nothing if they do not."""
+    ours, theirs = rendered = [_rendered(model, prompt) for model in p.models]
+    if ours is None or theirs is None:
+        refuses = p.student.name if ours is None else p.teacher.name
+        return "" if ours is theirs else f"{refuses} refuses it"
+    if np.array_equal(ours, theirs):
+        return ""
+    common = min(len(ours), len(theirs))
+    at = int(np.argmax(np.append(ours[:common] != theirs[:common], True)))
+    shown = [repr(p.student.token_text(int(ids[at]))) if at < len(ids) else "the end" for ids in rendered]
+    return f"they part at token {at}, {shown[0]} against {shown[1]}"
+
+
+def _rendered(model: LanguageModel, prompt: Prompt) -> NDArray[np.int64] | None:
+    """Return the ids of a prompt; None where the template refuses it, or where it is too long."""
+    try:
+        return model.render(prompt)
+    except Exception:  # some templates refuse system prompts, each in its own way
+        return None
+
+
+def _template_cost(p: _Patient) -> float:
+    """How much less likely the teacher finds its own text behind the student's prompts, nats a token."""
+    own, read = ([model.render(prompt) for prompt in p.prompts] for model in (p.teacher, p.student))
+    return p.cost(p.teacher, own, read)
+
+
+def _start_of_text(p: _Patient) -> Verdict:
+    found: list[Verdict] = []
+    for model in p.models:
+        start = model.tokenizer.bos_token_id
+        if start is None:
+            continue
+        token = model.tokenizer.convert_ids_to_tokens(start)
+        read = [model.render(prompt) for prompt in p.prompts]
+        if all(ids[:2].tolist() == [start, start] for ids in read):
+            cost = p.cost(model, [ids[1:] for ids in read], read)
+            told = (
+                f"Prompts of {model.name} begin with {token} twice, behind which its own text is {cost:.3f} "
+                "nats a token less likely. Take one of them out of its chat template."
+            )
+            found.append(("fail" if cost >= PROMPT_COST else "warn", told))
+        elif any(ids[0] != start for ids in read):
+            with_it, without = (_cost_of_plain_text(p, model, begin) for begin in ([start], []))
+            if without - with_it >= WITHOUT_START:
+                told = (
+                    f"Prompts of {model.name} do not begin with {token}, and without it plain text costs the "
+                    f"model {without:.2f} nats a token instead of {with_it:.2f}. Set add_bos_token in its "
+                    "tokenizer_config.json, or put bos_token into its chat template."
+                )
+                found.append(("fail", told))
+    worst_first = sorted(found, key=lambda verdict: verdict[0])
+    return worst_first[0] if found else ("pass", "Prompts begin as both models want texts to begin.")
+
+
+def _cost_of_plain_text(p: _Patient, model: LanguageModel, begin: list[int]) -> float:
+    """Nats a token of a text behind a beginning; not of its first words, which any beginning explains."""
+    text = model.tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"][: model.context // 2]
+    known = len(text) // 4
+    prompt = np.array([*begin, *text[:known]], dtype=np.int64)
+    rest = Trajectory(prompt, np.array(text[known:], dtype=np.int64), None, None, prompt)
+    return -float(p.taken(model, [rest]).mean())
+
+
+def _thinking(p: _Patient) -> Verdict:
+    ours, theirs = (_thinking_switch(model) for model in p.models)
+    if ours == theirs:
+        return "pass", f"Both chat templates agree on thinking: {ours}."
+    return "warn", (
+        f"The chat templates differ on thinking: {p.student.name} has {ours}, {p.teacher.name} {theirs}. "
+        "One of them writes a <think> part that the other never saw; choose two models of one kind."
+    )
+
+
+def _thinking_switch(model: LanguageModel) -> str:
+    if not getattr(model.tokenizer, "chat_template", None):
+        return "no switch"
+
+    def rendered(**flags: bool) -> str:
+        return model.tokenizer.apply_chat_template(
+            QUESTION, add_generation_prompt=True, tokenize=False, **flags
+        )
+
+    on, off = rendered(enable_thinking=True), rendered(enable_thinking=False)
+    return "no switch" if on == off else "a switch that is on" if rendered() == on else "a switch that is off"
+
+
+def _end_of_sequence(p: _Patient) -> Verdict:
+    vocabulary = min(p.student.vocabulary, p.teacher.vocabulary)
+    ours, theirs = ({i for i in model.eos_ids if i < vocabulary} for model in p.models)
+    if not ours:
+        return "fail", (
+            f"{p.student.name} has no end-of-sequence id, so no completion would ever end. Set eos_token_id "
+            "in its generation_config.json."
+        )
+    if p.scorer is not None:
+        if ours & theirs:
+            return "pass", f"Both models end with {_tokens(p, ours & theirs)}, by their own settings."
+        return "warn", (
+            f"The models list different end tokens: the student {_tokens(p, ours)}, the teacher "
+            f"{_tokens(p, theirs) or 'none'}. Only the student's end a completion; watch its length."
+        )
+    prompt = p.student.render(QUESTION)
+    reply = p.student.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
+    complete = Trajectory(prompt, np.array([*reply, min(ours)]), None, None, prompt)  # whoever wrote it
+    ended = [t for t in p.probes if t.finish_reason == "stop"] or [complete]
+    last = np.cumsum([len(t) for t in ended]) - 1
+    at_end = [p.log_probs(model, ended)[last].exp().mean(0) for model in p.models]
+    first = np.cumsum([0, *(len(t) for t in p.probes[:-1])])
+    at_start = [p.log_probs(model, p.probes)[first].exp().mean(0) for model in p.models]
+
+    def mass(probs: Tensor, ids: set[int]) -> float:
+        return float(probs[sorted(ids)].sum()) if ids else 0.0
+
+    stop, shared, foreign = mass(at_end[0], ours), mass(at_end[1], ours), mass(at_end[1], theirs - ours)
+    said = (
+        f"where the student ends, it gives {stop:.2g} to {_tokens(p, ours)} and the teacher {shared:.2g}"
+        + f" (and {foreign:.2g} to {_tokens(p, theirs - ours)})" * bool(theirs - ours)
+    )
+    if foreign > max(shared, REAL_STOP):
+        return "fail", (
+            f"The models end differently: {said}. The student would be taught never to stop, and "
+            "completions would grow to the limit. Use a teacher that ends as the student does, or add the "
+            "teacher's id to eos_token_id in the student's generation_config.json and train it to end so "
+            "first."
+        )
+    if shared < RARE_STOP:
+        return "warn", (
+            f"The teacher hardly ever stops here: {said}. Watch the completion length; check that both "
+            "models were trained to end with the same token."
+        )
+    for model, probs in zip(p.models, at_start, strict=True):
+        if (empty := mass(probs, ours | theirs)) > EMPTY_ANSWER:
+            return "warn", (
+                f"{model.name} ends {empty:.0%} of its answers before the first token. Check that the chat "
+                "template opens the assistant's turn."
+            )
+    most = sum(t.finish_reason == "stop" for t in p.probes) >= len(p.probes) / 2
+    known = (1.0 if most else 0.0, shared)  # that it ends, from what the student wrote
+    for model, ids, at_least in zip(p.models, (ours, ours | theirs), known, strict=True):
+        ends = mass(p.log_probs(model, [complete])[-1].exp(), ids)
+        if max(ends, at_least) < REAL_STOP and not opens_reasoning(model, prompt):
+            return "warn", (
+                f"{model.name} does not end where a reply is complete: behind {REPLY!r} it gives {ends:.2g} "
+                f"to {_tokens(p, ids)}. A model that was not trained on chats writes on to the limit: choose "
+                "one that was, or watch the completion length."
+            )
+    if ours != theirs:
+        return "warn", f"The models list different end tokens; only the student's end a completion: {said}."
+    return "pass", f"Both models end with the same ids: {said}."
+
+
+def _tokens(p: _Patient, ids: set[int]) -> str:
+    return ", ".join(f"{p.student.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(ids))
+
+
+def _self_grade(p: _Patient) -> Verdict:
+    for model in p.local:
+        grades = grade(Pair(model, model), [replace(t, teacher_prompt_ids=t.prompt_ids) for t in p.probes])
+        worst = max(float(np.abs(np.concatenate([g.penalty, g.reverse_kl])).max()) for g in grades)
+        if worst > 0:
+            return "fail", (
+                f"{model.name} graded against itself gets up to {worst:.2g} nats instead of 0: its forward "
+                "is not deterministic. Turn off dropout and kernels that are not deterministic."
+            )
+        logprobs, ids = p.log_probs(model, p.probes), _ids(p.probes)
+        # Ids against the distribution one place too early: nothing but a broken model scores both alike.
+        shifted = (_taken(logprobs[:-1], ids[1:]) - _taken(logprobs[1:], ids[1:])).abs().max()
+        if shifted < AGREEMENT[torch.float32]:
+            return "fail", f"{model.name} predicts the same at every place. Check its weights."
+    return "pass", "Each model graded against itself gets exactly 0, and not when shifted by one token."
+
+
+def _scoring(p: _Patient) -> Verdict:
+    said = []
+    for model, side in zip(p.models, ("student", "teacher"), strict=True):
+        together = p.taken(model, p.probes)
+        alone = torch.cat([p.taken(model, [t]) for t in p.probes])
+        mean, worst, bound = _disagreement(model, together, alone, p.probes, side=side)
+        if not mean <= bound:
+            return "fail", (
+                f"{model.name} scores the same tokens differently in a batch than alone: {mean:.2g} nats a "
+                f"token on average (at most {worst:.2g}), where {bound:.2g} is round-off. Its attention mask "
+                "or positions go wrong in a batch; try float32 or another attention implementation."
+            )
+        said.append(f"{mean:.1g}")
+    return "pass", f"In a batch and alone, scores differ by {said[0]} (student) and {said[1]} nats (teacher)."
+
+
+def _sampler(p: _Patient) -> Verdict:
+    prompts = p.prompts[:PROBE_PROMPTS]
+    return _sampler_verdict(p.student, p.sampler, prompts, p.config.temperature, p.probe_tokens)
+
+
+def _sampler_verdict(
+    student: LanguageModel, sampler: Sampler, prompts: Sequence[Prompt], temperature: float, tokens: int
+) -> Verdict:
+    asked = requests(student, prompts, n=2, max_tokens=tokens)
+    sampled = list(sampler.sample(asked, temperature=temperature))
+    vocabulary = student.vocabulary
+    scored = distributions(student, sampled, side="student", temperature=temperature, vocabulary=vocabulary)
+    own = _taken(scored.log_probs(scored.hidden), _ids(sampled))
+    behaviour = torch.from_numpy(np.concatenate([t.behaviour_logprobs for t in sampled])).to(own.device)
+    mean, worst, bound = _disagreement(student, own, behaviour, sampled, temperature=temperature)
+    if not mean <= bound:
+        return "fail", (
+            f"The sampler's log-probs are {mean:.2g} nats a token off the student's own (at most "
+            f"{worst:.2g}), where {bound:.2g} is round-off: it samples from other weights or at another "
+            "temperature. Synchronise it, and check that the adapter reaches it."
+        )
+    return "pass", f"The sampler's log-probs are the student's own, to {mean:.1g} nats a token."
+
+
+def _disagreement(
+    model: LanguageModel,
+    a: Tensor,
+    b: Tensor,
+    scored: Sequence[Trajectory],
+    *,
+    side: Side = "student",
+    temperature: float = 1.0,
+) -> tuple[float, float, float]:
+    """Return mean and largest difference of two columns of log-probs ``[N]``, and the mean allowed.
+
+    What the model itself shows is measured only where the difference is not small in any model.
+    """
+    difference = (a - b).abs()
+    mean, worst = float(difference.mean()), float(difference.max())
+    kind = model.device.type
+    if kind == "meta":
+        return mean, worst, ELSEWHERE
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.causal_lm.dtype
+    bound = AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
+    if mean > bound:
+        longest = sorted(scored, key=len)[-ROUND_OFF_PROBES:]
+        own = np.mean([_round_off(model, t, side, temperature) for t in longest])
+        bound = max(bound, min(OWN_ROUND_OFF * float(own), MOST_ROUND_OFF))
+    return mean, worst, bound
+
+
+def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: float) -> float:
+    """Mean difference of a model's scores of a text, token by token with a cache and at once; in nats."""
+    found = distributions(model, [t], side=side, temperature=temperature, vocabulary=model.vocabulary)
+    prompt = t.prompt_ids if side == "student" else t.teacher_prompt_ids
+    ids = torch.from_numpy(np.concatenate([prompt, t.completion_ids[:-1]]))[None].to(model.device)
+    places = torch.arange(ids.shape[1], device=model.device)[None]
+    cache = DynamicCache(config=model.causal_lm.config)
+    ends = range(len(prompt), ids.shape[1] + 1)
+    hidden = [
+        model.hidden(
+            ids[:, start:end],
+            attention_mask=torch.ones_like(ids[:, :end]),
+            position_ids=places[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1]
+        for start, end in zip((0, *ends), ends, strict=False)
+    ]
+    one_by_one, at_once = (_taken(found.log_probs(h), _ids([t])) for h in (torch.cat(hidden), found.hidden))
+    return float((one_by_one - at_once).abs().mean())
+
+
+def _teacher(p: _Patient) -> Verdict:
+    sizes = [sum(w.numel() for w in model.causal_lm.parameters()) for model in p.models]
+    grades = grade(Pair(*p.models, p.scorer), p.probes)
+    kl = np.concatenate([g.reverse_kl for g in grades])
+    if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
+        return "warn", (
+            "The teacher says exactly what the student says, so there is nothing to learn. Choose another "
+            "teacher, or tell it something the student does not know."
+        )
+    if sizes[1] < sizes[0]:
+        return "warn", (
+            f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}). Check that "
+            "they are not swapped."
+        )
+    told = "the student itself, told what the student is not, " if p.config.teacher == "self" else ""
+    return (
+        "pass",
+        f"The teacher is {told}{kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens.",
+    )
+
+
+def _prompts(p: _Patient) -> Verdict:
+    """Look at all prompts of the run as both models read them, but for those that must fit by their bytes."""
+    room, least = p.config.max_tokens, min(model.context for model in p.models)
+    template: dict[tuple[str, ...], int] = {}  # a bound on what is added to prompts of these roles
+    refused: dict[int, tuple[Example, str]] = {}
+    longest = 0
+    for i, example in enumerate((*p.longest, *p.examples)):
+        roles = _roles(example)
+        if i >= len(p.longest) and template.get(roles, least) + _bytes(example) + room <= least:
+            continue
+        try:
+            length = _tokens_read(p, example, room)
+        except ValueError as error:
+            refused[id(example)] = example, str(error)
+        else:
+            longest = max(longest, length)
+            template.setdefault(roles, length)
+    if refused:
+        example, why = next(iter(refused.values()))
+        place = example.place or repr(as_messages(example.prompt)[-1]["content"][:SHOWN])
+        return "fail", (
+            f"{len(refused)} of the run's {len(p.examples)} prompts cannot be used. The first, {place}: {why}"
+        )
+    return "pass", f"Prompts of up to {longest} tokens and completions of {room} fit both contexts."
+
+
+def _tokens_read(p: _Patient, example: Example, room: int) -> int:
+    """Return the length of what student and teacher read before a completion, in tokens.
+
+    Raises:
+        ValueError: one of them cannot read it.
+    """
+    lengths = [len(p.student.render(example.prompt, room=room))]
+    if p.lesson.privileged:
+        try:
+            lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
+        except ValueError as error:
+            raise ValueError(f"As the teacher reads it, with what it alone is told: {error}") from error
+    elif lengths[0] + room > p.teacher.context:
+        raise ValueError(
+            f"The prompt is {lengths[0]} tokens long; with {room} more for the completion that exceeds the "
+            f"{p.teacher.context} tokens the teacher {p.teacher.name} can read. Shorten the prompt or lower "
+            "max_tokens."
+        )
+    return max(lengths)
+
+
+def _roles(example: Example) -> tuple[str, ...]:
+    return tuple(message["role"] for message in as_messages(example.prompt))
+
+
+def _bytes(example: Example) -> int:
+    """Bytes of what a prompt says and of its answer, which a hint may tell: no fewer than their tokens."""
+    texts = (*(m["content"] for m in as_messages(example.prompt)), example.answer or "")
+    return sum(len(text.encode()) for text in texts)
+
+
+def _answers(p: _Patient) -> Verdict:
+    known = [e for e in p.examples[:ANSWERS] if e.answer is not None]
+    if not known or p.config.verifier == "regex":  # a pattern is no answer that somebody could give
+        return "pass", "There is no reference answer to check."
+    wrong = [e for e in known if not any(p.task.verify(e, text) for text in _as_answers(e.answer))]
+    if not wrong:
+        return "pass", f"The verifier accepts the reference answers of {len(known)} prompts."
+    fits = [
+        name
+        for name in ("choice", "numeric", "exact")
+        for verifier in [make_verifier(name)]
+        if all(
+            not verifier.fault(e.answer) and any(verifier.right(e.answer, t) for t in _as_answers(e.answer))
+            for e in known
+        )
+    ]
+    advice = f"Set verifier to {fits[0]}." if fits else "Choose another verifier or answer_column."
+    return "fail" if len(wrong) > len(known) / 2 else "warn", (
+        f"The verifier {p.config.verifier} rejects {len(wrong)} of {len(known)} reference answers, such as "
+        f"{wrong[0].answer[-SHOWN:]!r}{f' ({wrong[0].place})' if wrong[0].place else ''}: who says just that "
+        f"counts as wrong. {advice}"
+    )
+
+
+def _as_answers(answer: str) -> tuple[str, str]:
+    return answer, f"The answer is {answer}."
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run needs on its devices, in bytes; an estimate.
+
+    Attributes:
+        student: the student's weights.
+        teacher: the teacher's weights.
+        gradients: of the weights that are trained.
+        moments: AdamW's two moments of them.
+        sampling: key-value cache and next-token distributions while completions grow.
+        update: activations of a micro-batch and one chunk of logits.
+    """
+
+    student: int
+    teacher: int
+    gradients: int
+    moments: int
+    sampling: int
+    update: int
+
+    @property
+    def total(self) -> int:
+        """The peak, with everything on one device: sampling and update take turns."""
+        return self.student + self.teacher + self.gradients + self.moments + max(self.sampling, self.update)
+
+    def __str__(self) -> str:
+        """The parts in words."""
+        return (
+            f"{size_in_words(self.student)} student, {size_in_words(self.teacher)} teacher, "
+            f"{size_in_words(self.gradients + self.moments)} gradients and AdamW, "
+            f"{size_in_words(self.sampling)} to sample or {size_in_words(self.update)} to update"
+        )
+
+
+def estimate_memory(
+    student: torch.nn.Module,
+    teacher: torch.nn.Module,
+    config: DistillConfig,
+    *,
+    prompt_tokens: int = 256,
+    processes: int = 1,
+) -> Memory:
+    """Estimate the memory of each process of a run from the shapes of its models, skeletons or whole ones.
+
+    Args:
+        student: the student's transformers model, or :func:`skeleton` of it.
+        teacher: the teacher's.
+        config: the run.
+        prompt_tokens: length of a prompt.
+        processes: how many there are.
+    """
+    shape = student.config.get_text_config()
+    compute = resolve_dtype(config.dtype, resolve_device(config.device)).itemsize
+    teacher_device = resolve_device(config.teacher_device or config.device)
+    teacher_bytes = resolve_dtype(config.teacher_dtype or config.dtype, teacher_device).itemsize
+    parameters = sum(p.numel() for p in student.parameters())
+    trained = parameters
+    if config.lora_rank:  # two thin matrices beside each linear layer but the head
+        head = student.get_output_embeddings()
+        linear = (m for m in student.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+        trained = config.lora_rank * sum(m.in_features + m.out_features for m in linear)
+    layers, hidden = shape.num_hidden_layers, shape.hidden_size
+    heads = shape.num_attention_heads
+    width = getattr(shape, "head_dim", None) or hidden // heads
+    cached = 2 * (getattr(shape, "num_key_value_heads", None) or heads) * width
+    tokens = prompt_tokens + config.max_tokens
+    completions = -(-config.prompts_per_step * config.samples_per_prompt // processes)
+    rows = min(TransformersSampler.in_flight, completions)
+    micro = min(config.micro_batch_tokens, completions * tokens)
+    # What autograd keeps of a layer and token: norms, queries to outputs, the gated MLP.
+    layer = (
+        8 * hidden
+        + 3 * heads * width
+        + 2 * cached
+        + 4 * (getattr(shape, "intermediate_size", None) or 4 * hidden)
+    )
+    kept = layers * hidden + layer if config.gradient_checkpointing else layers * layer
+    whole = parameters * (compute if config.lora_rank else 4) + (trained * 4 if config.lora_rank else 0)
+    parts = processes if config.shard else 1
+    # Sharded weights are whole while they sample; an update gathers the matrices at both ends and two layers.
+    ends = 2 * shape.vocab_size * hidden * whole // parameters
+    return Memory(
+        student=whole // parts,
+        teacher=0 if config.teacher_url else sum(p.numel() for p in teacher.parameters()) * teacher_bytes,
+        gradients=4 * trained // parts,
+        moments=8 * trained // parts,
+        # fp32 logits and log-probs, float64 probabilities and their sums
+        sampling=rows * (tokens * layers * cached * compute + shape.vocab_size * (4 + 4 + 8 + 8))
+        + whole
+        - whole // parts,
+        # a chunk of both models' logits, log-probs and the gradient: eight fp32 tensors
+        update=micro * kept * compute
+        + 8 * 4 * min(chunk_rows(shape.vocab_size), micro) * shape.vocab_size
+        + (min(whole, ends + 2 * whole // layers) if parts > 1 else 0),
+    )
+
+
+def skeleton(name: str) -> torch.nn.Module:
+    """Return a model of the right shapes without weights, to estimate from before anything is loaded.
+
+    Raises:
+        OSError: there is no configuration of this name.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from opd.files import assets_dir
+    from opd.models.load import DEMO_MODELS
+
+    where = assets_dir() / DEMO_MODELS[name] if name in DEMO_MODELS else name
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where, trust_remote_code=False))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes a device has left for this process; None where nobody can tell.
+
+    Main memory is shared by all processes of the run on this machine.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # a container may have less; "max" is no number
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return free // neighbours()
+
+
+def _saving(p: _Patient) -> Verdict:
+    with tempfile.TemporaryDirectory() as folder:
+        p.student.save(Path(folder), {})
+    settings = p.student.causal_lm.generation_config
+    try:
+        if settings is not None and not p.config.lora_rank:  # with an adapter none are written
+            settings.validate(strict=True)
+    except ValueError as error:
+        odd = ", ".join(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) or "they contradict each other"
+        return "warn", (
+            f"transformers refuses to write the generation settings of {p.student.name} again: {odd}. "
+            "Checkpoints keep them as they came; whoever trains them elsewhere cannot save. Mend its "
+            "generation_config.json: settings of sampling want do_sample true, or are to be left out."
+        )
+    return "pass", "What is trained can be saved: config, settings and tokenizer are such as may be written."
+
+
+def _memory(p: _Patient) -> Verdict:
+    lengths = [len(ids) for e in p.longest if (ids := _rendered(p.student, e.prompt)) is not None]
+    longest = max(lengths, default=0)
+    need = estimate_memory(
+        p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest, processes=world()
+    )
+    there = sum(w.numel() * w.element_size() for w in p.student.model.parameters())
+    missing = need.total - need.teacher - there  # the teacher is loaded already
+    free = free_memory(p.student.device)
+    said = f"Training needs about {size_in_words(missing)} more than is loaded ({need})"
+    if free is None:
+        return "warn", f"{said}; how much is free on {p.student.device} cannot be told. Watch it."
+    said += f"; {size_in_words(free)} are free on {p.student.device}."
+    if missing <= TIGHT * free:
+        return "pass", said
+    return "fail" if missing > free else "warn", (
+        f"{said} Lower micro_batch_tokens or max_tokens, set gradient_checkpointing, train an adapter "
+        "(lora_rank), or move the teacher (teacher_device)."
+    )
+
+
+def size_in_words(size: int) -> str:
+    """Return bytes as people write them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _ids(trajectories: Sequence[Trajectory]) -> Tensor:
+    return torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
+
+
+def _taken(logprobs: Tensor, ids: Tensor) -> Tensor:
+    """Log-prob of each row's token, ``[N, V]``, ``[N]`` -> ``[N]``."""
+    return logprobs.gather(1, ids.to(logprobs.device)[:, None]).squeeze(1)
+
+
+CHECKS: dict[str, Callable[[_Patient], Verdict]] = {
+    "chat template": _chat_template,
+    "start of text": _start_of_text,
+    "thinking": _thinking,
+    "end of sequence": _end_of_sequence,
+    "self-grade": _self_grade,
+    "scoring": _scoring,
+    "sampler": _sampler,
+    "teacher": _teacher,
+    "prompts": _prompts,
+    "answers": _answers,
+    "saving": _saving,
+    "memory": _memory,
+}

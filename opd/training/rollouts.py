@@ -1,0 +1,183 @@
+"""The rollouts of a step: who writes them, what the teacher sees, what they are worth, what trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opd.config import DistillConfig
+from opd.engines.sampling import requests, sample_together, uniforms
+from opd.engines.transformers import TransformersSampler
+from opd.models.pair import Pair
+from opd.protocols import Sampler
+from opd.tasks import Example, verify
+from opd.training.lessons import Lesson
+from opd.training.losses import OBJECTIVES
+from opd.trajectory import Grades, Trajectory
+from opd.verdicts import fork_score
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """A trajectory of the step with what decides how it trains.
+
+    Attributes:
+        lesson: the teacher that grades it and the task it comes from.
+        example: the problem it answers.
+        trajectory: the tokens.
+        right: the verifier's word; None where the problem has no answer.
+        reward: the task reward, centred in its group and weighted; 0 where none is asked for.
+        weights: float32 ``[T]``, 1 for tokens that train and 0 for the others; None = all train.
+        advantages: float32 ``[T]`` where they must be known before the update begins, else None.
+    """
+
+    lesson: Lesson
+    example: Example
+    trajectory: Trajectory
+    right: bool | None
+    reward: float = 0.0
+    weights: NDArray[np.float32] | None = None
+    advantages: NDArray[np.float32] | None = None
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many of its tokens count."""
+        return len(self.trajectory) if self.weights is None else int(self.weights.sum())
+
+
+def gather(
+    config: DistillConfig,
+    lessons: Sequence[Lesson],
+    student: Sampler,
+    step: int,
+    finished: Callable[[Pair, Trajectory], None] = lambda *_: None,
+) -> list[Rollout]:
+    """Sample the trajectories of a step and let the verifier look at them.
+
+    Args:
+        config: says who writes: the student, for the baselines also the teacher.
+        lessons: where prompts come from.
+        student: samples from the student.
+        step: the training step, from 1; decides prompts and random numbers.
+        finished: is given each trajectory of the student with its pair while others still grow.
+    """
+    out: list[Rollout] = []
+    for number, lesson in enumerate(lessons):
+        # With a fixed set of teacher samples, step k repeats an earlier step's prompts and random numbers.
+        source_step = step
+        if config.sft_prompts:
+            source_step = (step - 1) % (config.sft_prompts // config.prompts_per_step) + 1
+        examples = lesson.task.batch(lesson.prompts, step=source_step, seed=config.seed)
+        asked = requests(
+            lesson.pair,
+            [e.prompt for e in examples],
+            n=config.samples_per_prompt,
+            seed=config.seed,
+            step=source_step,
+            lesson=number,
+            max_tokens=config.max_tokens,
+        )
+        asked = lesson.informed(asked, examples, room=config.max_tokens)
+        by_student = [_student_writes(config, r.prompt_index, r.sample_index, source_step) for r in asked]
+        own = [r for r, ours in zip(asked, by_student, strict=True) if ours]
+        written = sample_together(
+            student, own, temperature=config.temperature, finished=partial(finished, lesson.pair)
+        )
+        theirs = [r for r, ours in zip(asked, by_student, strict=True) if not ours]
+        teacher = TransformersSampler(lesson.pair.teacher)
+        prompts = {(r.prompt_index, r.sample_index): r.prompt_ids for r in theirs}
+        told = [
+            r if r.teacher_prompt_ids is None else replace(r, prompt_ids=r.teacher_prompt_ids) for r in theirs
+        ]
+        for t in sample_together(teacher, told, temperature=config.temperature):
+            # The student did not sample it: it has no behaviour log-probs to form a ratio with.
+            ours = prompts[t.prompt_index, t.sample_index]
+            written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))
+        for t in sorted(written, key=lambda t: (t.prompt_index, t.sample_index)):
+            example = examples[t.prompt_index]
+            right = verify(lesson.task, example, lesson.pair.student, t)
+            out.append(Rollout(lesson, example, t, right))
+    return _with_rewards(config, out)
+
+
+def _student_writes(config: DistillConfig, prompt_index: int, sample_index: int, step: int) -> bool:
+    """Say who writes a completion; a share is drawn anew for each, as a function of the seed."""
+    source = OBJECTIVES[config.objective].source
+    if source != "both":
+        return source == "student"
+    apart = sample_index + 2**20  # another number than that of the completion's first token
+    draw = uniforms(1, seed=config.seed, step=step, prompt_index=prompt_index, sample_index=apart)
+    return bool(draw[0] < config.student_share)
+
+
+def _with_rewards(config: DistillConfig, rollouts: list[Rollout]) -> list[Rollout]:
+    """Give each rollout its reward minus the mean of its group.
+
+    With a chain of c problems, the j-th samples of c consecutive prompts share one reward: 1 if all are
+    right.
+    """
+    weight = 1.0 if config.objective == "rl" else config.reward_weight
+    if not weight:
+        return rollouts
+    right = np.array([r.right for r in rollouts], dtype=float)
+    chains = right.reshape(-1, config.chain or 1, config.samples_per_prompt).min(axis=1)
+    centred = weight * (chains - chains.mean(axis=1, keepdims=True))
+    spread = np.repeat(centred[:, None], config.chain or 1, axis=1).ravel()
+    return [replace(r, reward=float(c)) for r, c in zip(rollouts, spread, strict=True)]
+
+
+def settle(config: DistillConfig, rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> list[Rollout]:
+    """Decide from the grades which tokens train, and settle advantages that look ahead.
+
+    A token's advantage is the negative penalty of it and, discounted, of all that follows it.
+    """
+    weights = select_tokens(config, grades)
+    out = []
+    for rollout, grade, weight in zip(rollouts, grades, weights, strict=True):
+        advantages = None
+        if config.objective == "importance_sampling":
+            advantages = -config.kl_coefficient * discounted(grade.penalty, config.discount)
+        out.append(replace(rollout, weights=weight, advantages=advantages))
+    return out
+
+
+def given_advantage(config: DistillConfig, rollout: Rollout, grades: Grades) -> NDArray[np.float32]:
+    """Return what each token of a rollout is given, float32 ``[T]``; 0 where it does not train.
+
+    That is its advantage in a policy gradient, and 1 in imitation. The gradient of a divergence over the
+    vocabulary gives a sampled token no number of its own: the negative penalty says which way it is pushed.
+    """
+    if config.objective == "sft":
+        given = np.ones(len(grades), np.float32)
+    elif config.objective == "rl":
+        given = np.full(len(grades), rollout.reward, np.float32)
+    else:
+        scale = config.kl_coefficient if config.objective == "importance_sampling" else 1.0
+        given = -scale * grades.penalty if rollout.advantages is None else rollout.advantages
+        given = given + rollout.reward
+    return (given if rollout.weights is None else given * rollout.weights).astype(np.float32)
+
+
+def discounted(penalty: NDArray[np.float32], discount: float) -> NDArray[np.float32]:
+    """Return each token's penalty plus the discounted penalties after it, ``[T]`` -> ``[T]``."""
+    out = penalty.astype(np.float64)
+    if discount:
+        for t in range(len(out) - 2, -1, -1):
+            out[t] += discount * out[t + 1]
+    return out.astype(np.float32)
+
+
+def select_tokens(config: DistillConfig, grades: Sequence[Grades]) -> list[NDArray[np.float32] | None]:
+    """Mark the step's top share of tokens by student entropy, penalty or fork score; None = all train."""
+    if config.tokens == "all":
+        return [None] * len(grades)
+    definition = "entropy_drop" if config.tokens == "fork_score" else config.tokens
+    scores = np.concatenate([fork_score(g, definition) for g in grades])
+    count = max(1, round(config.token_share * len(scores)))
+    chosen = np.zeros(len(scores), np.float32)
+    chosen[np.argsort(-scores, kind="stable")[:count]] = 1
+    return np.split(chosen, np.cumsum([len(g) for g in grades])[:-1])

@@ -1,0 +1,111 @@
+"""The Review tab without a browser: what a new page gets, and what it costs."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from graded import make_review
+
+from opd.grading.saved_reviews import ReviewSet, gallery, save_reviews, store
+from opd.ui.branches import _pair
+from opd.ui.review_tab import PairNames, ReviewTab, _students
+from opd.ui.shown import Shown
+
+
+@pytest.fixture
+def tab(monkeypatch):
+    """A tab whose page fails as soon as it loads a model."""
+
+    def load(*names: object, **options: object):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", load)
+    for room in ("load", "pair"):
+        monkeypatch.setattr(f"opd.models.{room}.load_model", load)
+    with gr.Blocks(analytics_enabled=False):
+        return ReviewTab()
+
+
+def welcome(tab, **query):
+    return tab.welcome(SimpleNamespace(query_params=query))
+
+
+def test_a_new_page_opens_the_gallery_without_a_model(tab):
+    _, shown, *_ = welcome(tab)
+    assert next(iter(gallery().values())).title in shown
+    assert '"id": null' in shown, "the address of a plain page stays plain"
+
+
+def test_links_open_without_a_model(tab):
+    mine = store(ReviewSet.of([make_review(["Mine"])]))
+    for ident in (*gallery(), mine):
+        value, shown, *_ = welcome(tab, review=ident)
+        assert f'"id": "{ident}"' in shown
+        assert tab._find(ident).id == ident
+        assert value
+
+
+def test_the_prompt_of_what_is_opened_stands_above_it(tab, tmp_path):
+    def opened(*conversations):
+        path = tmp_path / "some.json"
+        save_reviews(path, [make_review(["x"], messages=messages) for messages in conversations])
+        _, _, prompt, system, _ = tab._open_file(str(path))
+        return prompt, system
+
+    def said(*texts, roles=("user", "assistant", "user")):
+        return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+    assert opened(said("Why?"), said("Why?")) == ("Why?", "")
+    assert opened(said("Be brief.", "Why?", roles=("system", "user"))) == ("Why?", "Be brief.")
+    assert opened(said("Why?"), said("How?")) == ("", ""), "there is not one prompt"
+    assert opened(said("Why?", "Because.", "How?")) == ("", ""), "a chat is more than its last question"
+    mine = store(ReviewSet.of([make_review(["x"], messages=said("Mine?"))]))
+    assert welcome(tab, review=mine)[2] == "Mine?"
+
+
+@pytest.mark.parametrize("question", [None, "x", [], ["gone", "json"], [1, "json"], ["gone", "exe"]])
+def test_asking_for_a_file_that_is_not_there_gives_nothing(question):
+    def find(key: str) -> ReviewSet:
+        raise ValueError(key)
+
+    assert Shown(find).file_of(question) is None
+
+
+def test_an_empty_setting_is_called_what_the_page_calls_it(tab):
+    labels = [field.label for field in tab.settings]
+    for empty, label in enumerate(labels):
+        settings = [None if i == empty else 1 for i in range(len(labels))]
+        with pytest.raises(gr.Error, match=f"fill in “{label}” under"):
+            next(tab._sample(PairNames(), None, "before", "Hi", "", *settings))
+
+
+def test_a_student_without_a_rival_is_not_called_one_before_training(monkeypatch):
+    monkeypatch.setattr("opd.ui.review_tab.open_run", lambda name: SimpleNamespace(model_dir="/trained"))
+    assert _students(PairNames(), None, "before") == {"": "demo-student"}
+    both = {"before training": "demo-student", "after first": "/trained"}
+    assert _students(PairNames(), "first", "both") == both
+
+
+def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("opd.ui.branches.loaded_pair", lambda *names: loaded.append(names))
+    foreign = make_review(["a"])  # of a-student and a-teacher
+    embedded = replace(foreign, student="demo-student", teacher="demo-teacher")
+    for session in (PairNames(), PairNames("a-student", "a-teacher")):
+        _pair(embedded, session, None)  # it is always at hand
+    _pair(foreign, PairNames("a-student", "a-teacher"), None)
+    assert loaded == [("demo-student", "demo-teacher")] * 2 + [("a-student", "a-teacher")]
+    with pytest.raises(ValueError, match=r"made with a-student and a-teacher;.*Load its pair under Models"):
+        _pair(foreign, PairNames(), None)
+    assert len(loaded) == 3, "a file must not make the app load what it names"
+
+
+def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):
+    asked = []
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", lambda *names: asked.append(names))
+    names, line, *_ = tab._load(" a ", "b", True)
+    assert asked == [("a", "b", True)]
+    assert names.cross_tokenizer
+    assert "by spans of text" in line
+    assert "by spans of text" not in tab._load("a", "b", False)[1]

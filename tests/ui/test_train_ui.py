@@ -1,0 +1,216 @@
+"""What the Train tab tells its viewers and makes of its inputs, without a browser."""
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from graded import make_review
+
+from opd.config import DistillConfig, make_config
+from opd.presets import PRESETS
+from opd.runs.run import create_run
+from opd.traces import FrozenScores, Push, moved_as_meant
+from opd.trajectory import StepReport
+from opd.ui import feed, pairs, train_tab
+from opd.ui.feed import news_of
+from opd.ui.review_tab import PairNames
+from opd.ui.setup_card import SetupCard, _absent
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPD_HOME", str(tmp_path))
+    feed._read.cache_clear()
+
+
+@pytest.fixture
+def card():
+    with gr.Blocks():
+        return SetupCard()
+
+
+def values(card: SetupCard, **settings):
+    """What the page sends: every field, as it stands there."""
+    return [settings.get(name, field.value) for name, field in card.fields.items()]
+
+
+def shown(card: SetupCard, filled):
+    """What stands in the fields after some updates."""
+    return {
+        name: update["value"] if isinstance(update, dict) else update
+        for name, update in zip(card.fields, filled, strict=True)
+    }
+
+
+def test_only_what_is_new_is_told():
+    run = create_run("told", DistillConfig(steps=5))
+    run.append(StepReport(1, {"loss": 0.5}))
+    run.log_event("note", step=1, message="Something happened.")
+    news = news_of("told", None)
+    assert [row["step"] for row in news["rows"]] == [1]
+    assert news["happened"] == [{"kind": "note", "text": "Step 1: Something happened."}]
+    run.append(StepReport(2, {"loss": 0.4}))
+    run.log_event("alarm", kind="x", step=2, message="Watch out.", metric="loss", evidence="rollout")
+    later = news_of("told", news["cursor"])
+    assert [row["step"] for row in later["rows"]] == [2]
+    assert later["happened"] == [
+        {"kind": "alarm", "text": "Step 2: Watch out.", "step": 2, "metric": "loss", "evidence": "rollout"}
+    ]
+    assert not later["restart"]
+
+
+def test_what_a_task_holds_out_is_told():
+    create_run("held", DistillConfig()).log_event("task", message="x.jsonl: 34 prompts, 7 for the test.")
+    assert news_of("held", None)["happened"] == [
+        {"kind": "mark", "text": "x.jsonl: 34 prompts, 7 for the test."}
+    ]
+
+
+def test_the_probe_that_changed_most_comes_first():
+    run = create_run("probed", DistillConfig())
+    probes = [make_review(["a"], messages=[{"role": "user", "content": f"probe {i}"}]) for i in range(3)]
+    for step, kls in ((0, (1.0, 2.0, 0.5)), (4, (0.9, 0.1, 1.5))):
+        frozen = [FrozenScores(*np.full((3, 2), kl, np.float32)) for kl in kls]
+        run.append(StepReport(step, {}, probes=probes, frozen=frozen))
+    asked = [review.messages[-1]["content"] for review in run.probes_by_change()]
+    assert asked == ["probe 1", "probe 2", "probe 0"]
+    assert create_run("unprobed", DistillConfig()).probes_by_change() == []
+
+
+def test_what_is_a_lower_bound_is_told_in_words():
+    run = create_run("bounded", DistillConfig(steps=5))
+    run.append(StepReport(1, {"reverse_kl": 0.5, "reverse_kl_top_k": 8, "topk_overlap": 0.5, "loss": 1.0}))
+    news = news_of("bounded", None)
+    assert news["bounds"] == {"reverse_kl": "lower bound (teacher's top 8 and tail)"}
+
+
+def test_viewers_of_a_moment_share_one_reading(monkeypatch):
+    create_run("shared", DistillConfig())
+    monkeypatch.setattr(feed.time, "monotonic", lambda: 7.0)
+    assert news_of("shared", None) is news_of("shared", None)
+    first = news_of("shared", None)
+    monkeypatch.setattr(feed.time, "monotonic", lambda: 7.0 + feed.MOMENT)
+    assert news_of("shared", None) is not first
+
+
+def test_a_run_that_nobody_works_on_says_how_it_goes_on():
+    create_run("dead", DistillConfig()).log_event("started", step=0)
+    news = news_of("dead", None)
+    assert (news["state"], news["live"], news["resumable"]) == ("interrupted", False, True)
+    assert news["message"].endswith("Resume goes on from the beginning: it had no checkpoint.")
+
+
+def test_while_a_run_is_worked_on_its_phase_is_told():
+    run = create_run("loading", DistillConfig())
+    with run.hold():
+        run.take_over()
+        assert run.status().phase == "Starting"
+        run.tell_phase("Evaluating demo-student: 3 of 8")
+        assert news_of("loading", None)["phase"] == "Evaluating demo-student: 3 of 8"
+        run.ask("pause")
+        run.log_event("paused", step=1)
+        assert run.status().phase == "", "it does nothing then"
+    assert run.status().phase == "", "who died does nothing"
+
+
+def test_a_run_that_is_not_there_is_gone():
+    assert news_of("../etc", "x") == {"gone": True}
+
+
+def test_the_cards_hold_every_setting_and_begin_with_the_defaults(card):
+    assert {*card.fields, "lessons", "shard"} == DistillConfig.model_fields.keys()
+    assert card.config(values(card)) == DistillConfig()
+
+
+def test_what_is_filled_in_counts_and_hidden_options_do_not(card):
+    given = values(
+        card, steps=2, learning_rate="3e-4", objective="sft", beta="0.9", gradient_checkpointing=True
+    )
+    assert card.config(given) == make_config(
+        {"steps": 2, "learning_rate": 3e-4, "objective": "sft", "gradient_checkpointing": True}
+    )
+
+
+def test_what_does_not_fit_is_named(card):
+    with pytest.raises(ValueError, match="beta"):
+        card.config(values(card, objective="jsd", beta="2"))
+
+
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_emptied_field_is_named_and_no_default_takes_its_place(card, empty):
+    with pytest.raises(ValueError, match="Fill in Teacher and Steps: nothing stands there"):
+        card.config(values(card, steps=empty, teacher=empty))
+    assert card.config(values(card, teacher_hint=empty)) == DistillConfig(), "this one may be empty"
+
+
+def test_any_run_s_settings_fill_the_form(card):
+    config = make_config({"objective": "jsd", "beta": 0.3, "student": "x/y", "steps": 7, "teacher_hint": "H"})
+    form = shown(card, card.filled_like(config))
+    assert card.config([form[name] for name in card.fields]) == config
+    assert form["learning_rate"] == "", "it followed from the student, and follows from the next one"
+    filled = dict(zip(card.fields, card.filled_like(config), strict=True))
+    assert (filled["beta"]["visible"], filled["top_k"]["visible"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
+    _, *filled = card._start_from(name, values(card, seed=5))
+    settings = shown(card, filled)
+    config = card.config(values(card, **settings))
+    assert config.seed == 5
+    assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes
+
+
+def test_models_that_a_start_would_download_are_named():
+    line = _absent(" nobody/student", "demo-teacher")
+    assert line["visible"]
+    assert "`nobody/student`. Start downloads it" in line["value"]
+    assert (
+        "`nobody/student` and `nobody/teacher`. Start downloads them"
+        in _absent("nobody/student", "nobody/teacher")["value"]
+    )
+    assert not _absent("demo-student", "self")["visible"]
+
+
+def test_how_many_tokens_moved_as_they_were_meant_to():
+    advantage = np.array([1, -1, -2, 0, 3], np.float32)
+    change = np.array([0.1, -0.1, 0.2, 0.5, 0], np.float32)
+    assert moved_as_meant([Push(advantage, change)]) == (2 / 3, 3)
+    assert moved_as_meant([Push(0 * advantage, change)]) == (0.0, 0)
+
+
+def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("opd.models.load.resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("opd.models.load.load_model", lambda name, device: loaded.append((name, device)))
+    monkeypatch.setattr("opd.models.pair.Pair", lambda *models, **options: None)
+    monkeypatch.setattr(pairs, "holders", lambda: {"cuda:0": "busy", "cpu": "other"})
+    pairs._loaded_model.cache_clear()
+    pairs.loaded_pair("a", "b")
+    assert loaded == [("a", "cpu"), ("b", "cpu")]
+    with pytest.raises(ValueError, match="The run busy holds cuda:0"):
+        pairs.refuse_if_taken(["cuda:0"])
+    pairs.refuse_if_taken(["cpu", "cuda:1"])
+    monkeypatch.setattr(pairs, "holders", dict)
+    pairs.loaded_pair("a", "b")
+    assert loaded[2:] == [("a", "auto"), ("b", "auto")]
+    pairs._loaded_model.cache_clear()
+
+
+@pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"step": -1}])
+def test_an_event_whose_data_is_no_table_is_refused(data):
+    event = gr.EventData(None, data)
+    for asked in (lambda: train_tab._run_of(event), lambda: train_tab._number(event, "step")):
+        with pytest.raises(ValueError, match="something that is not there"):
+            asked()
+
+
+def test_a_run_is_of_the_pair_that_a_relative_path_names(tmp_path, monkeypatch):
+    for name in ("s", "t"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = create_run("near", DistillConfig(student="s", teacher="./t"))
+    named = PairNames("./s", "t")
+    assert train_tab._pair_of(run) == train_tab._anchored(named) != named
