@@ -75,19 +75,23 @@ _CORRECTION = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )  # fmt: skip
-# The same in the sentence behind the statement: further on, "that is wrong" may speak of another choice.
-# Behind the answer no, a no takes nothing back.
+# The same in the sentence behind the statement: further on, "that is wrong" may speak of another choice. So
+# it may where it goes on with a reason or a condition.
 _DENIAL = re.compile(
-    r"""(?<!\bno)(?<!\bno\*\*)[.!?…;:,\n—–)}*$]\s{0,5}(?:but\s+|no[,.]?\s+){0,3}(?:
-    no(?=\s*[,.!:;—–-])
-    | (?:that|this|it|which|(?:the|my|this|that)\s+answer)(?:['’]s|\s+is|\s+was|\s+seems|\s+looks)\s+
-      (?:\w+ly\s+)?""" + _MISTAKE + r"""
-    | (?:that|this|it)\s+c(?:an['’]t|annot|an\s+not|ouldn['’]t|ould\s+not)\s+be\s+(?:right|correct|true|it)\b
-    | (?:that|this|it)\s+(?:is|was|does)(?:n['’]t|\s+not)\s+(?:\w+\s+)?
-      (?:right|correct|true|work|fit|add\s+up|make\s+sense)\b
+    r"""[.!?…;:,\n—–)}*$]\s{0,5}(?:but\s+|no[,.]?\s+){0,3}(?:
+    no(?=\s*[,.!:;—–-]\W*$|\W{1,5}(?:that|this|it|wait)\b)
+    | (?: (?:that|this|it|which|(?:the|my|this|that)\s+answer)(?:['’]s|\s+is|\s+was|\s+seems|\s+looks)\s+
+          (?:\w+ly\s+)?""" + _MISTAKE + r"""
+        | (?:that|this|it)\s+c(?:an['’]t|annot|an\s+not|ouldn['’]t|ould\s+not)\s+be\s+
+          (?:right|correct|true|it)\b
+        | (?:that|this|it)\s+(?:is|was|does)(?:n['’]t|\s+not)\s+(?:\w+\s+)?
+          (?:right|correct|true|work|fit|add\s+up|make\s+sense)\b
+      )(?=\W{0,5}$|\s{0,2}[.!?…;:,\n—–*)](?!\W{0,5}(?:because|since|as|for|with|if|when|unless)\b))
     )""",
     re.IGNORECASE | re.VERBOSE,
 )  # fmt: skip
+# Behind an answer that is a no itself, a no takes nothing back.
+_CONTRARY = re.compile(r"\b(?:no|not|false|incorrect|wrong|untrue)\W{0,5}$", re.IGNORECASE)
 _CONFIRMED = re.compile(
     r"\b(?:yes|yep|yeah|correct|right|confirm(?:s|ed)?|checks?\s+out|match(?:es)?|holds?|stands?|indeed|good|fine|"
     r"works|consistent|as\s+expected)\b|[✓✔✅]",
@@ -146,6 +150,8 @@ def _denial(text: str) -> re.Match[str] | None:
     """Return where the second sentence of a text denies the first."""
     first = _LINE_END.search(text)
     if first is None:
+        return None
+    if _CONTRARY.search(text[max(0, first.start() - 20) : first.start()]):
         return None
     second = _LINE_END.search(text, first.end())
     return _DENIAL.search(text, first.start(), second.end() if second else len(text))

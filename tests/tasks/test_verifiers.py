@@ -227,6 +227,9 @@ STANDS = [
     "Wait, I must read this again. Is it 41? No. The answer is 42.",
     "Hmm, 6 × 7. Let me think. So the answer is 42.",
     "The answer is 42, not 41.",
+    "The answer is 42. This is not possible with a fair die.",
+    "The answer is 42. That is not correct for 41, because 41 is prime.",
+    "The answer is 42. No, the other numbers do not fit.",
     "The answer is 42. It was not easy, but that is how it is done.",
     "#### 42",
     "42",
@@ -282,6 +285,26 @@ def test_a_thought_that_was_cut_off_is_no_answer(completion):
 )
 def test_what_was_cut_off_behind_its_answer_gives_it(completion):
     assert right("exact", "Paris", completion, cut=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "completion"),
+    [
+        (
+            "choice",
+            "C",
+            "Which statement is false? The answer is C. This is not true because water boils at 100.",
+        ),
+        ("exact", "False", "The answer is False. That is not correct because whales are mammals."),
+        ("exact", "False", "The answer is **False**. That is not correct."),
+        ("exact", "incorrect", "The answer is **incorrect**. This is wrong since 2+2=4."),
+        ("choice", "B", "The answer is B. No, the other options do not fit."),
+        ("numeric", "0", "The answer is 0. This is not possible with a fair die."),
+    ],
+)
+def test_what_is_said_of_the_statement_in_question_takes_no_answer_back(name, answer, completion):
+    for cut in (False, True):
+        assert right(name, answer, completion, cut), cut
 
 
 def test_a_no_behind_the_answer_no_takes_nothing_back():
