@@ -48,7 +48,7 @@ from opd.protocols import Sampler, must_be_finite
 from opd.tasks import verify
 from opd.traces import FrozenScores, Push
 from opd.training.doctor import check_sampler
-from opd.training.lessons import load_lessons
+from opd.training.lessons import PROBES, load_lessons
 from opd.training.losses import TOP_K, Chunk, alternatives, token_loss
 from opd.training.memory import forget_peak, peak_memory
 from opd.training.overlap import EarlyScores, computes_elsewhere
@@ -59,7 +59,6 @@ from opd.trajectory import Grades, Review, StepReport, Trajectory
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
 PUSHES_FROM = 16  # rollouts of a step from which scoring those again costs at most 3 % (of 128: 0.4 %)
-PROBES = 64  # held-out prompts whose completions are graded at an evaluation
 FEW_HELDOUT = 16  # held-out prompts below which a figure of them is told to be uncertain
 PROBES_KEPT = 8  # of them, how many graded completions go into the report
 FROZEN_IDS = ("prompt_ids", "completion_ids", "teacher_prompt_ids")

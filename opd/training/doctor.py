@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import re
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +37,7 @@ from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
 from opd.tasks import Example, Task, opens_reasoning
 from opd.tasks.verifiers import make_verifier
-from opd.training.lessons import Lesson
+from opd.training.lessons import PROBES, Lesson
 from opd.trajectory import Messages, Prompt, Trajectory
 
 Level = Literal["pass", "warn", "fail"]
@@ -203,17 +205,24 @@ class _Patient:
             min(config.steps * config.prompts_per_step, EXAMINED), step=1, seed=config.seed
         )
         if config.eval_prompts:
-            used += self.task.heldout(config.eval_prompts, split=config.eval_split)
+            used += self.task.heldout(max(PROBES, config.eval_prompts), split=config.eval_split)
         return list({id(example): example for example in used}.values())
 
     @functools.cached_property
     def probed(self) -> list[Example]:
-        """The shortest of the first prompts."""
-        return sorted(self.examples[:TASK_PROMPTS], key=lambda e: len(str(e.prompt)))[:PROBE_PROMPTS]
+        """The shortest of the first prompts that can be used; the built-in ones where none can."""
+        shortest = sorted(self.examples[:TASK_PROMPTS], key=lambda e: len(str(e.prompt)))
+        usable = (e for e in shortest if _is_read(self, e, self.probe_tokens))
+        return [*itertools.islice(usable, PROBE_PROMPTS)] or [Example(question) for question in QUESTIONS]
 
     @property
     def prompts(self) -> list[Prompt]:
         return [example.prompt for example in self.probed]
+
+    def read_by(self, model: LanguageModel) -> list[NDArray[np.int64]]:
+        """The prompts as a model's own template renders them; those that it refuses are left out."""
+        rendered = (_rendered(model, prompt) for prompt in self.prompts)
+        return [ids for ids in rendered if ids is not None] or [model.render(QUESTION)]
 
     @functools.cached_property
     def longest(self) -> list[Example]:
@@ -312,7 +321,7 @@ def _vocabulary(p: _Patient) -> Verdict:
 def _chat_template(p: _Patient) -> Verdict:
     for model in p.models:
         if opening := _unopened(model):
-            asked = [model.render(prompt) for prompt in p.prompts]
+            asked = p.read_by(model)
             opened = [
                 np.append(ids, model.tokenizer(opening, add_special_tokens=False)["input_ids"])
                 for ids in asked
@@ -341,7 +350,11 @@ def _chat_template(p: _Patient) -> Verdict:
     said = f"The chat templates differ for {', '.join(different)}: with {name} {parts}."
     if not {"a question", "the task's prompts"} & different.keys():
         return "warn", f"{said} Plain questions are the same; keep to them, or give both models one template."
-    cost = _template_cost(p)
+    if (cost := _template_cost(p)) is None:
+        return "warn", (
+            f"{said} The teacher reads what the student's template makes of them. Put what a system prompt "
+            "says into the question, or give both models one template."
+        )
     return "fail" if cost >= PROMPT_COST else "warn", (
         f"{said} The teacher reads what the student reads, and behind that its own text is {cost:.3f} nats a "
         "token less likely than behind its own template. Give both models one: copy chat_template.jinja from "
@@ -356,6 +369,8 @@ def _unopened(model: LanguageModel) -> str:
     render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False)
     answered = render([*QUESTION, {"role": "assistant", "content": REPLY}])
     asked = render(QUESTION, add_generation_prompt=True)
+    if asked != render(QUESTION):  # an answer may begin otherwise where a template writes out old turns
+        return ""
     before, there, _ = answered.partition(REPLY)
     opening = before[len(asked) :] if there and before.startswith(asked) else ""
     return opening if opening.strip() else ""
@@ -383,9 +398,15 @@ def _rendered(model: LanguageModel, prompt: Prompt) -> NDArray[np.int64] | None:
         return None
 
 
-def _template_cost(p: _Patient) -> float:
-    """How much less likely the teacher finds its own text behind the student's prompts, nats a token."""
-    own, read = ([model.render(prompt) for prompt in p.prompts] for model in (p.teacher, p.student))
+def _template_cost(p: _Patient) -> float | None:
+    """How much less likely the teacher finds its own text behind the student's prompts, nats a token.
+
+    None where its own template takes none of them.
+    """
+    prompts = [prompt for prompt in p.prompts if _rendered(p.teacher, prompt) is not None]
+    if not prompts:
+        return None
+    own, read = ([model.render(prompt) for prompt in prompts] for model in (p.teacher, p.student))
     return p.cost(p.teacher, own, read)
 
 
@@ -396,7 +417,7 @@ def _start_of_text(p: _Patient) -> Verdict:
         if start is None:
             continue
         token = model.tokenizer.convert_ids_to_tokens(start)
-        read = [model.render(prompt) for prompt in p.prompts]
+        read = p.read_by(model)
         if all(ids[:2].tolist() == [start, start] for ids in read):
             cost = p.cost(model, [ids[1:] for ids in read], read)
             told = (
@@ -692,14 +713,26 @@ def _tokens_read(p: _Patient, example: Example, room: int) -> int:
     return max(lengths)
 
 
+def _is_read(p: _Patient, example: Example, room: int) -> bool:
+    """Whether student and teacher can read a prompt and so many tokens behind it."""
+    try:
+        return bool(_tokens_read(p, example, room))
+    except ValueError:
+        return False
+
+
 def _roles(example: Example) -> tuple[str, ...]:
     return tuple(message["role"] for message in as_messages(example.prompt))
 
 
 def _bytes(example: Example) -> int:
-    """Bytes of what a prompt says and of its answer, which a hint may tell: no fewer than their tokens."""
+    """Bytes of what a prompt says and of its answer, which a hint may tell: no fewer than their tokens.
+
+    Some tokenizers read a text decomposed, which may be longer.
+    """
     texts = (*(m["content"] for m in as_messages(example.prompt)), example.answer or "")
-    return sum(len(text.encode()) for text in texts)
+    forms = ((text, unicodedata.normalize("NFKD", text)) for text in texts)
+    return sum(max(len(form.encode()) for form in both) for both in forms)
 
 
 def _answers(p: _Patient) -> Verdict:
@@ -865,7 +898,8 @@ def free_memory(device: torch.device) -> int | None:
 
 def _saving(p: _Patient) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
-        p.student.save(Path(folder), {})
+        # Of an adapter the weights, which are few, say what there is to write.
+        p.student.save(Path(folder), None if hasattr(p.student.model, "peft_config") else {})
     settings = p.student.causal_lm.generation_config
     try:
         if settings is not None and not p.config.lora_rank:  # with an adapter none are written

@@ -22,6 +22,9 @@ from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.training.losses import OBJECTIVES, alternatives, need_of
 from opd.trajectory import Messages, Trajectory
 
+PROBES = 64
+"""Held-out prompts of each lesson whose completions are graded at an evaluation."""
+
 Asked = TypeVar("Asked", SampleRequest, Trajectory)
 
 

@@ -18,9 +18,16 @@ from opd.models.pair import Pair
 from opd.models.parallel import exchange, gathered, spread, world
 from opd.phases import announce
 from opd.tasks import Example
-from opd.training.distillation import PROBES, Distillation, distill
+from opd.training.distillation import Distillation, distill
 from opd.training.doctor import Finding, Memory, estimate_memory, examine, free_memory, size_in_words
-from opd.training.lessons import load_lesson_task, load_student, load_teacher, main_pair, settings_of
+from opd.training.lessons import (
+    PROBES,
+    load_lesson_task,
+    load_student,
+    load_teacher,
+    main_pair,
+    settings_of,
+)
 from opd.training.losses import TOP_K
 from opd.training.preflight import preflight
 from opd.training.rollouts import given_advantage

@@ -15,7 +15,7 @@ from opd.divergence import CHUNK_ROWS
 from opd.engines.transformers import TransformersSampler, distributions
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
-from opd.tasks import TaskOptions, load_task
+from opd.tasks import Example, TaskOptions, load_task
 from opd.training import doctor
 from opd.training.distillation import distill
 from opd.training.doctor import (
@@ -159,6 +159,29 @@ def test_a_template_that_never_opens_the_assistants_turn_fails():
     assert "never opens the assistant's turn: answers stand behind '<|assistant|>'" in finding.message
 
 
+@pytest.mark.parametrize(
+    "old", ["<think>\n\n</think>\n\n", "\n<think></think>\n", "<|channel|>final<|message|>"]
+)
+def test_what_a_template_adds_to_old_answers_alone_is_no_missing_opening(pair, old):
+    said = "{% if m.role == 'assistant' %}" + old + "{% endif %}{{ m.content }}"
+    for model in (pair.student, pair.teacher):
+        with_template(model, CHAT_TEMPLATE.replace("{{ m.content }}", said))
+    assert found("chat template", pair).level == "pass"
+
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+
+
+def test_a_teacher_that_refuses_the_tasks_system_prompt_is_a_warning(pair, tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    task = written(tmp_path, [{"prompt": [system, {"role": "user", "content": f"{i}?"}]} for i in range(9)])
+    with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
+    findings = {f.check: f for f in examine(pair, task=task, config=config())}
+    assert "fail" not in {f.level for f in findings.values()}, findings
+    assert findings["chat template"].level == "warn"
+    assert "into the question" in findings["chat template"].message
+
+
 # --- start of text
 
 
@@ -205,10 +228,9 @@ def test_a_template_that_differs_only_for_system_prompts_warns(pair):
     finding = found("chat template", pair)
     assert finding.level == "warn"
     assert "differ for a system prompt" in finding.message
-    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    with_template(pair.teacher, refuses + CHAT_TEMPLATE)
+    with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
     assert "tiny-teacher refuses it" in found("chat template", pair).message
-    with_template(pair.student, refuses + CHAT_TEMPLATE)
+    with_template(pair.student, NO_SYSTEM + CHAT_TEMPLATE)
     assert found("chat template", pair).level == "pass"
 
 
@@ -479,6 +501,31 @@ def test_one_prompt_too_long_anywhere_in_the_task_is_named(pair, tmp_path, heldo
     assert found("prompts", pair, task=task, config=config(max_tokens=8, **long_run)).level == "pass"
 
 
+def test_every_prompt_of_the_probes_is_examined_however_few_answers_are_verified(pair, tmp_path):
+    rows = [{"prompt": f"{i}?"} for i in range(120)]
+    long = written(tmp_path, rows, heldout_share=0.6).heldout(64)[40].prompt
+    task = written(
+        tmp_path,
+        [{"prompt": r["prompt"] + "x" * 240 * (r["prompt"] == long)} for r in rows],
+        heldout_share=0.6,
+    )
+    few = {"steps": 1, "eval_prompts": 8}
+    finding = found("prompts", pair, task=task, config=config(**few))
+    assert finding.level == "fail"
+    assert "1 of the run's" in finding.message
+
+
+def test_prompts_that_are_too_long_are_one_finding_and_no_more(pair, tmp_path):
+    task = written(tmp_path, [{"prompt": f"{i} {'x' * 300}"} for i in range(9)], heldout_share=0)
+    failed = {check for check, level in levels(pair, task=task).items() if level == "fail"}
+    assert failed == {"prompts"}
+
+
+def test_a_text_that_the_tokenizer_takes_apart_is_no_shorter_than_its_tokens():
+    ligature = Example("\ufdfa" * 9)  # eighteen letters, two bytes each
+    assert doctor._bytes(ligature) >= 9 * 18
+
+
 def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
     task = written(tmp_path, [{"prompt": f"{i}?", "answer": "y" * i} for i in range(1, 230)], heldout_share=0)
     told = {"teacher": "self", "steps": 60}
@@ -489,8 +536,7 @@ def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
     hint = found("prompts", pair, task=task, config=config(**told, teacher_hint="It is {answer}."))
     assert hint.level == "fail"
     assert re.search(r"\d+ of the run's 229 prompts cannot be used. The first, line 2\d\d: As", hint.message)
-    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    with_template(pair.teacher, refuses + CHAT_TEMPLATE)
+    with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
     refused = found("prompts", pair, task=task, config=config(**told, teacher_system="Think."))
     assert refused.level == "fail"
     assert "no system" in refused.message
@@ -537,6 +583,16 @@ def test_a_student_that_a_library_refuses_to_write_fails_before_it_trains(pair, 
     finding = found("saving", pair)
     assert finding.level == "fail"
     assert "not serializable" in finding.message
+
+
+def test_an_adapter_that_came_with_whole_modules_can_be_saved(pair):
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(pair.student.model, lora)
+    student = LanguageModel("adapted", adapted.eval(), pair.student.tokenizer)
+    finding = found("saving", Pair(student, pair.teacher), config=config(lora_rank=4))
+    assert finding.level == "pass", finding
 
 
 def test_memory_that_is_not_there_fails(pair, monkeypatch):
