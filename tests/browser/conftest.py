@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BROKEN_OFF = ("signal is aborted", "Connection errored out")  # in Gradio's words
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox",
@@ -127,9 +128,26 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture
-def open_page(browser):
+def complaints() -> list[str]:
+    """What pages complained of."""
+    return []
+
+
+@pytest.fixture
+def reload(complaints: list[str]):
+    """Load a page anew; that its requests are broken off is no complaint."""
+
+    def reload_(page) -> None:
+        before = len(complaints)
+        page.reload()
+        complaints[before:] = [c for c in complaints[before:] if not any(words in c for words in BROKEN_OFF)]
+
+    return reload_
+
+
+@pytest.fixture
+def open_page(browser, complaints: list[str]):
     """Open pages that fail the test on a page error, a console error or a request to anybody else."""
-    complaints: list[str] = []
     contexts = []
 
     def open_(url: str, *, width: int = 1440, height: int = 900, dark: bool = False, touch: bool = False):

@@ -66,7 +66,7 @@ def test_runs_are_searched_laid_over_each_other_and_compared_in_their_settings(r
     page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 0")
 
 
-def test_a_note_and_the_baseline_are_kept(runs, page):
+def test_a_note_and_the_baseline_are_kept(runs, page, reload):
     open_runs(page, "north")
     page.locator("#note textarea").fill("The one <b>to</b> beat")
     page.locator("#keep-note").click()
@@ -76,7 +76,7 @@ def test_a_note_and_the_baseline_are_kept(runs, page):
     page.wait_for_selector("[data-run=north]:has-text('★')")
     page.wait_for_selector("#pin:has-text('Unpin')")
     assert page.locator("#note textarea").input_value() == "Still being written"
-    page.reload()
+    reload(page)
     open_runs(page, "south")
     # The baseline joins what is chosen.
     page.wait_for_function(f"{LINES.format('accuracy')}?.join() === 'south,north'")
@@ -152,7 +152,7 @@ def test_runs_are_deleted_only_when_that_is_confirmed_and_then_all_that_are_chos
 def test_a_broken_run_is_listed_with_the_reason_and_can_be_deleted(runs, page, home):
     shutil.copytree(home / "runs" / "north", home / "runs" / "broken")
     (home / "runs" / "broken" / "config.json").write_text("{")
-    open_runs(page, "north", "broken")
+    open_runs(page, "broken")
     row = page.locator("[data-run=broken]")
     assert "cannot be read as settings" in row.inner_text()
     assert row.get_by_role("button", name="Open").count() == 0

@@ -79,12 +79,12 @@ def finished(home: Path) -> str:
     return "finished"
 
 
-def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page):
+def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page, reload):
     open_train(page, **QUICK)
     name = start(page)
 
     # A reload of the page, and a second one, find the run that trains.
-    page.reload()
+    reload(page)
     second = open_page(app)
     second.get_by_role("tab", name="Train").click()
     for viewer in (page, second):
@@ -353,7 +353,7 @@ def test_a_bad_setting_is_named_and_nothing_starts(page, home, settings, sentenc
     assert {*home.glob("runs/*")} == runs
 
 
-def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_waits(page, home):
+def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_waits(page, home, reload):
     runs = {*home.glob("runs/*")}
     open_train(page, steps="")
     page.locator("#setting-teacher textarea").fill("no-such-model")
@@ -369,7 +369,7 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
 
     # What was typed outlives a reload.
     page.wait_for_timeout(1000)
-    page.reload()
+    reload(page)
     page.get_by_role("tab", name="Train").click()
     page.wait_for_function("document.querySelector('#setting-teacher textarea')?.value === 'no-such-model'")
     assert page.locator("#setting-steps input").input_value() == "3"
@@ -382,7 +382,7 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
     for change, teacher in ((odd, "x/y"), ("() => '{'", "demo-teacher")):
         page.wait_for_timeout(1000)
         page.evaluate(keep, change)
-        page.reload()
+        reload(page)
         page.get_by_role("tab", name="Train").click()
         page.wait_for_function(f"document.querySelector('#setting-teacher textarea')?.value === '{teacher}'")
         assert page.locator("#setting-steps input").input_value() == "60"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -270,10 +271,13 @@ def test_a_job_runs_in_its_own_process_and_stops_within_a_step(config):
 
 
 def test_a_job_that_cannot_load_says_why(config, tmp_path):
-    run = jobs.start(config.model_copy(update={"student": str(tmp_path / "gone")}), "hopeless")
+    student = shutil.copytree(config.student, tmp_path / "torn")
+    weights = student / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run = jobs.start(config.model_copy(update={"student": str(student)}), "hopeless")
     status = wait_for(run, lambda status: not status.live)
     assert status.state == "failed"
-    assert "There is no model folder" in status.message
+    assert "torn cannot be loaded" in status.message
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(config):
@@ -379,6 +383,7 @@ def test_metrics_open_with_one_pandas_call(config):
 def test_metrics_go_to_a_tracker_that_is_installed(config, monkeypatch):
     calls = []
     fake = types.SimpleNamespace(
+        __spec__=ModuleSpec("trackio", None),
         init=lambda **k: calls.append(k["name"]),
         log=lambda metrics, step: calls.append((step, len(metrics))),
         finish=lambda: calls.append("sent"),
