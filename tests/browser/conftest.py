@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -135,11 +136,19 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def reload(complaints: list[str]):
-    """Load a page anew; that its requests are broken off is no complaint."""
+    """Load a page anew; that its requests are broken off is no complaint.
 
-    def reload_(page) -> None:
-        before = len(complaints)
-        page.reload()
+    A script given is run in between, where nothing else of the page does.
+    """
+
+    def reload_(page, script: str | None = None) -> None:
+        before, url = len(complaints), page.url
+        if script:
+            page.goto(urljoin(url, "/theme.css"))
+            page.evaluate(script)
+            page.goto(url)
+        else:
+            page.reload()
         complaints[before:] = [c for c in complaints[before:] if not any(words in c for words in BROKEN_OFF)]
 
     return reload_

@@ -368,21 +368,16 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
     assert {*home.glob("runs/*")} == runs
 
     # What was typed outlives a reload.
-    page.wait_for_timeout(1000)
+    kept = "Object.entries(localStorage).find(([key]) => key.startsWith('opd-form'))"
+    page.wait_for_function(f"['no-such-model', ',3,'].every((typed) => {kept}?.[1].includes(typed))")
     reload(page)
     page.get_by_role("tab", name="Train").click()
     page.wait_for_function("document.querySelector('#setting-teacher textarea')?.value === 'no-such-model'")
     assert page.locator("#setting-steps input").input_value() == "3"
     # What does not fit a field, and what is no form, is passed over.
-    keep = """(change) => {
-      const key = Object.keys(localStorage).find((key) => key.startsWith("opd-form"));
-      localStorage.setItem(key, eval(change)(localStorage.getItem(key)));
-    }"""
-    odd = "(kept) => kept.replace('no-such-model', 'x/y').replace(',3,', ',\"many\",')"
-    for change, teacher in ((odd, "x/y"), ("() => '{'", "demo-teacher")):
-        page.wait_for_timeout(1000)
-        page.evaluate(keep, change)
-        reload(page)
+    odd = "form.replace('no-such-model', 'x/y').replace(',3,', ',\"many\",')"
+    for change, teacher in ((odd, "x/y"), ("'{'", "demo-teacher")):
+        reload(page, f"() => {{ const [key, form] = {kept}; localStorage.setItem(key, {change}); }}")
         page.get_by_role("tab", name="Train").click()
         page.wait_for_function(f"document.querySelector('#setting-teacher textarea')?.value === '{teacher}'")
         assert page.locator("#setting-steps input").input_value() == "60"
