@@ -81,35 +81,58 @@ def folder(name: str, *, weights: bool = True) -> str:
     Raises:
         ValueError: it is not wholly here and cannot be downloaded; the message says why.
     """
+    from huggingface_hub import constants
+
     here = _here(name, weights=weights)
+    if here is not None and constants.HF_HUB_OFFLINE:
+        return here
     told = False
     try:
         for progress in fetch(name, weights=weights):
             if told := told or progress.done < progress.total:
                 print(f"\r{progress}", end="", file=sys.stderr, flush=True)
-    except ValueError:
+    except ValueError as error:
         if here is None:
             raise
+        print(f"{error} The copy on this machine is used.", file=sys.stderr)
         return here
     finally:
         if told:
             print(file=sys.stderr)
-    return _here(name, weights=weights)
+    return str(_snapshot(name, weights))
 
 
 def _here(name: str, *, weights: bool = True) -> str | None:
     """Return the folder of a model that is wholly on this machine, None where it is not."""
+    path = _snapshot(name, weights)
+    return str(path) if path and (_has_weights(path) if weights else _has_config(path)) else None
+
+
+def _snapshot(name: str, weights: bool) -> Path | None:
+    """Return the folder where something of a model lies, None where nothing of it is on this machine."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, local_files_only=True, **_selected(weights)))
+        return Path(snapshot_download(name, local_files_only=True, **_selected(weights)))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    wanted = {WEIGHTS if weights else "*config.json"}
-    for index in path.glob(f"{WEIGHTS}.index.json") if weights else ():
-        wanted |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return str(path) if all(any(path.glob(pattern)) for pattern in wanted) else None
+
+
+def _has_config(path: Path) -> bool:
+    return any((path / file).exists() for file in ("config.json", "adapter_config.json"))
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a folder holds every file of its weights; what is in one file needs no index."""
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").exists() or not index.exists():
+        return any(path.glob(WEIGHTS))
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError):  # a broken one: it may come whole
+        return False
+    return all((path / shard).exists() for shard in shards)
 
 
 def _selected(weights: bool) -> dict[str, list[str]]:
@@ -158,6 +181,11 @@ def fetch(name: str, *, weights: bool = True) -> Iterator[Progress]:
     total = sum(sizes.values())
     if unusable:
         raise ValueError(no_safetensors(name, instead))
+    here = _snapshot(name, weights)
+    places = [Path(file.local_path) for file in files]
+    if here and all(place.is_relative_to(here) and place.exists() for place in places):
+        yield Progress(name, total, total)
+        return
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     if total - there > free:

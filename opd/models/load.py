@@ -171,14 +171,16 @@ def check_model(name: str, *, weights: bool = True) -> None:
     path = Path(locate(name))
     _must_be_no_run(name, path)
     try:
-        if (adapter := path / "adapter_config.json").exists():
+        if (path / "adapter_config.json").exists():
+            base, weights = _base_of(path), True
+            if is_hub_id(base):
+                check_reachable(base)
+                return
+            path = Path(locate(base))
+        _must_be_model(path)
+        if weights:
             _must_have_weights(path)
-            check_model(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-        else:
-            _must_be_model(path)
-            if weights:
-                _must_have_weights(path)
-            AutoConfig.from_pretrained(path, trust_remote_code=False)
+        AutoConfig.from_pretrained(path, trust_remote_code=False)
     except LOADING as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
 
@@ -201,6 +203,26 @@ def _must_be_model(path: Path) -> None:
 def _must_have_weights(path: Path) -> None:
     if not any(path.glob("*.safetensors")):
         raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the name of the model that an adapter folder was trained on.
+
+    Raises:
+        ValueError: it names none, or an adapter; or its weights are not there.
+    """
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise ValueError(no_safetensors("it", [file.name for file in adapter.iterdir()]))
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    if not isinstance(base, str) or not base.strip():
+        raise ValueError("its adapter_config.json names no base model.")
+    if (Path(base).expanduser() / "adapter_config.json").exists():
+        raise ValueError(
+            f"its adapter_config.json names {base} as its base model, which is an adapter. Merge that into "
+            "its own base model, and name the folder of the result."
+        )
+    return base
 
 
 def locate(name: str, *, weights: bool = True) -> str:
@@ -346,11 +368,7 @@ def _load_adapter(path: Path, options: dict[str, Any]) -> tuple[Any, Path]:
     config = PeftConfig.from_pretrained(path)
     if config.is_prompt_learning:  # virtual tokens live in PEFT's forward, beside which we score
         raise ValueError(f"{config.peft_type.value} adapters are not supported. Use a LoRA adapter.")
-    base = config.base_model_name_or_path
-    if not base:
-        raise ValueError("its adapter_config.json names no base model.")
-    if not (path / "adapter_model.safetensors").exists():
-        raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
+    base = _base_of(path)
     base_path = Path(locate(base))
     adapted = PeftModelForCausalLM(_load_weights(base, base_path, options), config)
     try:

@@ -235,6 +235,36 @@ print(folder("tiny/model") == str(first), (first / "model-00002-of-00002.safeten
     assert run_program(program).splitlines() == ["[]", "['tiny/model']", "True True"]
 
 
+def test_what_is_wholly_here_is_not_fetched_again_and_stands_in_where_the_hub_refuses(hub):
+    hub.files["model.safetensors.index.json"] = b"stale"
+    program = """
+from opd.models.hub import absent, folder
+folder("tiny/model")
+print(absent(["tiny/model"]))
+"""
+    assert run_program(program) == "[]\n"
+    asked = [path for path in hub.asked if "/resolve/" in path]
+    assert run_program(program) == "[]\n"
+    assert asked == [path for path in hub.asked if "/resolve/" in path]
+    again = "import sys\nsys.stderr = sys.stdout\nfrom opd.models.hub import folder\nfolder('tiny/model')"
+    said = run_program(again, HF_ENDPOINT="http://127.0.0.1:9")
+    assert said.count("The copy on this machine is used.") == 1
+    assert run_program(again, HF_HUB_OFFLINE="1") == ""
+
+
+def test_a_broken_index_is_not_here_and_a_lone_tokenizer_is_no_model(hub):
+    hub.files["model-00001-of-00001.safetensors"] = hub.files.pop("model.safetensors")
+    hub.files["model.safetensors.index.json"] = b"{"
+    hub.others["tiny/tokenizer"] = {"tokenizer_config.json": b"{}"}
+    program = """
+from pathlib import Path
+from opd.models.hub import _here, absent, folder
+print(Path(folder("tiny/model")).is_dir(), absent(["tiny/model"]))
+print(Path(folder("tiny/tokenizer", weights=False)).is_dir(), _here("tiny/tokenizer", weights=False))
+"""
+    assert run_program(program).splitlines() == ["True ['tiny/model']", "True None"]
+
+
 def test_a_download_that_nobody_waits_for_ends(hub):
     hub.piece, hub.seconds_a_piece = 2**20, 0.2
     hub.files["model.safetensors"] = bytes(2**20 * 100)  # the library looks up every 10 MB

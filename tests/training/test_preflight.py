@@ -88,12 +88,16 @@ def test_a_folder_that_is_no_model_is_told_from_one(folders, tmp_path):
     torn = shutil.copytree(folders["student"], tmp_path / "torn")
     (torn / "config.json").write_text("{")
     lost = adapter(tmp_path / "lost", "no-such-base")
+    loop = adapter(tmp_path / "loop", str(tmp_path / "loop"))
+    nameless = [adapter(tmp_path / f"nameless-{i}", base) for i, base in enumerate((None, 7, [], ""))]
     for name, said in (
         (empty, "holds neither config.json nor adapter_config.json"),
         (run, "is a run, not a model. Point to one of its checkpoints"),
         (bare, "has no weights as safetensors"),
         (torn, "torn cannot be loaded"),
         (lost, "There is no model folder 'no-such-base'"),
+        (loop, "loop as its base model, which is an adapter"),
+        *((path, "its adapter_config.json names no base model") for path in nameless),
     ):
         with pytest.raises(ValueError, match=said):
             preflight(opd.DistillConfig(student=str(name)))
