@@ -33,6 +33,10 @@ from opd.trajectory import Messages, Prompt
 # largest logit: round-off of one matrix product in fp32 and in bf16.
 HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
+MASKED = -1e4
+"""Logit of a token that a model forbids itself, by minus infinity or nearly: its probability is 0 just the
+same, and 0 times its log-prob is 0."""
+
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """How byte-level tokenizers spell a byte."""
 
@@ -107,7 +111,7 @@ class LanguageModel:
             own = self.causal_lm(input_ids=probe, use_cache=False).logits.float()
             body = self.causal_lm.base_model(input_ids=probe, use_cache=False).last_hidden_state
             apart = self._project(body).float()
-        scale = own.abs().max().clamp_min(1.0)
+        scale = apart.abs().max().clamp_min(1.0)  # not of its own logits, which may be masked
         tolerance = HEAD_TOLERANCE.get(self.model.dtype, 2e-2)
         return own.shape == apart.shape and bool((own - apart).abs().max() <= tolerance * scale)
 
@@ -142,7 +146,7 @@ class LanguageModel:
             inputs[self._cache_name] = inputs.pop("past_key_values")
         if self._fast_head:
             return self.causal_lm.base_model(input_ids=input_ids, **inputs).last_hidden_state
-        return self.causal_lm(input_ids=input_ids, **inputs).logits
+        return self.causal_lm(input_ids=input_ids, **inputs).logits.clamp_min(MASKED)
 
     @cached_property
     def _cache_name(self) -> str | None:
@@ -381,8 +385,8 @@ class LanguageModel:
 
         Args:
             folder: where to.
-            weights: the whole weights by name, where the model holds but a share of them; without any, all
-                but the weights is written.
+            weights: the whole weights by name, where the model holds but a share of them; None = the model's
+                own. With ``{}`` a model that is no adapter writes all but its weights.
         """
         network = self.causal_lm
         settings, network.generation_config = network.generation_config, GenerationConfig()

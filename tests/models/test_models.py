@@ -257,6 +257,16 @@ def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
         load_model(str(adapter))
 
 
+@pytest.mark.parametrize("base", [None, 7, [], "itself"])
+def test_an_adapter_without_a_base_model_is_refused(saved, tmp_path, base):
+    adapter = add_adapter(saved, tmp_path / "adapter")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(adapter) if base == "itself" else base
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"names no base model|as its base model, which is an adapter"):
+        load_model(str(adapter))
+
+
 def test_a_prompt_learning_adapter_is_refused(saved, tmp_path):
     from peft import PromptTuningConfig, get_peft_model
 
@@ -435,3 +445,26 @@ def test_load_pair_takes_a_device_and_dtype_per_model(saved):
     assert (mixed.student.model.dtype, mixed.teacher.model.dtype) == (torch.float32, torch.bfloat16)
     grades = opd.grade(mixed, opd.sample(mixed, ["hi"], n=4, max_tokens=20))
     assert 0 < np.abs(np.concatenate([g.penalty for g in grades])).mean() < 0.2
+
+
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_model_that_masks_tokens_is_graded_as_it_speaks(pair, masked, temperature):
+    """The mask is the model's own, behind its head: it must neither be lost nor make NaN of a sum."""
+    for model in (pair.student, pair.teacher):
+        forward = model.model.forward
+
+        def mask(*args, forward=forward, **inputs):
+            out = forward(*args, **inputs)
+            out.logits[..., 100:] = masked
+            return out
+
+        model.model.forward = mask
+        model.__dict__.pop("_fast_head", None)  # as a model that is just loaded
+    sampled = opd.sample(pair, ["Who?"], n=4, max_tokens=8, temperature=temperature)
+    assert max(int(t.completion_ids.max()) for t in sampled) < 100
+    for grades in opd.grade(pair, sampled, temperature=temperature):
+        for column in (grades.reverse_kl, grades.student.entropy, grades.teacher.entropy, grades.jsd):
+            assert np.isfinite(column).all()
+            assert float(column.max()) < 100
+        assert int(grades.teacher.top_ids.max()) < 100
