@@ -40,23 +40,17 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
             that spells that token out at its end is complete in any case; elsewhere control tokens are text.
 
     Raises:
-        ValueError: prompt or text are empty, cannot be encoded, are too long for one of the models, or go on
-            after a token that ends the answer.
+        ValueError: prompt or text are empty, cannot be encoded, or are too long for one of the models.
     """
     if not completion.strip():
         raise ValueError("There is nothing to grade: the text is empty.")
     student = pair.student
     end = student.end_of_turn
     spelled = "" if end is None else student.tokenizer.convert_ids_to_tokens(end)
-    complete = complete or bool(spelled and completion.endswith(spelled))
-    prompt_ids, ids = student.render(prompt), student.encode(completion.removesuffix(spelled))
-    ended = np.isin(ids, student.eos_ids)
-    if ended[:-1].any():
-        raise ValueError(
-            f"The text goes on after {student.token_text(int(ids[ended.argmax()]))!r}, which ends an answer. "
-            "Cut it there, or give it as a chat."
-        )
-    if complete and end is not None and not ended[-1:].any():
+    if spelled and (ended := completion.rstrip()).endswith(spelled):
+        complete, completion = True, ended.removesuffix(spelled)
+    prompt_ids, ids = student.render(prompt), student.encode(completion)
+    if complete and end is not None:
         ids = np.append(ids, end)
     for model in (student,) if pair.cross_tokenizer else (student, pair.teacher):
         if len(prompt_ids) + len(ids) > model.context:
@@ -68,7 +62,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         prompt_ids=prompt_ids,
         completion_ids=ids,
         behaviour_logprobs=None,
-        finish_reason="stop" if complete or ended[-1:].any() else "length",
+        finish_reason="stop" if complete else "length",
         teacher_prompt_ids=pair.teacher.render(prompt) if pair.cross_tokenizer else prompt_ids,
     )
 

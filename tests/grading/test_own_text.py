@@ -73,6 +73,8 @@ def test_only_a_whole_answer_is_graded_on_its_end(pair):
     part = opd.review_text(pair, "Who?", "I", complete=False)
     assert (whole.text, part.text) == ("I<|end|>", "I")
     assert opd.review_text(pair, "Who?", "I<|end|>", complete=False).text == "I<|end|>"
+    for pasted in ("I<|end|>\n", "I<|end|> \r\n"):
+        assert opd.review_text(pair, "Who?", pasted, complete=False).text == "I<|end|>"
     assert len(whole.grades) == len(part.grades) + 1
 
 
