@@ -37,9 +37,6 @@ ENTROPY_OF_TEACHER, ENTROPY_OF_START = 0.3, 0.5
 """The student may become as sure as its teacher: the entropy has collapsed if it is below the first share of
 the teacher's on the same tokens and below the second share of where it began."""
 
-CERTAIN = 0.01
-"""Nats a token below which a student is certain of all it says, whatever its teacher thinks of it."""
-
 REPEATED, LOOPS = 0.3, 0.6
 """Rise of the share of 4-grams that a completion has had before, and the share that is bad by itself. The
 embedded pair's solutions repeat below 1 % of theirs, long reasoning up to a third, loops nearly all."""
@@ -82,10 +79,15 @@ class Alarm:
     evidence: Evidence
 
 
-def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
-    """Return the alarms that begin at the last of some rows, which are a run's in order of their steps."""
+def alarms_at(rows: Sequence[Row], *, rewarded: bool = False) -> list[Alarm]:
+    """Return the alarms that begin at the last of some rows, which are a run's in order of their steps.
+
+    Args:
+        rows: what the run has measured.
+        rewarded: a task's reward leads the student, which is free to leave its teacher.
+    """
     out = []
-    for kind, (metric, evidence, rule) in RULES.items():
+    for kind, (metric, evidence, rule) in _rules(rewarded).items():
         known = _known(rows, metric, evidence)
         if not known or known[-1] is not rows[-1]:
             continue
@@ -96,10 +98,11 @@ def alarms_at(rows: Sequence[Row]) -> list[Alarm]:
     return out
 
 
-def standing(rows: Sequence[Row]) -> list[str]:
+def standing(rows: Sequence[Row], *, rewarded: bool = False) -> list[str]:
     """Return the kinds of the alarms that stand at the last of a run's rows, whenever they began."""
-    known = {kind: _known(rows, metric, evidence) for kind, (metric, evidence, _) in RULES.items()}
-    return [kind for kind, (_, _, rule) in RULES.items() if known[kind] and rule(known[kind])]
+    rules = _rules(rewarded)
+    known = {kind: _known(rows, metric, evidence) for kind, (metric, evidence, _) in rules.items()}
+    return [kind for kind, (_, _, rule) in rules.items() if known[kind] and rule(known[kind])]
 
 
 def is_collapsed(row: Row) -> bool:
@@ -149,11 +152,6 @@ def _length_explosion(rows: Sequence[Row]) -> str | None:
 
 
 def _entropy_collapse(rows: Sequence[Row]) -> str | None:
-    match _now(rows, "student_entropy"):
-        case float(now) if now < CERTAIN:
-            return (
-                f"The student's entropy is {now:.4f} nats: it is certain of every token, and tries no other."
-            )
     if any("teacher_entropy" not in row for row in rows):  # a teacher that tells its likeliest tokens only
         return None
     student, teacher = (_start_and_now(rows, f"{side}_entropy") for side in ("student", "teacher"))
@@ -236,3 +234,10 @@ RULES: dict[str, tuple[str, Evidence, Callable[[Sequence[Row]], str | None]]] = 
     "degenerate": ("degenerate_share", "rollout", _degenerate),
 }
 """Every rule by kind, with the metric it watches and the saved trajectories that show it."""
+
+OF_TEACHER = {"held-out KL rising", "overlap falling"}
+"""The rules that hold only while the student is to come nearer to its teacher."""
+
+
+def _rules(rewarded: bool) -> Mapping[str, tuple[str, Evidence, Callable[[Sequence[Row]], str | None]]]:
+    return {kind: rule for kind, rule in RULES.items() if not (rewarded and kind in OF_TEACHER)}

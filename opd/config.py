@@ -213,7 +213,7 @@ class DistillConfig(BaseModel):
             raise ValueError("asynchronous needs engine vllm, and awake: it samples while the update runs")
         if self.clip is not None and self.substeps == 1 and not self.asynchronous:
             raise ValueError("clip needs substeps > 1: in a single update the importance ratio is 1")
-        if (self.reward_weight or self.objective == "rl") and self.samples_per_prompt < 2:
+        if self.rewarded and self.samples_per_prompt < 2:
             raise ValueError("a task reward is centred in its group: samples_per_prompt must be at least 2")
         if self.reward_weight and self.objective in ("sft", "gkd", "rl"):
             raise ValueError(f"reward_weight does not mix with the baseline {self.objective}")
@@ -249,6 +249,11 @@ class DistillConfig(BaseModel):
         """Whether the step must know all its grades before the update can begin."""
         ratio_moves = self.substeps > 1 and self.objective == "importance_sampling"
         return bool(self.discount) or ratio_moves or self.tokens != "all"
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether the task's reward leads the student too, wherever its teacher stands."""
+        return bool(self.reward_weight) or self.objective == "rl"
 
     def anchored(self) -> Self:
         """Return it with absolute paths for what lies here, so that it means the same from any folder."""

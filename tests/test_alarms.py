@@ -79,7 +79,7 @@ def test_a_collapse_in_a_run_of_four_steps_is_told_although_the_kl_falls(begins)
         rows.append(HEALTHY | {"completion_tokens": 30.0, "teacher_entropy": 0.003, "step": step} | sick)
     rows[-1]["heldout_kl"] = 0.2
     alarms = raised(rows)
-    assert {alarm.kind for alarm in alarms} >= {"repetition", "clipping", "degenerate", "entropy collapse"}
+    assert {alarm.kind for alarm in alarms} >= {"repetition", "clipping", "degenerate"}
     assert len(alarms) == len({alarm.kind for alarm in alarms}), "each is said once"
     assert len(standing(rows)) == len(alarms)
 
@@ -113,6 +113,20 @@ def test_a_held_out_kl_far_above_the_first_one_is_told_at_once():
     assert alarm.kind == "held-out KL rising"
     assert "2.600 nats a token, 1.500 at the start" in alarm.message
     assert raised([{"step": 0, "heldout_kl": 0.01}, {"step": 4, "heldout_kl": 0.05}]) == []
+
+
+def test_certain_answers_to_a_task_that_has_but_one_are_no_collapse():
+    certain = {"student_entropy": 0.003, "teacher_entropy": 0.003}
+    assert raised([HEALTHY | certain | {"step": step} for step in range(1, 15)]) == []
+
+
+def test_a_student_that_a_reward_leads_may_leave_its_teacher():
+    rows = [{"step": 0, "heldout_kl": 0.2}, {"step": 4, "heldout_kl": 2.6}]
+    assert standing(rows) == ["held-out KL rising"]
+    assert standing(rows, rewarded=True) == alarms_at(rows, rewarded=True) == []
+    assert DistillConfig(objective="rl", samples_per_prompt=2).rewarded
+    assert DistillConfig(reward_weight=0.5, samples_per_prompt=2).rewarded
+    assert not DistillConfig().rewarded
 
 
 def test_a_student_that_has_collapsed_is_not_the_best_for_being_near_to_its_teacher():

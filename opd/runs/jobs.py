@@ -200,7 +200,7 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
     while distillation.next_step <= run.config.steps:
         report = _all(next, distillation)
         rows.append(report.row())
-        report = replace(report, alarms=alarms_at(rows))
+        report = replace(report, alarms=alarms_at(rows, rewarded=run.config.rewarded))
         run.append(report)
         on_report(report)
         if report.step and (report.step % run.config.save_every == 0 or _is_best(rows)):
@@ -223,7 +223,8 @@ def _train(run: Run, on_report: Callable[[StepReport], Any], say: Callable[[str]
     else:
         said.append(f"Kept the best checkpoint, that of step {best}.")
     say_news()
-    alarms = standing([row for row in rows if row["step"] <= (step if best is None else best)])
+    kept = [row for row in rows if row["step"] <= (step if best is None else best)]
+    alarms = standing(kept, rewarded=run.config.rewarded)
     if alarms:
         what = "an alarm" if len(alarms) == 1 else f"{len(alarms)} alarms"
         said.append(f"It ends with {what}: {', '.join(alarms)}.")

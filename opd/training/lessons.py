@@ -178,7 +178,7 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
     if config.eval_prompts:
         task.heldout(1, split=config.eval_split)
     if task.batch(1, step=1, seed=config.seed)[0].answer is None:
-        if config.reward_weight or config.objective == "rl":
+        if config.rewarded:
             raise ValueError(
                 f"A task reward needs answers to verify, and {task.name} has none. Set answer_column."
             )
