@@ -216,11 +216,12 @@ def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
     Raises:
         ValueError: a model or a task cannot be used.
     """
-    looked = list(examined(config))
-    findings = [finding for *_, found in looked for finding in found]
+    looked = examined(config)
+    _, pair, found = next(looked)
+    # Of further lessons no pair is kept: each teacher makes room for the next.
+    findings = [*found, *(finding for *_, more in looked for finding in more)]
     if any(f.level == "fail" for f in findings) and not config.ignore_doctor:
         return findings, None
-    pair = looked[0][1]
     return findings, preview(config, pair if isinstance(pair, Pair) else Pair(*pair))
 
 
