@@ -363,9 +363,10 @@ def _graded(options: argparse.Namespace) -> list[Any]:
 
 
 def _read_text(path: Path) -> str:
-    """Read a text as it is, but for the mark that may begin a file and the line break that ends one."""
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    return text.removesuffix("\n").removesuffix("\r")
+    """Read a text as it is, but for the line break that ends a file."""
+    from opd.files import read_text
+
+    return read_text(path).removesuffix("\n").removesuffix("\r")
 
 
 def _branch(options: argparse.Namespace) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from opd.files import parse, read_text
+
 # Chosen on the tuning split of the embedded pair; for other pairs the figures of the post's recipe (LoRA) and
 # of a cautious full fine-tuning.
 DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
@@ -20,6 +22,12 @@ ASYNCHRONOUS_CLIP = 0.2
 
 EMBEDDED = ("demo-student", "demo-teacher", "demo", "self")
 """Names of models and tasks that are no paths, whatever lies here."""
+
+SOURCES = (
+    "demo; a .jsonl or .csv file; or, with pip install opd-studio[data], a .parquet file or a hub data set, "
+    "owner/name or owner/name:config"
+)
+"""What a task can be."""
 
 OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
     "reverse_kl": {},
@@ -67,11 +75,7 @@ class DistillConfig(BaseModel):
     lessons: tuple[LessonConfig, ...] = Field(
         (), description="further teachers, each with a task and a share of the prompts (config file only)"
     )
-    task: str = Field(
-        "demo",
-        description="where prompts come from: demo; a .jsonl or .csv file; or, with pip install "
-        "opd-studio[data], a .parquet file or a hub data set, owner/name or owner/name:config",
-    )
+    task: str = Field("demo", description=f"where prompts come from: {SOURCES}")
     prompt_column: str = Field(
         "prompt", description="column of the prompts: text, or a list of chat messages"
     )
@@ -262,6 +266,8 @@ class DistillConfig(BaseModel):
             for lesson in self.lessons
         )
         here = {name: anchor(getattr(self, name)) for name in ("student", "teacher", "task")}
+        if self.teacher_url and here["teacher"] != self.teacher:  # its server knows nothing of this folder
+            here["teacher_served_as"] = self.teacher_served_as or self.teacher
         return self.model_copy(update={**here, "lessons": lessons})
 
 
@@ -292,9 +298,14 @@ def settled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what would be settled so anyway: a saved config spells out what nobody chose."""
-    options = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
-    anew = settled({n: v for n, v in values.items() if n not in {*options, "learning_rate", "warmup_steps"}})
+    """Leave out what would be settled so anyway: a saved config spells out what nobody chose.
+
+    Settings that leave any of those names out were written by hand, and what they say was chosen.
+    """
+    follow = {"learning_rate", "warmup_steps", *(n for own in OBJECTIVE_OPTIONS.values() for n in own)}
+    if not follow <= values.keys():
+        return dict(values)
+    anew = settled({n: v for n, v in values.items() if n not in follow})
     return {n: v for n, v in values.items() if v is not None and (n not in anew or anew[n] != v)}
 
 
@@ -305,11 +316,13 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: the file cannot be read, or is not what its name says.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} cannot be read as settings: {reason}.") from error
+        text = read_text(path, strict=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as settings: {error.strerror or error}.") from error
+    try:
+        values = parse(text, tomllib.loads if path.suffix == ".toml" else json.loads)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as settings: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} cannot be read as settings: it holds no table of names and values.")
     return values

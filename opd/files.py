@@ -1,9 +1,13 @@
-"""Where things lie: what the app keeps, and what is shipped with it."""
+"""Where things lie: what the app keeps, and what is shipped with it; and how what a user wrote is read."""
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def home_dir() -> Path:
@@ -15,3 +19,40 @@ def assets_dir() -> Path:
     """Return the folder of shipped assets: inside the wheel, or beside the package in a checkout."""
     inside = Path(__file__).parent / "assets"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "assets"
+
+
+def read_text(path: Path, *, strict: bool = False) -> str:
+    """Read a text that a user wrote, line breaks as they are, without the mark that may begin a file.
+
+    Bytes that are no UTF-8 become lone surrogates, so that they can be refused where they stand; ``strict``
+    refuses the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is of another encoding.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is UTF-16: save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig", errors="strict" if strict else "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: save it as UTF-8.") from error
+
+
+def parse(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> Any:  # noqa: ANN401
+    """Return what JSON, or what else ``loads`` reads, says.
+
+    Raises:
+        ValueError: it is none; the message is the reason.
+    """
+    try:
+        return loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        if type(error) is not ValueError:  # a decoder's, which says where
+            raise
+        raise ValueError("a number in it is too long") from error

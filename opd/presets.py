@@ -91,6 +91,10 @@ PRESETS: dict[str, Preset] = {
 """The starting points by name."""
 
 
+BASELINES = ("sft", "rl")
+"""Objectives that distillation is compared with."""
+
+
 PAIRS: dict[str, tuple[str, str]] = {
     "Embedded": ("demo-student", "demo-teacher"),
     "Qwen3 0.6B under 4B": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B"),
@@ -116,8 +120,8 @@ def combine(
 ) -> dict[str, Any]:
     """Return the settings of a file, a preset's over them, and over both those that were given beside it.
 
-    What the file spells out though nobody chose it (a learning rate that followed from its student) counts
-    for nothing: it is settled anew.
+    What a saved config spells out though nobody chose it (a learning rate that followed from its student)
+    counts for nothing: it is settled anew.
 
     Raises:
         ValueError: there is no preset of that name.
@@ -131,18 +135,25 @@ def race_configs(
     """Return the config of every method of a race, a preset each; see :func:`combine`.
 
     What is given is for all of them, but leaves each method what it is: with a ``lora_rank`` of 8, "full"
-    trains all weights still.
+    trains all weights still. Nor does the file of a baseline's run make a baseline of a method that is none.
 
     Raises:
-        ValueError: there is no such preset, settings cannot be used, or two methods would train the same.
+        ValueError: there is no such preset, one is named twice, settings cannot be used, a method would not
+            be what it is called, or two would train the same.
     """
+    if saved.get("objective") in BASELINES:
+        given = {"objective": DistillConfig.model_fields["objective"].default, **given}
     configs: dict[str, DistillConfig] = {}
     for name in methods:
+        if name in configs:
+            raise ValueError(f"The method {name} is named twice. Once will do: both would train the same.")
         of = preset(name)
         stands = {key: of.changes[key] for key in of.defining}
         config = make_config(override(combine(saved, name, given), stands))
+        if name == "lora" and not config.lora_rank:
+            raise ValueError("The method lora needs a lora_rank above 0: without an adapter it is full.")
         for other, theirs in configs.items():
-            if other != name and theirs == config:
+            if theirs == config:
                 raise ValueError(
                     f"{other} and {name} would train the same here. Leave one of them out, or the settings "
                     "that make them equal."

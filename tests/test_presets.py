@@ -236,6 +236,23 @@ def test_what_was_settled_in_a_file_is_settled_anew_and_what_was_chosen_stays(sa
     assert {name: made[name] for name in settled} == settled
 
 
+def test_a_folder_keeps_the_name_by_which_its_server_serves_it(monkeypatch, tmp_path):
+    (tmp_path / "t").mkdir()
+    monkeypatch.chdir(tmp_path)
+    served = make_config({"teacher": "t", "teacher_url": "http://127.0.0.1:9"})
+    for config in (served.anchored(), served.anchored().anchored()):
+        assert (config.teacher, config.teacher_served_as) == (str(tmp_path / "t"), "t")
+    named = make_config(served.model_dump() | {"teacher_served_as": "big"})
+    assert named.anchored().teacher_served_as == "big"
+    assert make_config({"teacher": "t"}).anchored().teacher_served_as is None
+
+
+def test_what_somebody_wrote_by_hand_stays_though_a_default_would_be_the_same():
+    by_hand = {"student": "other/model", "learning_rate": 1e-5, "warmup_steps": 3}
+    made = make_config(combine(by_hand, "lora", {"steps": 3000}))
+    assert (made.learning_rate, made.lora_rank) == (1e-5, 32)
+
+
 def test_a_saved_config_alone_comes_back_as_it_was():
     for changes in ({}, {"objective": "rl", "samples_per_prompt": 4, "student": "a/b", "lora_rank": 2}):
         config = make_config(changes)
@@ -250,8 +267,22 @@ def test_the_methods_of_a_race_differ_whatever_the_file_and_the_flags_say():
         assert made["full"].lora_rank == 0
         assert made["lora"].lora_rank == given.get("lora_rank", 32)
         assert made["full"].objective == made["lora"].objective == given.get("objective", "reverse_kl")
-    with pytest.raises(ValueError, match="full and lora would train the same"):
-        race_configs(["full", "lora"], {}, {"lora_rank": 0})
+    with pytest.raises(ValueError, match="lora and recover would train the same"):
+        race_configs(["lora", "recover"], {}, {"prompts_per_step": 64, "steps": 100})
+    with pytest.raises(ValueError, match="lora needs a lora_rank above 0"):
+        race_configs(["lora", "sft"], {}, {"lora_rank": 0})
+    with pytest.raises(ValueError, match="sft is named twice"):
+        race_configs(["sft", "sft"], {}, {})
+
+
+@pytest.mark.parametrize("baseline", ["sft", "rl"])
+def test_the_file_of_a_baseline_makes_no_baseline_of_another_method(baseline):
+    ran = make_config({"objective": baseline, "samples_per_prompt": 4}).model_dump(mode="json")
+    made = race_configs(["full", baseline], ran, {})
+    assert (made["full"].objective, made[baseline].objective) == ("reverse_kl", baseline)
+    assert made["full"].samples_per_prompt == 4
+    assert race_configs(["full"], ran, {"objective": "jsd"})["full"].objective == "jsd"
+    assert race_configs(["full"], {"objective": "jsd", "beta": 0.3}, {})["full"].beta == 0.3
 
 
 def test_a_race_is_entered_with_methods_that_differ(monkeypatch, tmp_path):

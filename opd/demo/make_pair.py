@@ -104,7 +104,7 @@ def train(name: str, out: Path, work: Path, seed: int) -> None:
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(recipe, step)) for o in optimizers]
     parts = [model, *optimizers, *schedules]
-    checkpoint = work / f"{name}-{seed}.pt"
+    checkpoint = _progress(work, name, seed)
     first = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -145,6 +145,11 @@ def train(name: str, out: Path, work: Path, seed: int) -> None:
     _replace(out / name, save)
 
 
+def _progress(work: Path, name: str, seed: int) -> Path:
+    """Return the file that holds how far the training of a model has come."""
+    return work / f"{name}-{seed}.pt"
+
+
 def make_pair(out: Path, seed: int = 0, work: Path | None = None) -> dict[str, Any]:
     """Make student and teacher, each in a process of its own, measure them, and write their cards.
 
@@ -159,12 +164,12 @@ def make_pair(out: Path, seed: int = 0, work: Path | None = None) -> dict[str, A
         The report on the test split that the cards show; see :func:`~opd.demo.report.pair_report`.
 
     Raises:
-        ValueError: there is such a model already, and no checkpoint of an interruption to go on from.
+        ValueError: there is such a model already, and no checkpoint of this seed to go on from.
         RuntimeError: a training process ended early.
     """
     work = work or out.with_name(out.name + ".work")
-    there = [out / name for name in RECIPES if (out / name).exists()]
-    if there and not work.exists():
+    there = [out / n for n in RECIPES if (out / n).exists() and not _progress(work, n, seed).exists()]
+    if there:
         raise ValueError(f"{there[0]} exists already. Choose another folder with --out, or remove it first.")
     work.mkdir(parents=True, exist_ok=True)
     # Two processes on two cores: idle OpenMP threads must not spin.

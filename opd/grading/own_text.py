@@ -6,7 +6,7 @@ off-policy: without behaviour log-probs, so that its grades say that their mean 
 
 from __future__ import annotations
 
-import json
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opd.files import parse, read_text
 from opd.tasks import FILE_TYPES
 from opd.tasks.files import ROLES, Malformed, Row, prompt_of, read_rows, text_of
 from opd.trajectory import Messages, Prompt, Trajectory
@@ -96,8 +97,8 @@ def read_chat(text: str) -> Messages:
     """
     if text.lstrip().startswith(("[", "{")):
         try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = parse(text)
+        except ValueError as error:
             raise ValueError(f"The chat is not valid JSON: {error}.") from error
         return check_chat(data.get("messages") if isinstance(data, dict) else data)
     before, *turns = _TURN.split(text)
@@ -181,8 +182,8 @@ def read_prompts(path: str | Path) -> PromptFile:
 
 def _lines(path: Path) -> list[Row]:
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
-    lines = enumerate(text.split("\n"), start=1)
+    lines = enumerate(io.StringIO(text, newline=None), start=1)
     return [Row(number, {"prompt": line.strip()}) for number, line in lines if line.strip()]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from opd.files import assets_dir, home_dir
+from opd.files import assets_dir, home_dir, parse
 from opd.trajectory import VERDICTS, Review, write_atomically
 from opd.verdicts import drop
 
@@ -124,10 +124,8 @@ class ReviewSet:
             ValueError: it is not a review file, of a newer version, or damaged; one sentence says which.
         """
         try:
-            data = json.loads(text)
-        except UnicodeDecodeError as error:
-            raise ValueError("This is not a review file: it is not text.") from error
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = parse(text)
+        except ValueError as error:
             raise ValueError(f"This is not a review file: {error}.") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f'This is not a review file: it does not say "format": "{FORMAT}".')
@@ -289,7 +287,7 @@ def _heading_in(path: Path) -> str:
 def _first_members(text: str) -> dict[str, Any]:
     """Return what stands first in a file: its own members and, in "reviews", those of its first review."""
     read, at, members = json.JSONDecoder().raw_decode, 0, {}
-    with suppress(json.JSONDecodeError, RecursionError):  # the text ends somewhere
+    with suppress(ValueError, RecursionError):  # the text ends somewhere, or is none
         while True:
             name, at = read(text, _BEFORE_NAME.match(text, at).end())
             at = _BEFORE_VALUE.match(text, at).end()

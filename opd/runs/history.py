@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opd.phases import announce
-from opd.runs.run import Run, State, all_runs, merit, open_run, runs_dir
+from opd.runs.run import Run, State, all_runs, holds_model, merit, open_run, remove_leftovers, runs_dir
 from opd.trajectory import Review, write_atomically
 
 
@@ -64,13 +64,18 @@ def summaries(search: str = "") -> list[RunSummary]:
         search: only runs with all of these words in their name, objective, models, race or note.
     """
     pinned = baseline()
-    found = [_summary(run, pinned) for run in all_runs()]
+    found = [summary for run in all_runs() if (summary := _summary(run, pinned))]
     words = search.lower().split()
     return [s for s in found if all(word in _searchable(s) for word in words)]
 
 
-def _summary(run: Run, pinned: Run | None) -> RunSummary:
-    common = {"name": run.name, "started": run.born / 1e9, "baseline": run == pinned, "note": read_note(run)}
+def _summary(run: Run, pinned: Run | None) -> RunSummary | None:
+    """Sum a run up; None where it was deleted meanwhile."""
+    try:
+        started = run.born / 1e9
+    except FileNotFoundError:
+        return None
+    common = {"name": run.name, "started": started, "baseline": run == pinned, "note": read_note(run)}
     try:
         status, config, race, rows = run.status(), run.config, run.race(), run.rows()
     except (ValueError, OSError) as error:
@@ -143,6 +148,7 @@ def delete_run(run: Run) -> None:
         RunBusyError: a process is working on it.
         OSError: it cannot be removed.
     """
+    remove_leftovers()
     with run.hold():
         doomed = run.path.with_name(f".{run.path.name}.deleted")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -181,8 +187,9 @@ def model_files(run: Run, step: int | None = None) -> dict[str, Path]:
         ValueError: there is no such checkpoint.
     """
     folder = run.model_dir if step is None else run.checkpoint(step)
-    if folder is None:
-        raise ValueError(f"The run {run.name} has no checkpoint yet.")
+    if folder is None or not holds_model(folder):
+        which = "no checkpoint yet" if folder is None else f"only training state at step {step}"
+        raise ValueError(f"The run {run.name} has {which}: there is no model to take from it.")
     files = (path for path in sorted(folder.iterdir()) if path.is_file())
     return {p.name: p for p in files if not p.name.startswith("training") and p.name != "pinned"}
 

@@ -240,8 +240,8 @@ def _load(run: Run) -> Distillation:
         return distillation if state is None else distillation.load_state_dict(state)
     except LookupError as error:
         raise ValueError(
-            f"The checkpoint {run.model_dir} is damaged: it lacks {error}. Delete it, and the run goes on "
-            "from the one before it."
+            f"The checkpoint {run.newest_checkpoint} is damaged: it lacks {error}. Delete it, and the run "
+            "goes on from the one before it."
         ) from error
 
 

@@ -54,6 +54,8 @@ _LARGEST = 10**11  # a step, a second since 1970: more is none
 _TAIL = 2**15  # bytes read first when the newest line is wanted
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHECKPOINT = re.compile(r"step-\d{1,15}")
+_LEFTOVER = re.compile(rf"\.{_NAME.pattern}\.([0-9a-f]{{8}}\.partial|deleted)")
+_LEFT_SECONDS = 600  # no start and no deletion leaves a folder untouched for so long
 
 
 class RunExistsError(ValueError):
@@ -506,15 +508,20 @@ class Run:
         return best
 
     def _remove_old_checkpoints(self) -> None:
-        best = self.best_step
+        best, model = self.best_step, self.model_dir
         for path in self.checkpoints[: -self.config.keep_checkpoints]:
-            if _step_of(path) != best and not (path / "pinned").exists():
+            if _step_of(path) != best and path != model and not (path / "pinned").exists():
                 shutil.rmtree(path)
 
     @property
-    def model_dir(self) -> Path | None:
-        """The newest checkpoint: a folder that transformers (or PEFT) loads; None before the first."""
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint behind which a resumption goes on; None before the first."""
         return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def model_dir(self) -> Path | None:
+        """The newest checkpoint that transformers (or PEFT) loads as a model; None where there is none."""
+        return next((path for path in reversed(self.checkpoints) if holds_model(path)), None)
 
     def try_saving(self, student: Any) -> None:  # noqa: ANN401
         """Write all of a checkpoint but its tensors, and remove it: can what will be trained be saved?
@@ -602,8 +609,8 @@ class Run:
 
     @property
     def saved_step(self) -> int:
-        """The step of the newest checkpoint, behind which a resumption goes on; 0 before the first."""
-        return _step_of(self.model_dir) if self.model_dir else 0
+        """The step of the newest checkpoint; 0 before the first."""
+        return _step_of(self.newest_checkpoint) if self.newest_checkpoint else 0
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the training state of the newest checkpoint, or None if there is none.
@@ -614,19 +621,20 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if self.model_dir is None:
+        folder = self.newest_checkpoint
+        if folder is None:
             return None
         try:
-            state = dict(json.loads((self.model_dir / "training.json").read_text(encoding="utf-8")))
+            state = dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
             for group in ("weights", "optimizer"):
-                state[group] = load_file(self.model_dir / f"training-{group}.safetensors")
-            with _model_tensors(self.model_dir) as read:
+                state[group] = load_file(folder / f"training-{group}.safetensors")
+            with _model_tensors(folder) as read:
                 held = state.pop("held_by_model", {})
                 state["weights"] |= {name: read[there]() for name, there in held.items()}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(
-                f"The checkpoint {self.model_dir} is damaged ({error}). Delete it, and the run goes on from "
-                "the one before it."
+                f"The checkpoint {folder} is damaged ({error}). Delete it, and the run goes on from the one "
+                "before it."
             ) from error
         return state
 
@@ -651,6 +659,7 @@ def create_run(name: str, config: DistillConfig, race: Race | None = None) -> Ru
             f"{name!r} is no name for a run: use letters, digits, '.', '_' and '-', at most 100."
         )
     run, config = Run(runs_dir() / name), config.anchored()
+    remove_leftovers()
     partial = run.path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
@@ -670,6 +679,15 @@ def create_run(name: str, config: DistillConfig, race: Race | None = None) -> Ru
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return run
+
+
+def remove_leftovers() -> None:
+    """Remove what starts and deletions that were killed have left, once nobody can be at work on it."""
+    for path in runs_dir().glob(".*"):
+        with contextlib.suppress(OSError):  # removed meanwhile, or not ours
+            old = _LEFTOVER.fullmatch(path.name) and time.time() - path.stat().st_ctime > _LEFT_SECONDS
+            if old and not is_locked(path / "lock"):
+                shutil.rmtree(path)
 
 
 def _came_to_nothing(run: Run) -> bool:
@@ -750,6 +768,11 @@ def _held_by_model(folder: Path, weights: Mapping[str, Any]) -> dict[str, str]:
                 if saved.dtype == weight.dtype and torch.equal(saved, weight.cpu()):
                     found[name] = there
     return found
+
+
+def holds_model(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds a model or adapter beside the training state."""
+    return any((checkpoint / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from opd.config import SOURCES
 from opd.trajectory import Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -152,10 +153,7 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
         return files.read_file(Path(spec).expanduser(), options)
     if is_hub_data_set(spec):
         return files.read_hub(spec, options)
-    raise ValueError(
-        f"There is no task called {spec!r}. Known tasks: demo, a {', '.join(FILE_TYPES[:-1])} or "
-        f"{FILE_TYPES[-1]} file, a data set of the hub as owner/name."
-    )
+    raise ValueError(f"There is no task called {spec!r}. Known tasks: {SOURCES}.")
 
 
 def is_hub_data_set(spec: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from opd.files import parse, read_text
 from opd.tasks import FILE_TYPES, Example, Split, TaskOptions
 from opd.tasks.verifiers import Verifier, make_verifier
 from opd.trajectory import Messages, Prompt
@@ -236,41 +238,39 @@ def read_hub(spec: str, options: TaskOptions) -> RowsTask:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    # Bytes that are no UTF-8 become lone surrogates, which text_of refuses in the row where they stand.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                columns = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield Row(number, f"it is not valid JSON ({error})")
-                continue
-            yield Row(number, columns if isinstance(columns, dict) else "it is not a JSON object")
+    # What text_of refuses, such as bytes that are no UTF-8, it refuses in the row where they stand.
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            columns = parse(line)
+        except ValueError as error:
+            yield Row(number, f"it is not valid JSON ({error})")
+            continue
+        yield Row(number, columns if isinstance(columns, dict) else "it is not a JSON object")
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header: list[str] | None = None
-        while True:
-            number = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Row(number, f"it is not valid CSV ({error})")
-                continue
-            if not cells:
-                continue
-            if header is None:
-                header = [name.strip() for name in cells]
-            elif len(cells) != len(header):
-                yield Row(number, f"it has {len(cells)} fields where the header has {len(header)}")
-            else:
-                columns = dict(zip(header, cells, strict=True))
-                yield Row(number, {name: _chat_cell(cell) for name, cell in columns.items()})
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(number, f"it is not valid CSV ({error})")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = [name.strip() for name in cells]
+        elif len(cells) != len(header):
+            yield Row(number, f"it has {len(cells)} fields where the header has {len(header)}")
+        else:
+            columns = dict(zip(header, cells, strict=True))
+            yield Row(number, {name: _chat_cell(cell) for name, cell in columns.items()})
 
 
 def _chat_cell(cell: str) -> Any:  # noqa: ANN401
@@ -278,8 +278,8 @@ def _chat_cell(cell: str) -> Any:  # noqa: ANN401
     if not (cell.lstrip().startswith("[") and '"role"' in cell):
         return cell
     try:
-        return json.loads(cell)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse(cell)
+    except ValueError as error:
         return ValueError(f"its chat messages are not valid JSON ({error})")
 
 

@@ -61,6 +61,6 @@ def _message(run: Run, status: RunStatus) -> str:
         return WORDS[status.state]
     if status.state in ("failed", "interrupted"):
         saved = f"from the checkpoint of step {run.saved_step}"
-        whence = saved if run.model_dir else "from the beginning: it had no checkpoint"
+        whence = saved if run.newest_checkpoint else "from the beginning: it had no checkpoint"
         return f"{status.message}\nResume goes on {whence}."
     return status.message

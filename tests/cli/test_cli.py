@@ -378,13 +378,60 @@ def test_what_a_file_says_cannot_act_on_the_terminal(tmp_path, capsys):
     assert not {"\x1b", "\x07", "\u202e"} & set(errors)
 
 
-def test_make_pair_leaves_a_pair_that_is_there_alone(tmp_path, capsys):
+def test_make_pair_leaves_a_pair_that_is_there_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr("multiprocessing.get_context")  # nothing may begin to train
     mine = tmp_path / "out" / "student" / "model.safetensors"
     mine.parent.mkdir(parents=True)
     mine.touch()
     assert main(["make-pair", "--out", str(tmp_path / "out")]) == 2
     assert "student exists already" in capsys.readouterr().err
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work" / "student-1.pt").touch()  # of another seed
+    assert main(["make-pair", "--out", str(tmp_path / "out")]) == 2
     assert mine.exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["train", "--config"],
+        ["grade", "--chat"],
+        ["grade", "--prompt", "x", "--text"],
+        ["eval", "demo-student", "--task"],
+    ],
+)
+def test_a_file_that_windows_wrote_is_named_with_the_way_out(flags, tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        file.write_bytes("\ufeffuser: Hä?".encode(encoding))
+        assert main([*flags, str(file)]) == 2
+        assert capsys.readouterr().err == f"opd: {file} is UTF-16: save it as UTF-8.\n"
+
+
+def test_settings_of_another_encoding_are_named_with_the_way_out(tmp_path, capsys):
+    (tmp_path / "s.toml").write_bytes('student = "Hä"'.encode("latin-1"))
+    assert main(["train", "--config", str(tmp_path / "s.toml")]) == 2
+    assert "s.toml is not UTF-8: save it as UTF-8." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.toml", "p.jsonl", "p.csv", "c.json"])
+def test_a_number_that_nobody_can_mean_is_refused_in_our_own_words(name, tmp_path, capsys):
+    long = "1" * 5000
+    text = {
+        "s.json": f'{{"steps": {long}}}',
+        "s.toml": f"steps = {long}",
+        "p.jsonl": f'{{"prompt": {long}}}\n{{"prompt": "One?"}}',
+        "p.csv": f'prompt\n"[{{""role"": {long}}}]"',
+        "c.json": f"[{long}]",
+    }[name]
+    (tmp_path / name).write_text(text)
+    flags = {"s": ["train", "--config"], "p": ["eval", "nowhere", "--task"], "c": ["grade", "--chat"]}[
+        name[0]
+    ]
+    assert main([*flags, str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert "a number in it is too long" in said or name == "p.jsonl"
+    assert "sys." not in said
 
 
 @pytest.mark.parametrize("command", ["grade", "train", "eval"])

@@ -197,11 +197,18 @@ def test_every_kind_of_file_gives_its_prompts(tmp_path, name):
     assert read_prompts(path).prompts == ["One?", "Two?"]
 
 
+TEXTS = ("txt", "csv", "jsonl")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("p.txt", b"\n\n", "no prompt that can be used"),
-        ("p.txt", b"\xff\xfe\x00", "not valid UTF-8"),
+        ("p.txt", b"\xff\x00", "not valid UTF-8"),
+        *(
+            (f"p.{kind}", "prompt\nOne?".encode("utf-16"), r"p\.\w+ is UTF-16: save it as UTF-8")
+            for kind in TEXTS
+        ),
         ("p.csv", b"question\nOne?\n", "has no prompt"),
         ("p.pdf", b"%PDF", r"not a .*\.parquet file"),
         ("p.parquet", b"PAR1", "cannot be read"),

@@ -298,3 +298,8 @@ def test_saved_reviews_need_no_torch(graded, opd_home):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_number_that_nobody_can_mean_is_refused_in_our_own_words():
+    with pytest.raises(ValueError, match="not a review file: a number in it is too long"):
+        ReviewSet.from_json('{"version": ' + "1" * 5000 + "}")

@@ -1,6 +1,5 @@
 """What lies broken on disk: one run or review that cannot be read is named, and hides none of the others."""
 
-import contextlib
 import copy
 import json
 from dataclasses import replace
@@ -19,12 +18,13 @@ from opd.grading.saved_reviews import (
     save_reviews,
     store,
     store_dir,
+    stored,
     to_csv,
 )
 from opd.runs import history
 from opd.runs.history import baseline, config_diff, metrics_csv, pin_baseline, summaries
 from opd.runs.queue import stand_in_line
-from opd.runs.run import Race, all_runs, create_run, list_runs, open_run, runs_dir
+from opd.runs.run import Race, Run, all_runs, create_run, list_runs, open_run, runs_dir
 from opd.traces import FrozenScores, Push
 from opd.trajectory import BranchPoint, StepReport
 from opd.ui.feed import news_of
@@ -55,15 +55,27 @@ def make_run(name):
     return run
 
 
-def read_everything(run):
-    """All that the faces ask of a run."""
-    status, news = run.status(), run.read_from(None)
-    news_of(run.name, None)
-    for step in run.saved_steps("rollout"):
-        run.samples(step)
-    render_report(run, history.read_note(run))
-    config_diff(run, run)
-    return status, news, metrics_csv(run), run.notes(), run.race(), run.asked(), run.best_step
+FILES = ("config.json", "race.json", "note.txt", "control.json", "metrics.jsonl", "events.jsonl")
+
+
+def read_samples(run):
+    return [run.samples(step) for step in run.saved_steps("rollout")]
+
+
+READERS = {
+    Run.status: ["config.json"],
+    lambda run: run.read_from(None): [],
+    lambda run: news_of(run.name, None): [],
+    read_samples: ["samples.jsonl"],
+    lambda run: render_report(run, history.read_note(run)): ["config.json"],
+    lambda run: config_diff(run, run): ["config.json"],
+    metrics_csv: [],
+    Run.notes: [],
+    Run.race: ["race.json"],
+    Run.asked: [],
+    lambda run: run.best_step: [],
+}
+"""All that the faces ask of a run, with the files that forbid an answer if what they hold is broken."""
 
 
 DEEP = b"[" * 600 + b"]" * 600
@@ -81,7 +93,6 @@ BROKEN = {
     "a long number": b'{"step": ' + b"1" * 5000 + b', "kind": "probe", "index": 0}\n',
     "a folder": None,
 }
-FILES = ("config.json", "race.json", "note.txt", "control.json", "metrics.jsonl", "events.jsonl")
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
@@ -104,8 +115,11 @@ def test_a_broken_file_of_a_run_hides_no_other_run(file, content, capsys):
     assert out.count("\n") == 2
     assert not err
     assert open_run("broken").name == "broken"
-    with contextlib.suppress(ValueError, OSError):  # a sentence; anything else would be a traceback
-        read_everything(run)
+    for read, needed in READERS.items():
+        try:
+            read(run)
+        except (ValueError, OSError):  # a sentence; anything else would be a traceback
+            assert content is None or file in needed
 
 
 def test_a_broken_run_is_listed_with_the_reason_found_by_it_and_deleted(capsys):
@@ -155,10 +169,24 @@ def test_a_baseline_pinned_by_an_earlier_version_stays_pinned():
     assert baseline() is None
 
 
-def test_what_a_deletion_or_a_start_left_halfway_is_no_run():
-    run = create_run("gone", opd.DistillConfig())
-    run.path.rename(runs_dir() / ".gone.deleted")
+def test_what_a_deletion_or_a_start_left_halfway_is_no_run_and_is_removed_in_the_end(monkeypatch):
+    left = [runs_dir() / name for name in (".gone.deleted", ".start.0123abcd.partial", ".held.deleted")]
+    for path in left:
+        run = create_run("gone", opd.DistillConfig())
+        run.path.rename(path)
+    mine = [runs_dir() / name for name in (".git", ".mine.partial", ".deleted")]
+    for path in mine:
+        path.mkdir()
     assert all_runs() == []
+    create_run("new", opd.DistillConfig())
+    assert all(path.exists() for path in left), "somebody may be at work on them"
+    monkeypatch.setattr("opd.runs.run._LEFT_SECONDS", -1)
+    with Run(left[-1]).hold():
+        create_run("newer", opd.DistillConfig())
+    assert [path.exists() for path in left] == [False, False, True]
+    assert all(path.exists() for path in mine)
+    history.delete_run(open_run("new"))
+    assert not left[-1].exists()
 
 
 def test_a_start_that_was_killed_gives_its_name_back(monkeypatch):
@@ -251,7 +279,22 @@ def places(data, path=()):
         yield from places(data[0], (*path, 0))
 
 
-WILD = [float("inf"), float("nan"), 1e30, 10**400, 10**19, -1, None, "x", [], {}, True, json.loads(DEEP)]
+LONG = "LONG"  # stands for a number of more digits than Python reads
+WILD = [
+    float("inf"),
+    float("nan"),
+    1e30,
+    10**400,
+    10**19,
+    -1,
+    None,
+    "x",
+    [],
+    {},
+    True,
+    json.loads(DEEP),
+    LONG,
+]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -267,7 +310,7 @@ def test_a_file_that_holds_anything_anywhere_is_shown_or_refused_in_a_sentence(w
             inner = inner[key]
         inner[last] = wild
         try:
-            opened = ReviewSet.from_json(json.dumps(data))
+            opened = ReviewSet.from_json(json.dumps(data).replace(f'"{LONG}"', "1" * 5000))
         except ValueError:
             continue
         shown(opened)
@@ -279,6 +322,8 @@ def test_a_broken_review_hides_no_other_one(tmp_path, monkeypatch, capsys):
     data["reviews"][0]["messages"] = []
     (store_dir() / "00000000000000ff.json").write_text(json.dumps(data))
     (store_dir() / "00000000000000fe.json").write_bytes(b"\x1b[31m")
+    (store_dir() / "00000000000000fd.json").write_text('{"version": ' + "1" * 5000 + "}")
+    assert {s.id: s.heading for s in stored()}[good] == "Which one?"
     assert main(["reviews"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"{good} Which one?" in lines

@@ -235,3 +235,11 @@ def test_a_race_trains_each_method_until_its_budget_is_spent(config, tmp_path, c
     assert [s.name for s in history.summaries("sprint sft")] == ["sprint-sft"]
     assert Race("r", seconds=3.0).is_over([{"seconds_sample": 2.0, "seconds_update": 1.0}])
     assert not Race("r").is_over([{"tokens": 10**9}])
+
+
+def test_a_run_that_is_deleted_while_runs_are_listed_hides_no_other(monkeypatch):
+    evaluated("stays", [0.1])
+    gone = evaluated("gone", [0.1])
+    monkeypatch.setattr(history, "all_runs", lambda: [gone, open_run("stays")])
+    history.delete_run(gone)
+    assert [summary.name for summary in history.summaries()] == ["stays"]

@@ -19,7 +19,7 @@ import pytest
 import opd
 from opd.models.load import load_model
 from opd.runs import jobs
-from opd.runs.history import summaries
+from opd.runs.history import export_zip, summaries
 from opd.runs.run import Run, RunBusyError, RunExistsError, create_run, list_runs, open_run, runs_dir, told
 from opd.trajectory import StepReport
 
@@ -452,6 +452,31 @@ def test_a_weight_that_the_model_saves_otherwise_is_kept_beside_it(config):
     assert (loaded[name] == changed[name]).all()
     assert loaded.keys() == state["weights"].keys()
     assert (saved / "training-weights.safetensors").stat().st_size < changed[name].nbytes + 1000
+
+
+def test_a_library_that_no_longer_writes_the_model_costs_no_model_that_is_there(
+    config, monkeypatch, tmp_path
+):
+    run, student = (
+        create_run("refused", config.model_copy(update={"keep_checkpoints": 1})),
+        load_model(config.student),
+    )
+    state = opd.distill(config).state_dict()
+    written = run.save_checkpoint(student, {**state, "next_step": 2})
+
+    def refuses(*args, **kwargs):
+        raise RuntimeError("it cannot be written")
+
+    monkeypatch.setattr(student, "save", refuses)
+    for step in (2, 3):
+        run.save_checkpoint(student, {**state, "next_step": step + 1})
+    assert [path.name for path in run.checkpoints] == ["step-000001", "step-000003"]
+    assert run.model_dir == written
+    assert run.saved_step == 3
+    assert run.load_checkpoint()["next_step"] == 4
+    export_zip(run, tmp_path / "student.zip")
+    with pytest.raises(ValueError, match="only training state at step 3: there is no model"):
+        export_zip(run, tmp_path / "none.zip", 3)
 
 
 def test_a_run_that_never_began_gives_its_name_back(config, tmp_path):

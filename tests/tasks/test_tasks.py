@@ -274,7 +274,10 @@ def test_no_held_out_rows_names_the_way_out(jsonl):
     [
         ("nothing.jsonl", "nothing.jsonl cannot be read: No such file"),
         ("word", "no task called 'word'. Known tasks: demo"),
-        ("./a/b", "no task called"),
+        (
+            "./a/b",
+            r"no task called .* with pip install opd-studio\[data\], a .parquet file or a hub data set",
+        ),
     ],
 )
 def test_an_unknown_task_is_refused_with_those_there_are(spec, message):
