@@ -258,10 +258,10 @@ class Stored:
     saved: float
 
 
-def stored() -> list[Stored]:
-    """Return what there is to list of all stored sets, the newest first. No file is read whole."""
+def stored(most: int | None = None) -> list[Stored]:
+    """Return what there is to list of the ``most`` newest stored sets, None: all. No file is read whole."""
     found = []
-    for ident in stored_reviews():
+    for ident in stored_reviews()[:most]:
         with suppress(OSError):  # it was removed meanwhile
             found.append(Stored(ident, _heading_in(path := _path(ident)), path.stat().st_mtime))
     return found
@@ -278,7 +278,7 @@ def _heading_in(path: Path) -> str:
         members = _first_members(file.read(BEGINNING))
     match members:
         case {"title": str(title)} if title:
-            return title
+            return _clipped(title)
         case {"messages": [*_, {"content": str(asked)}]}:
             return _clipped(asked)
     return path.stem

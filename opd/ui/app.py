@@ -41,11 +41,12 @@ def build_app() -> gr.Blocks:
             setup.explain, setup.fields["objective"], setup.explained, **PLUMBING
         )
         runs.table.open(train.open, None, [tabs, *train.followed], **PLUMBING)
-        train.race.button.click(
+        train.race.starting.around(
+            [train.race.button.click],
             lambda *inputs: [gr.Tabs(selected="runs"), *runs.choose(train.race.start(*inputs))],
             train.race.inputs,
             [tabs, *runs.on_choice, *runs.details],
-            **PLUMBING,
+            button=train.race.button,
         )
         kept = [review.sets, train.sets, train.sets_ahead, runs.sets]
         app.unload(lambda: forget_ended(app.state_holder, kept))

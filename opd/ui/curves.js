@@ -201,7 +201,10 @@ function curvesOfRun(panel, colours, rows, window) {
 
 const IDLE_MS = 10_000; // how often a page asks whether a run that ended has been taken up again
 
-/** Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. */
+/**
+ * Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. One that
+ * fails is told to the console, and asked again as rarely as of a run that ended.
+ */
 class Poll {
   constructor(root, ask) {
     Object.assign(this, { root, ask, running: false, wanted: false });
@@ -216,7 +219,7 @@ class Poll {
     this.running = true;
     while (this.wanted && this.root.isConnected) {
       const seen = !document.hidden && this.root.offsetParent !== null;
-      const pause = seen ? await this.ask() : 1000;
+      const pause = seen ? await this.tryToAsk() : 1000;
       this.wanted = pause > 0;
       if (!this.wanted) break;
       await new Promise((resolve) => {
@@ -225,5 +228,14 @@ class Poll {
       });
     }
     this.running = false;
+  }
+
+  async tryToAsk() {
+    try {
+      return await this.ask();
+    } catch (error) {
+      console.error(error);
+      return IDLE_MS;
+    }
   }
 }

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import gradio as gr
-
 from opd.runs.queue import holders
+from opd.ui.errors import inform
 
 if TYPE_CHECKING:
     from opd.models.language_model import LanguageModel
@@ -30,7 +29,7 @@ def loaded_pair(student: str, teacher: str, cross_tokenizer: bool = False) -> Pa
     device, run = _own_device()
     if run:
         make_room()
-        gr.Info(f"The run {run} has the GPU; until it ends the app's own models work on the CPU.")
+        inform(f"The run {run} has the GPU; until it ends the app's own models work on the CPU.")
     models = _loaded_model(student, device), _loaded_model(teacher, device)
     return Pair(*models, cross_tokenizer=cross_tokenizer)
 

@@ -12,6 +12,7 @@ from opd.runs.run import Race, Run, new_name
 from opd.ui.errors import spoken_errors
 from opd.ui.pairs import make_room
 from opd.ui.setup_card import SetupCard
+from opd.ui.working import Working
 
 METHODS = {"full": "on-policy distillation", "lora": "the same with LoRA", "sft": "SFT", "rl": "RL"}
 """Presets that can take part, by what they are called in a race."""
@@ -41,6 +42,7 @@ class RaceCard:
                 self.tokens = _text("Budget in tokens", "no limit", "race-tokens")
                 self.seconds = _text("Budget in seconds", "no limit", "race-seconds")
             self.button = gr.Button("Start the race", elem_id="start-race")
+            self.starting = Working()
         self.own = [self.methods, self.name, self.tokens, self.seconds]
         self.inputs = [*self.own, *setup.inputs]
 

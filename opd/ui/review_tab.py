@@ -18,8 +18,8 @@ from opd.tasks.demo import known_problems
 from opd.trajectory import Messages, Prompt
 from opd.ui.branches import Branches
 from opd.ui.corpus import Corpus
-from opd.ui.errors import spoken_errors
-from opd.ui.events import PLUMBING
+from opd.ui.errors import code, plain, spoken_errors, warn
+from opd.ui.events import PLUMBING, field
 from opd.ui.kept_sets import KeptSets, opened
 from opd.ui.pairs import loaded_pair
 from opd.ui.saved_list import SavedList
@@ -48,7 +48,7 @@ class PairNames(NamedTuple):
     def __str__(self) -> str:
         """One line of Markdown."""
         how = ", by spans of text if their tokenizers differ" if self.cross_tokenizer else ""
-        return f"`{self.student}` writes, `{self.teacher}` grades{how}."
+        return f"{code(self.student)} writes, {code(self.teacher)} grades{how}."
 
 
 class ReviewTab:
@@ -84,7 +84,7 @@ class ReviewTab:
         self.reviews = TokenReview(self.sets, ACTIONS, elem_id="review", linked=True)
         self.corpus = Corpus(self.sets.find, elem_id="corpus")
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
-        self.on_show = [self.reviews, self.shown]
+        self.on_show = [self.reviews, self.shown, self.branches.grown]
         self.on_open = [*self.on_show, self.prompt, self.system, self.sampling_fold]
         self._connect()
 
@@ -253,9 +253,11 @@ class ReviewTab:
         )
         for ident, button in self.gallery_buttons.items():
             button.click(lambda ident=ident: self._open(ident), None, self.on_open, **PLUMBING)
-        self.saved.open(self._open_saved, None, self.on_open, **PLUMBING)
+        chosen = self.saved.open(self._open_saved, None, self.on_open, **PLUMBING)
+        chosen.then(self.saved.settle, None, self.saved, **PLUMBING)
         self.review_file.upload(self._open_file, self.review_file, self.on_open, **PLUMBING)
-        self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
+        kept = self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
+        kept.failure(self.shown.unsaid, self.shown, self.shown, **PLUMBING)
         self.branches.connect(self.reviews, self.shown, [self.names, self.trained, self.max_tokens])
 
     # What is shown
@@ -268,9 +270,9 @@ class ReviewTab:
         ident = request.query_params.get("review")
         if ident:
             try:
-                return self._open(ident)
-            except gr.Error as unknown:
-                gr.Warning(unknown.message)
+                return self._opened(ident)
+            except (ValueError, OSError) as unknown:
+                warn(unknown)
         first = next(iter(gallery()))
         return [
             *self._show(first, gallery()[first]),
@@ -279,11 +281,15 @@ class ReviewTab:
 
     def _show(
         self, key: str, reviews: ReviewSet, *, linked: bool = False, growing: bool = False
-    ) -> list[str]:
-        """Return the updates of ``on_show`` for ``reviews``; the same ``key`` continues what is shown."""
+    ) -> list[Any]:
+        """Return the updates of ``on_show`` for ``reviews``; the same ``key`` continues what is shown.
+
+        What branches were added to what was shown before is forgotten: a set opens as it is.
+        """
         return [
             self.reviews.show(key, reviews, growing=growing),
             self.shown.show(key, reviews, linked=linked),
+            {},
         ]
 
     def _find(self, key: str) -> ReviewSet:
@@ -295,11 +301,14 @@ class ReviewTab:
 
     def _open(self, ident: str) -> list[Any]:
         with spoken_errors():
-            reviews = opened(ident)
-            return [*self._show(ident, reviews, linked=True), *_asked(reviews)]
+            return self._opened(ident)
+
+    def _opened(self, ident: str) -> list[Any]:
+        reviews = opened(ident)
+        return [*self._show(ident, reviews, linked=True), *_asked(reviews)]
 
     def _open_saved(self, event: gr.EventData) -> list[Any]:
-        return self._open(str(event._data.get("review")))
+        return self._open(str(field(event, "review")))
 
     def _open_file(self, path: str) -> list[Any]:
         with spoken_errors():
@@ -342,7 +351,7 @@ class ReviewTab:
             findings = opd.examine(loaded_pair(student.strip(), teacher.strip()), task=self.task)
         severity = ["fail", "warn", "pass"]
         lines = [
-            f"- {FINDING_SIGNS[f.level]} **{f.check}** {f.message}"
+            f"- {FINDING_SIGNS[f.level]} **{plain(f.check)}** {plain(f.message)}"
             for f in sorted(findings, key=lambda f: severity.index(f.level))
         ]
         return gr.update(value="\n".join(lines), visible=True)
@@ -421,7 +430,7 @@ class ReviewTab:
                 )
             if asked.malformed:
                 row = asked.malformed[0]
-                gr.Warning(f"{len(asked.malformed)} rows are left out. Row {row.line}: {row.reason}.")
+                warn(f"{len(asked.malformed)} rows are left out. Row {row.line}: {row.reason}.")
             examples = [self._example_of(prompt) for prompt in asked.prompts]
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []

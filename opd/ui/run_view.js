@@ -55,6 +55,7 @@ function showStanding() {
   const { name, rows, news } = followed;
   const { state, step, steps, message, phase, live, alarmed } = news;
   root.removeAttribute("data-empty");
+  root.removeAttribute("data-gone");
   find(".pill").textContent = alarmed ? `${state}, with an alarm` : state;
   find(".pill").dataset.state = state;
   find(".pill").toggleAttribute("data-alarmed", alarmed);
@@ -78,7 +79,8 @@ function showStanding() {
   find(".prolong input").value ||= steps;
   find(".again").textContent = BAD.includes(state) ? "Edit these settings" : "Use its settings again";
   find(".review").hidden = live || !news.trained;
-  find(".pace").textContent = trained.length ? paceSentence(trained.at(-1)) : "";
+  const timed = trained.findLast((row) => row.tokens_per_second !== undefined);
+  find(".pace").textContent = timed ? paceSentence(timed) : "";
 }
 
 function progressSentence({ state, step, steps, live }, trained) {
@@ -92,7 +94,7 @@ function progressSentence({ state, step, steps, live }, trained) {
 
 function paceSentence(row) {
   const speed = Math.round(row.tokens_per_second).toLocaleString("en");
-  const [sample, teacher, update] = ["sample", "teacher", "update"].map((phase) => row[`seconds_${phase}`].toFixed(1));
+  const [sample, teacher, update] = ["sample", "teacher", "update"].map((phase) => (row[`seconds_${phase}`] ?? 0).toFixed(1));
   const memory = row.memory_peak_bytes ? ` ${(row.memory_peak_bytes / 2 ** 30).toFixed(1)} GiB at the peak.` : "";
   return (
     `${speed} tokens per second; the last step took ${sample} s to sample, ` +
@@ -160,7 +162,7 @@ const poll = new Poll(root, askForNews);
 function showGone() {
   find(".pill").textContent = find(".pill").dataset.state = "gone";
   find(".said").textContent = "This run is gone.";
-  for (const spent of root.querySelectorAll(".doors > :not(.said), .message, .phase")) spent.hidden = true;
+  root.setAttribute("data-gone", "");
   trigger("followed", { run: followed.name });
 }
 
@@ -188,10 +190,7 @@ find(".prolong").addEventListener("submit", (event) => {
   trigger("control", { run: followed.name, request: "prolong", steps: find(".prolong input").valueAsNumber });
 });
 find(".review").addEventListener("click", () => trigger("review", { run: followed.name }));
-find(".again").addEventListener("click", () => {
-  find(".said").textContent = "The form holds its settings: change what you like, and press Start.";
-  trigger("settings", { run: followed.name });
-});
+find(".again").addEventListener("click", () => trigger("settings", { run: followed.name }));
 find(".copy").addEventListener("click", async () => {
   const address = `${location.origin}${location.pathname}?run=${followed.name}`;
   try {
@@ -202,12 +201,13 @@ find(".copy").addEventListener("click", async () => {
   }
 });
 
-/** The value names the run, and counts what was asked of it: then its news is wanted at once. */
+/** The value names the run, counts what was asked of it, and says what came of that: its news is wanted at once. */
 function showValue() {
-  const { run } = JSON.parse(props.value || "{}");
+  const { run, said } = JSON.parse(props.value || "{}");
   if (!run) return;
-  if (run === followed?.name) poll.start();
-  else follow(run);
+  if (run !== followed?.name) return follow(run);
+  if (said !== undefined) find(".said").textContent = said;
+  poll.start();
 }
 
 watch("value", showValue);

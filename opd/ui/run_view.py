@@ -31,9 +31,17 @@ class RunView(CurveHTML):
         """Make a view of no run yet; ``kwargs`` are those of :class:`gradio.HTML`."""
         super().__init__(__file__, panels=panels(), **kwargs)
 
-    def show(self, name: str) -> str:
-        """Return the value that follows the run called ``name``, and asks for its news at once."""
-        return json.dumps({"run": name, "asked": time.time()})
+    def show(self, name: str, said: str | None = None) -> str:
+        """Return the value that follows the run called ``name``, and asks for its news at once.
+
+        ``said`` stands beside the buttons then; None leaves what stands there.
+        """
+        told = {} if said is None else {"said": said}
+        return json.dumps({"run": name, "asked": time.time(), **told})
+
+    def unsaid(self, value: str) -> str:
+        """Return the value for what was asked in vain: beside the buttons no more is said of it."""
+        return self.show(json.loads(value)["run"], "")
 
     @server
     def news(self, question: Any) -> dict[str, Any] | None:  # noqa: ANN401

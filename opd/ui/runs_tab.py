@@ -12,8 +12,8 @@ import gradio as gr
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet
 from opd.runs import history
 from opd.runs.run import Run, open_run
-from opd.ui.errors import spoken_errors
-from opd.ui.events import PLUMBING
+from opd.ui.errors import inform, plain, spoken_errors, warn
+from opd.ui.events import PLUMBING, field
 from opd.ui.kept_sets import KeptSets
 from opd.ui.overlay import Overlay
 from opd.ui.pairs import refuse_if_taken
@@ -60,7 +60,7 @@ class RunsTab:
             self.csv = gr.Button("Metrics as CSV", size="sm", elem_id="csv")
             self.make_zip = gr.Button("Weights as zip", size="sm", elem_id="make-zip")
             self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
-        self.making = Working()
+        self.reporting, self.tabling, self.zipping = Working(), Working(), Working()
         with gr.Row(visible=False, elem_classes="chips") as self.confirm:
             self.doomed = gr.Markdown("", elem_classes="caption", elem_id="doomed")
             self.really = gr.Button("Delete for good", size="sm", variant="stop", elem_id="really-delete")
@@ -103,8 +103,12 @@ class RunsTab:
         self.keep_note.click(self._keep_note, [self.chosen, self.note], self.table, **PLUMBING)
         # What is being written in the note stays as it is.
         self.pin.click(self._pin, self.chosen, [self.table, self.overlay, self.pin], **PLUMBING)
-        for button, make in ((self.report, self._report), (self.csv, self._csv), (self.make_zip, self._zip)):
-            made, _ = self.making.around([button.click], make, [self.chosen], self.zip, button=button)
+        for line, button, make in (
+            (self.reporting, self.report, self._report),
+            (self.tabling, self.csv, self._csv),
+            (self.zipping, self.make_zip, self._zip),
+        ):
+            made, _ = line.around([button.click], make, [self.chosen], self.zip, button=button)
             made.success(None, self.zip, None, js=TAKE, **PLUMBING)
         self.delete.click(self._ask_to_delete, self.chosen, [self.doomed, self.confirm], **PLUMBING)
         self.rather_not.click(lambda: gr.update(visible=False), None, self.confirm, **PLUMBING)
@@ -146,7 +150,7 @@ class RunsTab:
         ends = (checkpoints[0], checkpoints[-1]) if checkpoints else (None, None)
         return [
             *on_choice,
-            f"### {last.name}" + (f"\nThe last of {len(runs)} chosen runs." if len(runs) > 1 else ""),
+            f"### {plain(last.name)}" + (f"\nThe last of {len(runs)} chosen runs." if len(runs) > 1 else ""),
             history.read_note(last),
             _pin_button(pinned=pinned),
             gr.update(value=None, visible=False),
@@ -157,8 +161,8 @@ class RunsTab:
         ]
 
     def _choose(self, event: gr.EventData) -> list[Any]:
-        match event._data:
-            case {"runs": [*names]}:
+        match field(event, "runs"):
+            case [*names]:
                 return self.choose([name for name in names if isinstance(name, str)])
         return self.choose([])
 
@@ -228,9 +232,9 @@ class RunsTab:
                 history.delete_run(open_run(name))
                 left.remove(name)
         except (ValueError, OSError) as error:
-            gr.Warning(str(error))
+            warn(error)
         if gone := [name for name in chosen if name not in left]:
-            gr.Info(f"Deleted: {', '.join(gone)}.")
+            inform(f"Deleted: {', '.join(gone)}.")
         return self.choose(left)
 
     def _publish(self, chosen: list[str], repo: str, token: str, private: bool) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 from gradio.components.base import server
@@ -20,10 +22,14 @@ class SavedList(OwnHTML):
         """Make the list; ``kwargs`` are those of :class:`gradio.HTML`."""
         super().__init__(__file__, ["curves.js"], **kwargs)
 
+    def settle(self) -> str:
+        """Return the value for when what was to be opened is open, or refused."""
+        return json.dumps(time.time())
+
     @server
     def reviews(self, nothing: Any = None) -> list[dict[str, Any]]:  # noqa: ANN401
         """Serve the list to the page: ``id``, ``heading`` and ``saved`` (seconds since 1970) of each."""
         return [
             {"id": found.id, "heading": visible(found.heading), "saved": found.saved}
-            for found in stored()[:MOST_LISTED]
+            for found in stored(MOST_LISTED)
         ]

@@ -10,7 +10,7 @@ import gradio as gr
 from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config
 from opd.models.hub import absent
 from opd.presets import PAIRS, PRESETS, combine, differences
-from opd.ui.errors import spoken_errors
+from opd.ui.errors import code, spoken_errors, warn
 from opd.ui.events import PLUMBING
 
 PAIR, MORE_PAIR = ("student", "teacher"), (
@@ -151,7 +151,7 @@ class SetupCard:
         """Return what shows a config in ``inputs``, but for what the form has no field for."""
         missing = [name for name, value in differences(config).items() if value and name not in self.fields]
         if missing:
-            gr.Warning(f"The form has no field for {' and '.join(missing)}: opd train --config takes it.")
+            warn(f"The form has no field for {' and '.join(missing)}: opd train --config takes it.")
         return self.filled(differences(config))
 
     def _start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
@@ -181,7 +181,7 @@ def _absent(*names: str) -> Any:  # noqa: ANN401
     """Return the update of the line that says which models a start would download; nobody is asked."""
     missing = absent(name.strip() for name in names)
     them = "them" if len(missing) > 1 else "it"
-    shown = " and ".join(f"`{name}`" for name in missing)
+    shown = " and ".join(map(code, missing))
     return gr.update(
         value=f"Not on this machine: {shown}. Start downloads {them} from the hub first.",
         visible=bool(missing),

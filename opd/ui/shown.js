@@ -5,6 +5,7 @@
 const part = (selector) => element.querySelector(selector);
 const say = (words) => (part(".status").textContent = words);
 let shown = null;
+let saving = false; // until it is answered
 
 function showValue() {
   if (!props.value) return;
@@ -15,10 +16,10 @@ function showValue() {
   part(".words p").textContent = shown.note ?? "";
   part(".link").hidden = !shown.id;
   part(".keep").hidden = Boolean(shown.id); // it is kept already
-  if (before?.key !== shown.key || before?.id !== shown.id) {
-    say("");
-    followId();
-  }
+  const another = before?.key !== shown.key || before?.id !== shown.id;
+  if (another || saving) say("");
+  saving = false;
+  if (another) followId();
 }
 
 function followId() {
@@ -57,7 +58,11 @@ async function copyLink() {
   }
 }
 
-part(".keep").addEventListener("click", () => trigger("keep"));
+part(".keep").addEventListener("click", () => {
+  saving = true;
+  say("Saving …");
+  trigger("keep");
+});
 part(".copy").addEventListener("click", copyLink);
 part(".link input").addEventListener("focus", (event) => {
   event.target.value = location.href;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ class Shown(gr.HTML):
         """Return the value for ``reviews``, shown under ``key``; ``linked``: its id stands in the address."""
         ident = reviews.id if linked else None
         return json.dumps({"key": key, "id": ident, "title": reviews.title, "note": reviews.note})
+
+    def unsaid(self, value: str) -> str:
+        """Return the value for what was asked in vain: no more is said of it."""
+        return json.dumps({**json.loads(value), "asked": time.time()})
 
     def postprocess(self, value: str | None) -> str | None:
         """Pass the value on: it is data, where Gradio would look for markup."""

@@ -13,8 +13,8 @@ from opd.runs.run import Run, list_runs, new_name, open_run
 from opd.runs.samples import Kind
 from opd.trajectory import Messages
 from opd.ui.dry_run import DryRun, look_ahead
-from opd.ui.errors import spoken_errors
-from opd.ui.events import PLUMBING
+from opd.ui.errors import spoken_errors, warn
+from opd.ui.events import NOT_THERE, PLUMBING, field, number
 from opd.ui.kept_sets import KeptSets
 from opd.ui.pairs import make_room
 from opd.ui.race_card import RaceCard
@@ -26,8 +26,6 @@ from opd.ui.step_view import StepView
 from opd.ui.time_machine import TimeMachine
 from opd.ui.token_review import TokenReview
 from opd.ui.working import Working
-
-NOT_THERE = "The page asked for something that is not there. Please load it anew."
 
 
 class TrainTab:
@@ -108,14 +106,18 @@ class TrainTab:
         self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
         self.picker.focus(lambda: gr.update(choices=_names()), None, self.picker, **PLUMBING)
         self.run.followed(_nothing_beside, None, [self.ahead, *self.looked_at], **PLUMBING)
-        self.run.control(self._control, None, self.followed, **PLUMBING)
+        asked = [
+            self.run.control(self._control, None, self.followed, **PLUMBING),
+            self.run.settings(self._fill, None, [self.run, *self.filled], **PLUMBING),
+        ]
+        for refused in asked:
+            refused.failure(self.run.unsaid, self.run, self.run, **PLUMBING)
         self.run.review(
             self._open_in_review,
             self.review.requested,
             [self.tabs, self.review.requested, self.review.prompt, self.review.system, *self.review.in_use],
             **PLUMBING,
         )
-        self.run.settings(self._fill, None, self.filled, **PLUMBING)
         self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
         self.run.point(self._show_rollouts, None, self.looked_at, **PLUMBING)
         self.run.evidence(self._show_evidence, None, self.looked_at, **PLUMBING)
@@ -134,7 +136,7 @@ class TrainTab:
         runs = list_runs()
         run = next((run for run in runs if run.name == wanted), None)
         if wanted and not run:
-            gr.Warning(f"There is no run called {wanted} any more.")
+            warn(f"There is no run called {wanted} any more.")
         run = run or next((run for run in runs if run.status().live), runs[0] if runs else None)
         if not run:
             # To skip an HTML component that is not on the page yet takes its props from it: it is told None.
@@ -170,10 +172,12 @@ class TrainTab:
     # Before the start
 
     def _fill(self, event: gr.EventData) -> list[Any]:
-        """Return the updates of ``filled`` that put a run's settings into the form."""
+        """Return the updates of ``run`` and ``filled`` that put a run's settings into the form."""
         with spoken_errors():
-            config = _run_of(event).config
-        return [words_of(config.objective), *self.setup.filled_like(config)]
+            run = _run_of(event)
+            config = run.config
+        told = self.run.show(run.name, "The form holds its settings: change what you like, and press Start.")
+        return [told, words_of(config.objective), *self.setup.filled_like(config)]
 
     def _start(self, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
         from opd.runs import jobs
@@ -197,11 +201,8 @@ class TrainTab:
 
     def _show_ahead(self, event: gr.EventData) -> list[Any]:
         """Go to the completion that a token of the preview stands in."""
-        match event._data:
-            case {"key": str(key), "review": int(review)}:
-                with spoken_errors():
-                    return self._completions_ahead(key, opens=review)
-        raise gr.Error(NOT_THERE, print_exception=False)
+        with spoken_errors():
+            return self._completions_ahead(str(field(event, "key")), opens=number(event, "review"))
 
     def _completions_ahead(self, key: str, *, opens: int | None = None) -> list[Any]:
         title = self.step.show_title("Before the start", "Completions that the tokens above stand in.")
@@ -222,7 +223,7 @@ class TrainTab:
 
         with spoken_errors():
             run = _run_of(event)
-            match _field(event, "request"):
+            match field(event, "request"):
                 case "pause" | "stop" | "keep_best" as request:
                     run.ask(request)
                 case "go_on":
@@ -232,7 +233,7 @@ class TrainTab:
                     jobs.resume(run)
                 case "prolong":
                     make_room()
-                    jobs.resume(run, run.config.steps + _number(event, "steps"))
+                    jobs.resume(run, run.config.steps + number(event, "steps"))
         return self.follow(run.name)
 
     def _offer(self, names: PairNames, event: gr.EventData) -> list[Any]:
@@ -249,29 +250,29 @@ class TrainTab:
     def _show_rollouts(self, event: gr.EventData) -> list[Any]:
         """Show the rollouts of the saved step nearest to a point of a curve."""
         with spoken_errors():
-            return self._show(_run_of(event), "rollout", _number(event, "step"))
+            return self._show(_run_of(event), "rollout", number(event, "step"))
 
     def _show_evidence(self, event: gr.EventData) -> list[Any]:
         """Show what gave rise to an alarm."""
         with spoken_errors():
-            kind = "probe" if _field(event, "evidence") == "probe" else "rollout"
-            return self._show(_run_of(event), kind, _number(event, "step"))
+            kind = "probe" if field(event, "evidence") == "probe" else "rollout"
+            return self._show(_run_of(event), kind, number(event, "step"))
 
     def _show_step(self, event: gr.EventData) -> list[Any]:
         with spoken_errors():
-            kind = "probe" if _field(event, "kind") == "probe" else "rollout"
-            return self._show(_run_of(event), kind, _number(event, "step"))
+            kind = "probe" if field(event, "kind") == "probe" else "rollout"
+            return self._show(_run_of(event), kind, number(event, "step"))
 
     def _show_answers(self, event: gr.EventData) -> list[Any]:
         """Show what the student answers to the probes at the scrubber's step."""
         with spoken_errors():
-            return self._show(_run_of(event), "probe", _number(event, "step"), opens=_number(event, "probe"))
+            return self._show(_run_of(event), "probe", number(event, "step"), opens=number(event, "probe"))
 
     def _show_sample(self, event: gr.EventData) -> str:
         """Go to the rollout of a point of the plot of pushes."""
         with spoken_errors():
-            run, step = _run_of(event), _number(event, "step")
-            return self._show(run, "rollout", step, opens=_number(event, "sample"))[1]
+            run, step = _run_of(event), number(event, "step")
+            return self._show(run, "rollout", step, opens=number(event, "sample"))[1]
 
     def _read(self, key: str, reviews: ReviewSet, opens: int | None) -> Any:  # noqa: ANN401
         """Return the update of the component below everything, which is not there before it has a use."""
@@ -312,21 +313,9 @@ def _run_of(event: gr.EventData) -> Run:
     Raises:
         ValueError: there is no such run.
     """
-    match event._data:
-        case {"run": str(name)}:
+    match field(event, "run"):
+        case str(name):
             return open_run(name)
-    raise ValueError(NOT_THERE)
-
-
-def _field(event: gr.EventData, name: str) -> Any:  # noqa: ANN401
-    """Return what an event says under a name; None where it says nothing, or is no table at all."""
-    return event._data.get(name) if isinstance(event._data, dict) else None
-
-
-def _number(event: gr.EventData, name: str) -> int:
-    match _field(event, name):
-        case int(number) if number >= 0:
-            return number
     raise ValueError(NOT_THERE)
 
 

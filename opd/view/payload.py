@@ -122,7 +122,8 @@ def notes(review: Review) -> list[str]:
     if branch is not None and branch.by == "teacher":
         counted = f"From token {branch.at + 1} on the teacher wrote: nothing here counts as the student's."
     elif branch is not None:
-        counted = f"Counted is what the student wrote after that: {own.stop - own.start} tokens."
+        tokens = "1 token" if own.stop - own.start == 1 else f"{own.stop - own.start} tokens"
+        counted = f"Counted is what the student wrote from token {own.start + 1} on: {tokens}."
     return [note for note in (review.grades.bias, review.grades.bound, counted) if note]
 
 

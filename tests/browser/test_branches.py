@@ -132,3 +132,12 @@ def test_a_gallery_review_branches_without_changing_it_for_others(page, app, ope
     another = open_page(app)
     another.wait_for_selector(".opd-review .token")
     assert entries(another).count() == shown
+
+    # Opened again it is as it was, also for who branched it, and can be branched again.
+    page.get_by_role("tab", name="Open", exact=True).click()
+    page.locator("#gallery button").first.click()
+    page.wait_for_function("n => document.querySelectorAll('.rail label').length === n", arg=shown)
+    page.locator(".pane .text").focus()
+    page.keyboard.press("n")
+    page.locator(".pinned .go-on").first.click()
+    page.wait_for_function("n => document.querySelectorAll('.rail label').length === n + 1", arg=shown)

@@ -19,6 +19,7 @@ import opd
 from opd.grading.saved_reviews import (
     BEGINNING,
     CSV_COLUMNS,
+    HEADING,
     ReviewGroup,
     ReviewSet,
     load_reviews,
@@ -151,6 +152,16 @@ def test_what_is_stored_is_listed_from_the_beginnings_of_its_files(graded, monke
     assert [one.heading for one in listed] == ["A title", "Is it [so], “quite”?", long.id, "Which one?"]
     assert [(one.id, one.saved) for one in listed] == [(s.id, 1e9 - age) for age, s in enumerate(sets)]
     assert broken.heading == broken.id
+    monkeypatch.setattr("opd.grading.saved_reviews._heading_in", lambda path: opened.append(path) or "")
+    opened = []
+    assert len(stored(2)) == len(opened) == 2, "no more is read than is listed"
+
+
+def test_a_long_title_is_clipped_in_the_list():
+    store(replace(ReviewSet.of([make_review(["w"])]), title="long " * 100))
+    [listed] = stored()
+    assert listed.heading.endswith("…")
+    assert len(listed.heading) <= HEADING
 
 
 @pytest.mark.parametrize("ident", ["0" * 16, "../../etc/passwd", "", "x", "0" * 15 + "\n"])

@@ -46,11 +46,16 @@ def test_links_open_without_a_model(tab):
         assert value
 
 
+def test_what_is_opened_has_no_branches_of_what_was_shown_before(tab):
+    updates = dict(zip(tab.on_open, tab._open(next(iter(gallery()))), strict=True))
+    assert updates[tab.branches.grown] == {}
+
+
 def test_the_prompt_of_what_is_opened_stands_above_it(tab, tmp_path):
     def opened(*conversations):
         path = tmp_path / "some.json"
         save_reviews(path, [make_review(["x"], messages=messages) for messages in conversations])
-        _, _, prompt, system, _ = tab._open_file(str(path))
+        *_, prompt, system, _ = tab._open_file(str(path))
         return prompt, system
 
     def said(*texts, roles=("user", "assistant", "user")):
@@ -61,7 +66,7 @@ def test_the_prompt_of_what_is_opened_stands_above_it(tab, tmp_path):
     assert opened(said("Why?"), said("How?")) == ("", ""), "there is not one prompt"
     assert opened(said("Why?", "Because.", "How?")) == ("", ""), "a chat is more than its last question"
     mine = store(ReviewSet.of([make_review(["x"], messages=said("Mine?"))]))
-    assert welcome(tab, review=mine)[2] == "Mine?"
+    assert welcome(tab, review=mine)[-3] == "Mine?"
 
 
 @pytest.mark.parametrize("question", [None, "x", [], ["gone", "json"], [1, "json"], ["gone", "exe"]])

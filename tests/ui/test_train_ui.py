@@ -1,5 +1,8 @@
 """What the Train tab tells its viewers and makes of its inputs, without a browser."""
 
+import contextlib
+import inspect
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from opd.runs.run import create_run
 from opd.traces import FrozenScores, Push, moved_as_meant
 from opd.trajectory import StepReport
 from opd.ui import feed, pairs, train_tab
+from opd.ui.app import build_app
 from opd.ui.feed import news_of
 from opd.ui.review_tab import PairNames
 from opd.ui.setup_card import SetupCard, _absent
@@ -199,12 +203,22 @@ def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
     pairs._loaded_model.cache_clear()
 
 
-@pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"step": -1}])
-def test_an_event_whose_data_is_no_table_is_refused(data):
-    event = gr.EventData(None, data)
-    for asked in (lambda: train_tab._run_of(event), lambda: train_tab._number(event, "step")):
-        with pytest.raises(ValueError, match="something that is not there"):
-            asked()
+@pytest.fixture(scope="module")
+def handlers():
+    """What the page calls with the data of an event, which anybody can send."""
+    calls = {function.fn for function in build_app().fns.values() if function.fn}
+    return [call for call in calls if "event" in inspect.signature(call).parameters]
+
+
+@pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"run": "gone"}, {"step": -1}])
+def test_an_event_that_means_nothing_is_refused_in_words(handlers, data):
+    assert {"_open_saved", "_choose", "_show_ahead", "_branch", "_control"} <= {h.__name__ for h in handlers}
+    for handler in handlers:
+        others = [None] * (len(inspect.signature(handler).parameters) - 1)
+        with contextlib.suppress(gr.Error):
+            answer = handler(*others, gr.EventData(None, data))
+            if inspect.isgenerator(answer):
+                next(answer)
 
 
 def test_a_run_is_of_the_pair_that_a_relative_path_names(tmp_path, monkeypatch):

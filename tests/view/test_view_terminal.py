@@ -69,7 +69,7 @@ def test_a_branch_counts_what_the_student_wrote_after_the_forced_text(review):
     assert "teacher agrees 100% of 3 choices" in text
     assert "blunder ?? 0" in text
     assert "forks 0" in text
-    assert "Counted is what the student wrote after that: 3 tokens." in text
+    assert "Counted is what the student wrote from token 3 on: 3 tokens." in text
     line = render(replace(review, branch=BranchPoint(0, 1, "teacher", forced=0)), color=False)
     assert "From token 2 on the teacher wrote" in line
     for word in ("agrees", "blunder", "forks", "penalty"):

@@ -15,8 +15,10 @@ const FEWEST_OPTIONS = 3;
 const MOST_OPTIONS = 5;
 const MOST_OF_A_KIND = 10; // questions
 const ANYWAY_OF_A_KIND = 3; // questions of one kind, however few there are of the other
-// A token by which a chat is kept apart, as "<|assistant|>", "</s>" or "[INST]": nobody would guess that a text goes on so.
-const CONTROL = /^(<\|?[^<>\s]+\|?>|\[\/?[A-Z_]+\])$/;
+// A token by which a chat is kept apart, as "<|assistant|>", "</s>" or "[INST]": nobody would guess that a text goes on
+// so. "<p>" and "</div>" are text.
+const CONTROL =
+  /^(<[|｜][^<>\s]+>|<[^<>\s]+[|｜]>|<\/?(s|bos|eos|pad|unk|mask|sep|cls|start_of_turn|end_of_turn|unused\d+)>|\[\/?[A-Z_]+\])$/;
 const TRIED = 3; // places per question that is wanted: some turn out to be no question
 const HASH_START = 0x811c9dc5;
 
