@@ -771,8 +771,8 @@ def _held_by_model(folder: Path, weights: Mapping[str, Any]) -> dict[str, str]:
 
 
 def holds_model(checkpoint: Path) -> bool:
-    """Whether a checkpoint holds a model or adapter beside the training state."""
-    return any((checkpoint / name).exists() for name in ("config.json", "adapter_config.json"))
+    """Whether a checkpoint holds the weights of a model or adapter beside the training state."""
+    return any(not path.name.startswith("training-") for path in checkpoint.glob("*.safetensors"))
 
 
 def _step_of(checkpoint: Path) -> int:
