@@ -10,7 +10,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from opd.protocols import Need, must_be_finite
+from opd.protocols import Need
 from opd.trajectory import TokenScores, Trajectory
 
 FULL_ENTRIES = 2_000_000
@@ -100,8 +100,6 @@ class PromptLogprobScorer(ABC):
         if sentence := self.refusal(need, temperature=temperature, tokens=tokens):
             raise ValueError(sentence)
         scores = self._prompt_logprobs(sequences, [len(t) for t in trajectories], top_k)
-        for said in scores:
-            must_be_finite(self.name, said.logprobs, said.top_logprobs)
         return [_with_entropy(s) for s in scores] if need == "full" else scores
 
 

@@ -387,7 +387,7 @@ def distributions(
     """
     prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
     for prompt, t in zip(prompts, trajectories, strict=True):
-        model.must_fit(len(prompt), len(t))
+        model.must_fit(len(prompt), len(t), "Shorten the text, or use a model of a longer context.")
     # The last token is predicted but predicts nothing that is graded: it stays out of the input.
     inputs = [np.concatenate([p, t.completion_ids[:-1]]) for p, t in zip(prompts, trajectories, strict=True)]
     hidden, starts = model.read(inputs)

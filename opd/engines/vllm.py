@@ -191,6 +191,7 @@ class VllmEngine(PromptLogprobScorer):
     ) -> list[TokenScores]:
         found = {}
         for index, logprobs, ids, ranks in self._ask("score", sequences, lengths, top_k=top_k):
+            must_be_finite(self.name, logprobs)
             found[index] = TokenScores(logprobs[:, 0], None, ranks, ids[:, 1:], logprobs[:, 1:])
         return [found[i] for i in range(len(sequences))]
 

@@ -105,8 +105,11 @@ def evaluate(
     examples = task.heldout(n, split=split)
     if not examples:
         raise ValueError(f"The task {task.name} has no held-out problems in its {split} split.")
-    if examples[0].answer is None:
-        raise ValueError(f"{task.name} has no answers, so accuracy cannot be measured. Set answer_column.")
+    if missing := sum(e.answer is None for e in examples):
+        raise ValueError(
+            f"{task.name} has no answers to {missing} of {len(examples)} held-out problems, so accuracy "
+            "cannot be measured. Set answer_column."
+        )
     announce(f"Evaluating {model.name}")
     prompts = [prompt_of(e) if prompt_of else e.prompt for e in examples]
     trajectories = sample(model, prompts, seed=seed, temperature=temperature, max_tokens=max_tokens)

@@ -311,12 +311,15 @@ class LanguageModel:
         self.must_fit(len(ids), room)
         return np.array(ids, dtype=np.int64)
 
-    def must_fit(self, prompt: int, completion: int) -> None:
+    def must_fit(
+        self, prompt: int, completion: int, way_out: str = "Shorten the prompt or ask for fewer tokens."
+    ) -> None:
         """Refuse what is too long for the model: beyond its context some fail and others read nonsense.
 
         Args:
             prompt: tokens of the prompt.
             completion: tokens of the completion, or that it may have.
+            way_out: what to do about it, for the message.
 
         Raises:
             ValueError: together they are more than the model can read.
@@ -324,7 +327,7 @@ class LanguageModel:
         if prompt + completion > self.context:
             raise ValueError(
                 f"The prompt is {prompt} tokens long; with {completion} more for the completion that exceeds "
-                f"the {self.context} tokens {self.name} can read. Shorten the prompt or ask for fewer tokens."
+                f"the {self.context} tokens {self.name} can read. {way_out}"
             )
 
     def _from_template(self, messages: Messages, **options: Any) -> list[int]:  # noqa: ANN401

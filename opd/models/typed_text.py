@@ -73,7 +73,8 @@ class TypedText:
         if found is None or self.control.keys() & set(found) - set(added):  # as words they are in it, too
             found = ids(cut, split=False)
         meant = dict(self._meant.values())
-        return [meant.get(i, i) for i in found if i != twin.convert_tokens_to_ids(cut)]
+        nothing = twin.convert_tokens_to_ids(cut)
+        return [meant.get(i, i) for i in found if i != nothing]
 
     def _mark(self, kind: str, token: str) -> str:
         return f"{self._key}{kind}{token.encode().hex()}{LAST}"

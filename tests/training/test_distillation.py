@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from tiny import make_model
 
 import opd
+from opd.grading.evaluation import evaluate
 from opd.models.pair import Pair
 from opd.protocols import NotFiniteError
+from opd.tasks import Example
 from opd.training import distillation
 from opd.training.distillation import distill, learning_rate
 from opd.training.rollouts import gather
@@ -160,6 +163,13 @@ def test_a_restored_run_equals_the_uninterrupted_one(changes):
     state = first.state_dict()
     second = distill(config(eval_prompts=8, **changes), fresh_pair()).load_state_dict(state)
     assert rows + [measured(r) for r in second] == whole
+
+
+def test_problems_without_an_answer_are_not_evaluated(pair):
+    examples = [Example("One?", "1"), Example("Two?"), Example("Three?", "3")]
+    task = SimpleNamespace(name="riddles", heldout=lambda n, split: examples)
+    with pytest.raises(ValueError, match="riddles has no answers to 1 of 3 held-out problems"):
+        evaluate(pair.student, task)
 
 
 def test_evaluation_uses_the_same_draws_every_time():
