@@ -296,7 +296,7 @@ class Pane {
             : 2 * agreed < choices
               ? ": it minds most of what follows too"
               : "";
-        words.push(`Downstream of fork ${downstream.fork} the teacher agrees with ${agreementWords(agreement)} choices${reading}.`);
+        words.push(`Downstream of fork ${downstream.fork} the teacher agrees with ${agreementWords(agreement)} ${choices === 1 ? "choice" : "choices"}${reading}.`);
       }
     }
     if (review.evidence?.noReturn) words.push(review.evidence.noReturn.sentence);
