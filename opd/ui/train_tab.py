@@ -104,7 +104,7 @@ class TrainTab:
         )
         self.ahead.token(self._show_ahead, None, self.looked_at, **PLUMBING)
         self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
-        self.picker.focus(lambda: gr.update(choices=_names()), None, self.picker, **PLUMBING)
+        self.picker.focus(_choices_of, self.picker, self.picker, **PLUMBING)
         self.run.followed(_nothing_beside, None, [self.ahead, *self.looked_at], **PLUMBING)
         asked = [
             self.run.control(self._control, None, self.followed, **PLUMBING),
@@ -301,6 +301,11 @@ def _nothing_beside() -> list[Any]:
 def _opens_review(request: gr.Request) -> bool:
     """Whether the page was opened to read a saved review."""
     return "review" in request.query_params
+
+
+def _choices_of(picked: str | None) -> Any:  # noqa: ANN401
+    """Return the update of the picker's choices: its own value stays one, or Gradio fails on the page."""
+    return gr.update(choices=list(dict.fromkeys([*_names(), *([picked] if picked else [])])))
 
 
 def _names() -> list[str]:

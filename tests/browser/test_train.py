@@ -386,16 +386,32 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
 def test_a_failed_runs_settings_are_edited(app, home, finished, open_page):
     name = f"failed-{time.time_ns()}"
     run = Run(shutil.copytree(home / "runs" / finished, home / "runs" / name))
+    with (run.path / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 5}\n')  # without a figure, as another program may leave it
     run.log_event("failed", message="It broke.")
     page = open_page(f"{app}/?run={name}")
     state(page, "failed")
+    assert "tokens per second" in page.locator(".pace").inner_text()
     page.get_by_role("button", name="Edit these settings").click()
+    page.wait_for_selector(".said:has-text('The form holds its settings')")
     page.wait_for_function("document.querySelector('#setting-steps input').value === '4'")
     page.locator("#show-code").click()
     page.wait_for_function("document.querySelector('#command textarea')?.value")
     flags = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = page.locator("#command textarea").input_value().split()
     assert {*flags, "--save-every", "2"} <= {*command}
+
+    # What is asked of a run that is no longer there is refused, and no word says that it was done.
+    shutil.rmtree(run.path)
+    page.get_by_role("button", name="Edit these settings").click()
+    page.wait_for_selector(".toast-body:has-text('There is no run called')")
+    page.wait_for_selector(".said:text-is('This run is gone.')")
+    assert page.locator("#run .doors button:visible").count() == 0
+    page.locator("#run-picker input").click()
+    page.get_by_role("option", name=finished, exact=True).click()
+    state(page, "finished")
+    for door in (".again", ".copy", ".review", ".prolong"):
+        page.locator(f"#run {door}").wait_for()
 
 
 def test_a_starting_point_fills_in_what_it_names(page):
