@@ -389,7 +389,7 @@ class LanguageModel:
         Args:
             folder: where to.
             weights: the whole weights by name, where the model holds but a share of them; None = the model's
-                own. With ``{}`` a model that is no adapter writes all but its weights.
+                own.
         """
         network = self.causal_lm
         settings, network.generation_config = network.generation_config, GenerationConfig()
@@ -400,6 +400,15 @@ class LanguageModel:
         if settings is not None and (file := folder / "generation_config.json").exists():
             settings.to_json_file(file, keys_to_pop=["compile_config"])
         self.tokenizer.save_pretrained(folder)
+
+    def try_saving(self, folder: Path) -> None:
+        """Write what :meth:`save` does but the weights; of an adapter zeros, as many as it has.
+
+        No weights are read, so no other process that holds a share of them need take part.
+        """
+        adapter = getattr(self.model, "active_adapter", None)  # which is part of its parameters' names
+        own = {n: p for n, p in self.model.named_parameters() if adapter in n.split(".")}
+        self.save(folder, {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in own.items()})
 
     def token_text(self, token_id: int) -> str:
         """Return the text of one token as it reads in the middle of a sentence, leading space kept.

@@ -534,7 +534,7 @@ class Run:
         trial = self.path / "checkpoints" / ".trial"
         try:
             trial.mkdir(parents=True, exist_ok=True)
-            student.save(trial, {})
+            student.try_saving(trial)
             free = shutil.disk_usage(trial).free
         except Exception as error:  # each library has its own way to refuse
             reason = " ".join(str(error).split()).rstrip(".")

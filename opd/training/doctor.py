@@ -898,8 +898,7 @@ def free_memory(device: torch.device) -> int | None:
 
 def _saving(p: _Patient) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
-        # Of an adapter the weights, which are few, say what there is to write.
-        p.student.save(Path(folder), None if hasattr(p.student.model, "peft_config") else {})
+        p.student.try_saving(Path(folder))
     settings = p.student.causal_lm.generation_config
     try:
         if settings is not None and not p.config.lora_rank:  # with an adapter none are written
