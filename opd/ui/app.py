@@ -41,13 +41,16 @@ def build_app() -> gr.Blocks:
             setup.explain, setup.fields["objective"], setup.explained, **PLUMBING
         )
         runs.table.open(train.open, None, [tabs, *train.followed], **PLUMBING)
-        train.race.starting.around(
+        raced = gr.State([])
+        started, _ = train.race.starting.around(
             [train.race.button.click],
-            lambda *inputs: [gr.Tabs(selected="runs"), *runs.choose(train.race.start(*inputs))],
+            lambda *inputs: [gr.Tabs(selected="runs"), train.race.start(*inputs)],
             train.race.inputs,
-            [tabs, *runs.on_choice, *runs.details],
+            [tabs, raced],
             button=train.race.button,
         )
+        # Once the tab is there: what is updated before it is on the page would come without its props.
+        started.success(runs.choose, raced, [*runs.on_choice, *runs.details], **PLUMBING)
         kept = [review.sets, train.sets, train.sets_ahead, runs.sets]
         app.unload(lambda: forget_ended(app.state_holder, kept))
     return app
