@@ -331,7 +331,7 @@ def test_branches_hang_under_their_parent_and_open_at_their_token(open_component
     assert page.locator(".report .agreement dd").inner_text() == f"80\u00a0% of {card.choices}"
     assert (card.choices, card.agreement) == (5, pytest.approx(0.8))
     assert rail.nth(1).locator(".numbers").inner_text() == f"80\u00a0% of 5 · {card.mean_penalty:.2f} nats"
-    assert "what the student wrote after that: 5 tokens" in page.locator(".note").inner_text()
+    assert "what the student wrote from token 11 on: 5 tokens" in page.locator(".note").inner_text()
     page.locator(".token").nth(9).click()
     assert "put here" in page.locator(".pinned .judgement").inner_text()
 

@@ -231,7 +231,8 @@ def test_prompts_without_answers_train_and_report_the_kl_alone(models, tmp_path)
     ("content", "sentence"),
     [
         (None, "No such file"),
-        (b"\xff\xfe\x00", "cannot be read as settings"),
+        (b"\xff\xfe\x00", "is UTF-16: save it as UTF-8"),
+        (b"\x80", "is not UTF-8: save it as UTF-8"),
         (b"objective = ", "cannot be read as settings"),
         (b'objectiv = "jsd"', "there is no setting objectiv; did you mean objective?"),
         (b"max_grad_norm = inf", "max_grad_norm: Input should be a finite number"),
