@@ -29,6 +29,7 @@ from opd.divergence import chunk_rows, scores
 from opd.engines.transformers import distributions
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
+from opd.packed import cut, pack
 from opd.protocols import must_be_finite
 from opd.spans import Span, align
 from opd.trajectory import Grades, TokenScores, Trajectory
@@ -137,7 +138,7 @@ def _score(
         model, trajectories, side=side, temperature=temperature, vocabulary=model.vocabulary
     )
     rows = chunk_rows(model.vocabulary)
-    ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories])).to(found.hidden.device)
+    ids = pack((t.completion_ids for t in trajectories), found.hidden.device)
     parts = []
     for hidden, taken in zip(found.hidden.split(rows), ids.split(rows), strict=True):
         logprobs = found.log_probs(hidden)
@@ -148,6 +149,5 @@ def _score(
         for c, kind in zip(zip(*parts, strict=True), kinds, strict=True)
     ]
     must_be_finite(model.name, *(column for column in columns if column.dtype == np.float32))
-    ends = np.cumsum([len(t) for t in trajectories])
-    cuts = [np.split(column, ends[:-1]) for column in columns]
+    cuts = (cut(column, trajectories) for column in columns)
     return [TokenScores(*scores) for scores in zip(*cuts, strict=True)]

@@ -12,6 +12,7 @@ from opd.divergence import Distributions, TopK, over_chunks, token_signals
 from opd.engines.transformers import batches, distributions
 from opd.grading.cross_grading import grade_spans
 from opd.models.pair import Pair
+from opd.packed import pack, places
 from opd.protocols import must_be_finite
 from opd.trajectory import Grades, TokenScores, Trajectory
 from opd.verdicts import find_forks, verdicts
@@ -102,7 +103,6 @@ def _grade_batch(
                 for g, t in zip(spans, trajectories, strict=True)
             ]
         )
-    ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
     student = distributions(
         pair.student, trajectories, side="student", temperature=temperature, vocabulary=pair.vocabulary
     )
@@ -111,7 +111,7 @@ def _grade_batch(
         lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
         student,
         teacher,
-        ids.to(student.hidden.device),
+        pack((t.completion_ids for t in trajectories), student.hidden.device),
     )
     return to_grades(pair, signals, trajectories, temperature, told)
 
@@ -140,8 +140,7 @@ def teacher_distributions(
         ), None
     told = pair.scorer.score(trajectories, side="teacher", temperature=temperature, top_k=top_k)
     columns = (
-        torch.from_numpy(np.concatenate([getattr(scores, name) for scores in told]))
-        for name in ("logprobs", "top_ids", "top_logprobs")
+        pack(getattr(scores, name) for scores in told) for name in ("logprobs", "top_ids", "top_logprobs")
     )
     taken, top_ids, top_logprobs = columns
     if top_ids.shape[1] == pair.vocabulary:
@@ -170,10 +169,8 @@ def to_grades(
     for model, scores in ((pair.student, student), (pair.teacher, teacher)):
         must_be_finite(model.name, scores.logprobs, scores.entropy, scores.top_logprobs)
     judged = verdicts(student, teacher)
-    ends = np.cumsum([len(t) for t in trajectories])
     out = []
-    for i, (trajectory, end) in enumerate(zip(trajectories, ends, strict=True)):
-        part = slice(end - len(trajectory), end)
+    for i, (trajectory, part) in enumerate(zip(trajectories, places(trajectories), strict=True)):
         divergences = {
             name: columns[name][part].astype(np.float32)
             for name in ("penalty", "reverse_kl", "forward_kl", "jsd")

@@ -43,6 +43,7 @@ from opd.models.parallel import (
     whole,
     world,
 )
+from opd.packed import cut, pack
 from opd.phases import announce, count
 from opd.protocols import Sampler, must_be_finite
 from opd.tasks import verify
@@ -282,7 +283,7 @@ class Distillation:
                 now,
                 self._ids(trajectories),
             )
-        parts = _split(signals["logprobs"], trajectories)
+        parts = cut(signals["logprobs"].cpu().numpy(), trajectories)
         must_be_finite(self.student.name, *parts)
         return [
             Push(given_advantage(self.config, rollout, g), after - g.student.logprobs)
@@ -306,7 +307,7 @@ class Distillation:
                 self._ids(self.frozen),
             )
         signals["logprobs"] = signals["student.logprobs"]
-        columns = [_split(signals[f.name], self.frozen) for f in fields(FrozenScores)]
+        columns = [cut(signals[f.name].cpu().numpy(), self.frozen) for f in fields(FrozenScores)]
         return [FrozenScores(*column) for column in zip(*columns, strict=True)]
 
     def _score(self, trajectories: Sequence[Trajectory]) -> Distributions:
@@ -337,8 +338,7 @@ class Distillation:
             self.early.begin(pair, [trajectory])
 
     def _ids(self, trajectories: Sequence[Trajectory]) -> Tensor:
-        ids = torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
-        return ids.to(self.student.device)
+        return pack((t.completion_ids for t in trajectories), self.student.device)
 
     def _grade(self, rollouts: Sequence[Rollout]) -> list[Grades]:
         """Grade before the update, for objectives that must see the whole step first.
@@ -414,20 +414,16 @@ class Distillation:
                     teacher, told = self._ask_teacher(lesson.pair, trajectories)
                 with self.precision(), _training(self.student):
                     student = distributions(self.student, trajectories, side="student", **scoring)
-                    ids = np.concatenate([t.completion_ids for t in trajectories])
-                    columns = torch.from_numpy(np.concatenate([_columns(r) for r in part]))
-                    device = student.hidden.device
                     signals = over_chunks(
                         loss_and_grades,
                         student,
                         teacher,
-                        torch.from_numpy(ids).to(device),
-                        columns.to(device),
+                        pack((t.completion_ids for t in trajectories), student.hidden.device),
+                        pack(map(_columns, part), student.hidden.device),
                         backward=True,
                     )
                 loss += float(signals.pop("loss").sum())
-                ends = np.cumsum([len(t) for t in trajectories]) - 1
-                stop_mass = signals.pop("stop_mass")[torch.from_numpy(ends).to(device)].tolist()
+                stop_mass = [float(part[-1]) for part in cut(signals.pop("stop_mass").cpu(), trajectories)]
                 graded = to_grades(lesson.pair, signals, trajectories, config.temperature, told)
                 # One that counts for nothing has no index.
                 found |= zip(group, zip(graded, stop_mass, strict=True), strict=False)
@@ -456,17 +452,17 @@ class Distillation:
         """
         lengths = [len(rollouts[i].trajectory) for i in own]
 
-        def cut(process: int) -> list[list[int]]:
+        def dealt(process: int) -> list[list[int]]:
             mine = [own[i] for i in share(lengths, process)]
             trajectories = [rollouts[i].trajectory for i in mine]
             groups = batches(trajectories, self.micro_batch_tokens, packed=packed)
             return [[mine[i] for i in group] for group in groups]
 
-        mine = cut(rank())
+        mine = dealt(rank())
         for group in mine:
             yield group, [rollouts[i] for i in group]
         if self.config.shard:
-            for _ in range(max(len(cut(process)) for process in range(world())) - len(mine)):
+            for _ in range(max(len(dealt(process)) for process in range(world())) - len(mine)):
                 known = [i for group in mine for i in group] or own
                 shortest = min((rollouts[i] for i in known), key=lambda r: len(r.trajectory))
                 yield [], [replace(shortest, weights=np.zeros(len(shortest.trajectory), np.float32))]
@@ -637,9 +633,3 @@ def _columns(rollout: Rollout) -> np.ndarray:
     columns[:, 2] = rollout.reward
     columns[:, 3] = 0 if rollout.advantages is None else rollout.advantages
     return columns
-
-
-def _split(column: Tensor, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-    """Cut a packed column ``[N]`` into one float32 array ``[T]`` a trajectory."""
-    ends = np.cumsum([len(t) for t in trajectories])[:-1]
-    return np.split(column.float().cpu().numpy(), ends)

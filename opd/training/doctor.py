@@ -33,6 +33,7 @@ from opd.models.language_model import LanguageModel, as_messages
 from opd.models.load import resolve_device, resolve_dtype
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import neighbours, world
+from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
 from opd.tasks import Example, Task, opens_reasoning
@@ -299,7 +300,7 @@ class _Patient:
         if model is self.student or self.scorer is None:
             return _taken(self.log_probs(model, trajectories), _ids(trajectories))
         scores = self.scorer.score(trajectories, side="teacher", top_k=1)
-        return torch.from_numpy(np.concatenate([s.logprobs for s in scores]))
+        return pack(s.logprobs for s in scores)
 
 
 def _vocabulary(p: _Patient) -> Verdict:
@@ -489,10 +490,12 @@ def _end_of_sequence(p: _Patient) -> Verdict:
     reply = p.student.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
     complete = Trajectory(prompt, np.array([*reply, min(ours)]), None, None, prompt)  # whoever wrote it
     ended = [t for t in p.probes if t.finish_reason == "stop"] or [complete]
-    last = np.cumsum([len(t) for t in ended]) - 1
-    at_end = [p.log_probs(model, ended)[last].exp().mean(0) for model in p.models]
-    first = np.cumsum([0, *(len(t) for t in p.probes[:-1])])
-    at_start = [p.log_probs(model, p.probes)[first].exp().mean(0) for model in p.models]
+
+    def mean_at(place: int, texts: Sequence[Trajectory]) -> list[Tensor]:
+        rows = (cut(p.log_probs(model, texts), texts) for model in p.models)
+        return [torch.stack([of[place] for of in own]).exp().mean(0) for own in rows]
+
+    at_end, at_start = mean_at(-1, ended), mean_at(0, p.probes)
 
     def mass(probs: Tensor, ids: set[int]) -> float:
         return float(probs[sorted(ids)].sum()) if ids else 0.0
@@ -585,7 +588,7 @@ def _sampler_verdict(
     vocabulary = student.vocabulary
     scored = distributions(student, sampled, side="student", temperature=temperature, vocabulary=vocabulary)
     own = _taken(scored.log_probs(scored.hidden), _ids(sampled))
-    behaviour = torch.from_numpy(np.concatenate([t.behaviour_logprobs for t in sampled])).to(own.device)
+    behaviour = pack((t.behaviour_logprobs for t in sampled), own.device)
     mean, worst, bound = _disagreement(student, own, behaviour, sampled, temperature=temperature)
     if not mean <= bound:
         return "fail", (
@@ -940,7 +943,7 @@ def size_in_words(size: int) -> str:
 
 
 def _ids(trajectories: Sequence[Trajectory]) -> Tensor:
-    return torch.from_numpy(np.concatenate([t.completion_ids for t in trajectories]))
+    return pack(t.completion_ids for t in trajectories)
 
 
 def _taken(logprobs: Tensor, ids: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from opd.divergence import TopK
 from opd.engines.transformers import batches
 from opd.grading.grading import Told
 from opd.models.pair import Pair
+from opd.packed import places
 from opd.trajectory import Trajectory
 
 
@@ -102,9 +103,6 @@ class EarlyScores:
             for _, future in batch:
                 future.set_exception(error)
             return
-        start = 0
-        for i, (trajectory, future) in enumerate(batch):
-            cut = slice(start, start + len(trajectory))
-            start = cut.stop
-            part = scores.rows(cut) if isinstance(scores, TopK) else scores.of(scores.hidden[cut])
+        for i, ((_, future), place) in enumerate(zip(batch, places(t for t, _ in batch), strict=True)):
+            part = scores.rows(place) if isinstance(scores, TopK) else scores.of(scores.hidden[place])
             future.set_result((part, told and [told[i]]))

@@ -13,6 +13,7 @@ from opd.config import DistillConfig
 from opd.engines.sampling import requests, sample_together, uniforms
 from opd.engines.transformers import TransformersSampler
 from opd.models.pair import Pair
+from opd.packed import cut
 from opd.protocols import Sampler
 from opd.tasks import Example, verify
 from opd.training.lessons import Lesson
@@ -180,4 +181,4 @@ def select_tokens(config: DistillConfig, grades: Sequence[Grades]) -> list[NDArr
     count = max(1, round(config.token_share * len(scores)))
     chosen = np.zeros(len(scores), np.float32)
     chosen[np.argsort(-scores, kind="stable")[:count]] = 1
-    return np.split(chosen, np.cumsum([len(g) for g in grades])[:-1])
+    return cut(chosen, grades)

@@ -18,6 +18,7 @@ from opd.engines.transformers import distributions
 from opd.engines.vllm import VllmEngine
 from opd.models.language_model import LanguageModel
 from opd.models.load import load_model, load_skeleton
+from opd.packed import cut
 from opd.protocols import EngineError
 from opd.training.doctor import check_sampler
 
@@ -59,7 +60,7 @@ def full_logprobs(model, trajectories, side="student", temperature=1.0):
             model, trajectories, side=side, temperature=temperature, vocabulary=model.vocabulary
         )
         rows = d.log_probs(d.hidden).float().cpu().numpy()
-    return np.split(rows, np.cumsum([len(t) for t in trajectories])[:-1])
+    return cut(rows, trajectories)
 
 
 def own_logprobs(model, trajectories, **options):
