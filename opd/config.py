@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opd.files import parse, read_text
+from opd.objectives import OBJECTIVES, OPTIONS, Need
 
 # Chosen on the tuning split of the embedded pair; for other pairs the figures of the post's recipe (LoRA) and
 # of a cautious full fine-tuning.
@@ -28,21 +29,6 @@ SOURCES = (
     "owner/name or owner/name:config"
 )
 """What a task can be."""
-
-OBJECTIVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "reverse_kl": {},
-    "importance_sampling": {"kl_coefficient": 1.0, "discount": 0.0, "clip": None},
-    "forward_kl": {},
-    "jsd": {"beta": 0.5},
-    "topk_reverse_kl": {"top_k": 16, "top_k_from": "student"},
-    "sft": {"sft_prompts": 0},
-    "gkd": {"beta": 0.5, "student_share": 0.5},
-    "rl": {"clip": None, "chain": 1},
-}
-"""The objectives, and the options that belong to each with their defaults."""
-
-# kl_coefficient, discount: the post's recipe. beta: the symmetric JSD, TRL's and GKD's default.
-# top_k: thunlp/OPD's student top-16. student_share: GKD's lambda. chain: one problem, one reward.
 
 
 class LessonConfig(BaseModel):
@@ -92,7 +78,7 @@ class DistillConfig(BaseModel):
         0.2, ge=0, lt=1, description="share of the prompts that never train; a third of it is for tuning"
     )
     task_split: str = Field("train", description="which split of a hub data set is read")
-    objective: Literal[tuple(OBJECTIVE_OPTIONS)] = Field("reverse_kl", description="what is minimised")
+    objective: Literal[tuple(OBJECTIVES)] = Field("reverse_kl", description="what is minimised")
     kl_coefficient: float | None = Field(None, ge=0, description="weight of the penalty in the advantage")
     discount: float | None = Field(
         None, ge=0, le=1, description="a token's advantage includes later penalties, discounted by this"
@@ -194,10 +180,9 @@ class DistillConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_belong(self) -> Self:
-        own = OBJECTIVE_OPTIONS[self.objective]
-        for name in {name for options in OBJECTIVE_OPTIONS.values() for name in options}:
-            if name not in own and getattr(self, name) is not None:
-                owners = ", ".join(o for o, options in OBJECTIVE_OPTIONS.items() if name in options)
+        for name in OPTIONS - OBJECTIVES[self.objective].options.keys():
+            if getattr(self, name) is not None:
+                owners = ", ".join(other for other, of in OBJECTIVES.items() if name in of.options)
                 raise ValueError(f"{name} is no option of {self.objective}; it belongs to {owners}")
         return self
 
@@ -219,7 +204,7 @@ class DistillConfig(BaseModel):
             raise ValueError("clip needs substeps > 1: in a single update the importance ratio is 1")
         if self.rewarded and self.samples_per_prompt < 2:
             raise ValueError("a task reward is centred in its group: samples_per_prompt must be at least 2")
-        if self.reward_weight and self.objective in ("sft", "gkd", "rl"):
+        if self.reward_weight and OBJECTIVES[self.objective].baseline:
             raise ValueError(f"reward_weight does not mix with the baseline {self.objective}")
         if self.chain and self.prompts_per_step % self.chain:
             raise ValueError(
@@ -251,13 +236,24 @@ class DistillConfig(BaseModel):
     @property
     def grades_first(self) -> bool:
         """Whether the step must know all its grades before the update can begin."""
-        ratio_moves = self.substeps > 1 and self.objective == "importance_sampling"
+        ratio_moves = self.substeps > 1 and OBJECTIVES[self.objective].settles
         return bool(self.discount) or ratio_moves or self.tokens != "all"
+
+    @property
+    def reward_scale(self) -> float:
+        """The weight of the task's reward, centred in its group; 0: the teacher alone leads the student."""
+        return 1.0 if OBJECTIVES[self.objective].judge == "verifier" else self.reward_weight
 
     @property
     def rewarded(self) -> bool:
         """Whether the task's reward leads the student too, wherever its teacher stands."""
-        return bool(self.reward_weight) or self.objective == "rl"
+        return self.reward_scale > 0
+
+    @property
+    def need(self) -> Need:
+        """What the run wants to know of its teacher's distribution at each token."""
+        need = OBJECTIVES[self.objective].need
+        return "chosen" if need == "top_k" and self.top_k_from == "student" else need
 
     def anchored(self) -> Self:
         """Return it with absolute paths for what lies here, so that it means the same from any folder."""
@@ -286,7 +282,8 @@ def settled(values: Mapping[str, Any]) -> dict[str, Any]:
     usual = {name: field.default for name, field in DistillConfig.model_fields.items()}
     every = usual | {name: value for name, value in values.items() if value is not None}
     objective = every["objective"]
-    found = dict(OBJECTIVE_OPTIONS.get(objective, {}) if isinstance(objective, str) else {})
+    known = isinstance(objective, str) and objective in OBJECTIVES
+    found = dict(OBJECTIVES[objective].options) if known else {}
     if every["asynchronous"] and "clip" in found:
         found["clip"] = ASYNCHRONOUS_CLIP
     found["learning_rate"] = LORA_LEARNING_RATE if every["lora_rank"] else FULL_LEARNING_RATE
@@ -302,7 +299,7 @@ def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Settings that leave any of those names out were written by hand, and what they say was chosen.
     """
-    follow = {"learning_rate", "warmup_steps", *(n for own in OBJECTIVE_OPTIONS.values() for n in own)}
+    follow = OPTIONS | {"learning_rate", "warmup_steps"}
     if not follow <= values.keys():
         return dict(values)
     anew = settled({n: v for n, v in values.items() if n not in follow})
@@ -334,9 +331,8 @@ def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     A saved config spells out the options of its objective; where another objective is given, they go with it.
     """
     objective = given.get("objective", saved.get("objective"))
-    if objective in OBJECTIVE_OPTIONS and objective != saved.get("objective"):
-        foreign = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
-        foreign -= OBJECTIVE_OPTIONS[objective].keys()
+    if objective in OBJECTIVES and objective != saved.get("objective"):
+        foreign = OPTIONS - OBJECTIVES[objective].options.keys()
         saved = {name: value for name, value in saved.items() if name not in foreign}
     return {**saved, **given}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opd.config import DistillConfig, chosen, make_config, override
+from opd.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ PRESETS: dict[str, Preset] = {
 """The starting points by name."""
 
 
-BASELINES = ("sft", "rl")
-"""Objectives that distillation is compared with."""
+BASELINES = [name for name, objective in OBJECTIVES.items() if objective.judge != "teacher"]
+"""Objectives that ask no teacher for grades."""
 
 
 PAIRS: dict[str, tuple[str, str]] = {

@@ -9,11 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.objectives import Need
 from opd.trajectory import TokenScores, Trajectory
-
-Need = Literal["sampled", "top_k", "chosen", "full"]
-"""What an objective wants to know of a model's distribution at each token: the log-prob of the token that was
-taken; also those of the model's own likeliest tokens, of tokens that somebody else chose, or of all."""
 
 
 class EngineError(RuntimeError):

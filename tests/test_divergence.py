@@ -7,7 +7,8 @@ import torch
 from opd import divergence
 from opd.config import make_config
 from opd.divergence import Distributions, over_chunks, token_signals
-from opd.training.losses import OBJECTIVES, Chunk, token_loss
+from opd.objectives import OBJECTIVES
+from opd.training.losses import Chunk, token_loss
 
 
 def random_logits(seed, n=7, v=11, scale=3.0):

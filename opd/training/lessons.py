@@ -16,10 +16,11 @@ from opd.config import DistillConfig
 from opd.models.language_model import LanguageModel, as_messages
 from opd.models.load import check_model, load_model, load_skeleton, resolve_device, resolve_dtype
 from opd.models.pair import Pair
+from opd.objectives import OBJECTIVES
 from opd.phases import announce
 from opd.protocols import SampleRequest, Scorer
 from opd.tasks import Example, Task, TaskOptions, load_task
-from opd.training.losses import OBJECTIVES, alternatives, need_of
+from opd.training.losses import alternatives
 from opd.trajectory import Messages, Trajectory
 
 PROBES = 64
@@ -233,7 +234,7 @@ def must_only_score(config: DistillConfig) -> None:
 
 def _must_serve(scorer: Scorer, config: DistillConfig) -> None:
     asked = {"temperature": config.temperature, "tokens": config.micro_batch_tokens}
-    if refusal := scorer.refusal(need_of(config), **asked):
+    if refusal := scorer.refusal(config.need, **asked):
         raise ValueError(refusal)
 
 

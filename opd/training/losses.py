@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from opd import divergence
 from opd.config import DistillConfig
 from opd.divergence import TopK, sampled
-from opd.protocols import Need
+from opd.objectives import OBJECTIVES
 
 TOP_K = 8
 """Alternatives kept of each token in the loop."""
@@ -43,27 +42,6 @@ class Chunk:
     behaviour: Tensor
     advantages: Tensor | None
     rewards: Tensor
-
-
-@dataclass(frozen=True)
-class Objective:
-    """An objective and what to tell a user about it.
-
-    Attributes:
-        loss: the function.
-        sentence: what it does, in a sentence.
-        formula: the loss of one token.
-        source: who writes the trajectories.
-        need: what it wants to know of the teacher; see :func:`need_of`.
-        takes_rewards: whether the loss contains the task reward itself.
-    """
-
-    loss: Callable[[Chunk, DistillConfig], Tensor]
-    sentence: str
-    formula: str
-    source: Literal["student", "teacher", "both"] = "student"
-    need: Need = "full"
-    takes_rewards: bool = False
 
 
 def policy_gradient(chunk: Chunk, advantages: Tensor, clip: float | None) -> Tensor:
@@ -126,74 +104,27 @@ def rl(chunk: Chunk, config: DistillConfig) -> Tensor:
     return policy_gradient(chunk, chunk.rewards, config.clip)
 
 
-OBJECTIVES = {
-    "reverse_kl": Objective(
-        reverse_kl,
-        "Pull the student's whole next-token distribution to the teacher's, at every token it wrote.",
-        "Σ_v p_S(v) (log p_S(v) - log p_T(v))",
-    ),
-    "importance_sampling": Objective(
-        importance_sampling,
-        "Make each sampled token less likely by as much as the student rates it above the teacher.",
-        "-(p_S(y) / p_sampler(y)) A,  A = -(log p_S(y) - log p_T(y)), held fixed",
-        need="sampled",
-        takes_rewards=True,
-    ),
-    "forward_kl": Objective(
-        forward_kl,
-        "Make the student cover everything the teacher would say, at every token the student wrote.",
-        "Σ_v p_T(v) (log p_T(v) - log p_S(v))",
-    ),
-    "jsd": Objective(
-        jsd,
-        "Pull both distributions to their mixture: between forward and reverse KL, and bounded.",
-        "β KL(T || M) + (1 - β) KL(S || M),  M = β T + (1 - β) S",
-    ),
-    "topk_reverse_kl": Objective(
-        topk_reverse_kl,
-        "Reverse KL over the k likeliest tokens and one bucket for the rest.",
-        "Σ_{v in top k} p_S(v) log (p_S(v) / p_T(v)) + p_S(rest) log (p_S(rest) / p_T(rest))",
-        need="top_k",
-    ),
-    "sft": Objective(
-        sft,
-        "Baseline: imitate completions that the teacher wrote.",
-        "-log p_S(y),  y from the teacher",
-        source="teacher",
-        need="sampled",
-    ),
-    "gkd": Objective(
-        jsd,
-        "Baseline: the JSD on a mixture of the student's and the teacher's completions.",
-        "β KL(T || M) + (1 - β) KL(S || M),  a share λ of the completions from the student",
-        source="both",
-    ),
-    "rl": Objective(
-        rl,
-        "Baseline: reward for a right answer, none for a wrong one, and no teacher.",
-        "-(p_S(y) / p_sampler(y)) (r - mean of r in the group)",
-        need="sampled",
-        takes_rewards=True,
-    ),
+LOSSES: dict[str, Callable[[Chunk, DistillConfig], Tensor]] = {
+    "reverse_kl": reverse_kl,
+    "importance_sampling": importance_sampling,
+    "forward_kl": forward_kl,
+    "jsd": jsd,
+    "topk_reverse_kl": topk_reverse_kl,
+    "sft": sft,
+    "gkd": jsd,
+    "rl": rl,
 }
-"""Every objective by name."""
-
-
-def need_of(config: DistillConfig) -> Need:
-    """Return what a run wants to know of its teacher's distribution at each token."""
-    need = OBJECTIVES[config.objective].need
-    return "chosen" if need == "top_k" and config.top_k_from == "student" else need
+"""The loss of every objective by its name in :data:`opd.objectives.OBJECTIVES`."""
 
 
 def alternatives(config: DistillConfig, vocabulary: int) -> int:
     """Return how many of its likeliest tokens a run asks a teacher for that computes elsewhere."""
-    return vocabulary if need_of(config) == "full" else min(vocabulary, max(TOP_K, config.top_k or 0))
+    return vocabulary if config.need == "full" else min(vocabulary, max(TOP_K, config.top_k or 0))
 
 
 def token_loss(chunk: Chunk, config: DistillConfig) -> Tensor:
     """Return the loss of each token ``[n]``: the objective, plus the task reward where it is mixed in."""
-    objective = OBJECTIVES[config.objective]
-    loss = objective.loss(chunk, config)
-    if config.reward_weight and not objective.takes_rewards:
+    loss = LOSSES[config.objective](chunk, config)
+    if config.reward_weight and not OBJECTIVES[config.objective].policy_gradient:
         loss = loss + policy_gradient(chunk, chunk.rewards, None)
     return loss

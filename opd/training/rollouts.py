@@ -13,11 +13,11 @@ from opd.config import DistillConfig
 from opd.engines.sampling import requests, sample_together, uniforms
 from opd.engines.transformers import TransformersSampler
 from opd.models.pair import Pair
+from opd.objectives import OBJECTIVES
 from opd.packed import cut
 from opd.protocols import Sampler
 from opd.tasks import Example, verify
 from opd.training.lessons import Lesson
-from opd.training.losses import OBJECTIVES
 from opd.trajectory import Grades, Trajectory
 from opd.verdicts import fork_score
 
@@ -121,12 +121,11 @@ def _with_rewards(config: DistillConfig, rollouts: list[Rollout]) -> list[Rollou
     With a chain of c problems, the j-th samples of c consecutive prompts share one reward: 1 if all are
     right.
     """
-    weight = 1.0 if config.objective == "rl" else config.reward_weight
-    if not weight:
+    if not config.rewarded:
         return rollouts
     right = np.array([r.right for r in rollouts], dtype=float)
     chains = right.reshape(-1, config.chain or 1, config.samples_per_prompt).min(axis=1)
-    centred = weight * (chains - chains.mean(axis=1, keepdims=True))
+    centred = config.reward_scale * (chains - chains.mean(axis=1, keepdims=True))
     spread = np.repeat(centred[:, None], config.chain or 1, axis=1).ravel()
     return [replace(r, reward=float(c)) for r, c in zip(rollouts, spread, strict=True)]
 
@@ -140,7 +139,7 @@ def settle(config: DistillConfig, rollouts: Sequence[Rollout], grades: Sequence[
     out = []
     for rollout, grade, weight in zip(rollouts, grades, weights, strict=True):
         advantages = None
-        if config.objective == "importance_sampling":
+        if OBJECTIVES[config.objective].settles:
             advantages = -config.kl_coefficient * discounted(grade.penalty, config.discount)
         out.append(replace(rollout, weights=weight, advantages=advantages))
     return out
@@ -152,12 +151,13 @@ def given_advantage(config: DistillConfig, rollout: Rollout, grades: Grades) -> 
     That is its advantage in a policy gradient, and 1 in imitation. The gradient of a divergence over the
     vocabulary gives a sampled token no number of its own: the negative penalty says which way it is pushed.
     """
-    if config.objective == "sft":
+    objective = OBJECTIVES[config.objective]
+    if objective.judge is None:
         given = np.ones(len(grades), np.float32)
-    elif config.objective == "rl":
+    elif objective.judge == "verifier":
         given = np.full(len(grades), rollout.reward, np.float32)
     else:
-        scale = config.kl_coefficient if config.objective == "importance_sampling" else 1.0
+        scale = config.kl_coefficient if objective.settles else 1.0
         given = -scale * grades.penalty if rollout.advantages is None else rollout.advantages
         given = given + rollout.reward
     return (given if rollout.weights is None else given * rollout.weights).astype(np.float32)

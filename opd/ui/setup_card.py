@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from opd.config import OBJECTIVE_OPTIONS, DistillConfig, make_config
+from opd.config import DistillConfig, make_config
 from opd.models.hub import absent
+from opd.objectives import OBJECTIVES, OPTIONS
 from opd.presets import PAIRS, PRESETS, combine, differences
 from opd.ui.errors import code, spoken_errors, warn
 from opd.ui.events import PLUMBING
@@ -25,7 +26,6 @@ RECIPE = ("objective", "steps", "prompts_per_step", "samples_per_prompt", "learn
 PROBES = ("eval_every", "eval_prompts", "eval_split")
 ELSEWHERE = {*PAIR, *MORE_PAIR, *PROMPTS, *MORE_PROMPTS, *RECIPE, *PROBES, "lessons", "shard"}
 MORE_RECIPE = tuple(name for name in DistillConfig.model_fields if name not in ELSEWHERE)
-OPTIONS = {name for options in OBJECTIVE_OPTIONS.values() for name in options}
 
 
 class SetupCard:
@@ -109,7 +109,7 @@ class SetupCard:
 
     def explain(self, objective: str) -> list[Any]:
         """Return the updates of ``explained``: what an objective does, and the options it has."""
-        own = OBJECTIVE_OPTIONS[objective]
+        own = OBJECTIVES[objective].options
         return [
             words_of(objective),
             *(gr.update(visible=name in own) for name in self.fields if name in OPTIONS),
@@ -133,14 +133,14 @@ class SetupCard:
     def _filled_in(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return what :meth:`given` does, of a form in which somebody may be typing."""
         named = dict(zip(self.fields, map(_bare, values), strict=True))
-        foreign = OPTIONS - OBJECTIVE_OPTIONS[named["objective"]].keys()
+        foreign = OPTIONS - OBJECTIVES[named["objective"]].options.keys()
         usual = {name: DistillConfig.model_fields[name].default for name in named}
         return {n: v for n, v in named.items() if v not in (None, usual[n]) and n not in foreign}
 
     def filled(self, settings: Mapping[str, Any]) -> list[Any]:
         """Return what shows some settings in ``inputs``; those that are not named have their defaults."""
         every = {**_usual(), **settings}
-        own = OBJECTIVE_OPTIONS[every["objective"]]
+        own = OBJECTIVES[every["objective"]].options
         shown = {name: _shown(field, every.get(name)) for name, field in self.fields.items()}
         options = {
             name: gr.update(value=shown[name], visible=name in own) for name in shown if name in OPTIONS
@@ -190,10 +190,7 @@ def _absent(*names: str) -> Any:  # noqa: ANN401
 
 def words_of(objective: str) -> str:
     """Say what an objective does, with the loss of one token."""
-    from opd.training.losses import OBJECTIVES
-
-    chosen = OBJECTIVES[objective]
-    return f"{chosen.sentence}\n\nLoss of a token: `{chosen.formula}`"
+    return f"{OBJECTIVES[objective].sentence}\n\nLoss of a token: `{OBJECTIVES[objective].formula}`"
 
 
 def _usual() -> dict[str, Any]:
@@ -227,7 +224,7 @@ def _input(name: str) -> gr.components.Component:
         "min_width": 130,
     }
     if name in OPTIONS:
-        about["visible"] = name in OBJECTIVE_OPTIONS[DistillConfig.model_fields["objective"].default]
+        about["visible"] = name in OBJECTIVES[DistillConfig.model_fields["objective"].default].options
     if field.annotation is bool:
         return gr.Checkbox(field.default, **about)
     if choices := _choices(field.annotation):

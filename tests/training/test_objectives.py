@@ -9,10 +9,11 @@ from tiny import make_model
 
 import opd
 from opd import divergence
-from opd.config import OBJECTIVE_OPTIONS, make_config, override
+from opd.config import make_config, override
 from opd.models.pair import Pair
+from opd.objectives import OBJECTIVES
 from opd.training.distillation import distill
-from opd.training.losses import OBJECTIVES, Chunk, policy_gradient, token_loss
+from opd.training.losses import LOSSES, Chunk, policy_gradient, token_loss
 from opd.training.rollouts import discounted, gather, select_tokens, settle
 
 V, T = 3, 3
@@ -249,12 +250,12 @@ def test_a_short_run_warms_up_no_longer_than_it_lasts():
 
 
 def test_every_objective_is_described_and_has_its_defaults_settled():
-    assert OBJECTIVES.keys() == OBJECTIVE_OPTIONS.keys()
-    for name, options in OBJECTIVE_OPTIONS.items():
+    assert OBJECTIVES.keys() == LOSSES.keys()
+    for name, objective in OBJECTIVES.items():
         settled = config(objective=name)
-        assert all(getattr(settled, option) == default for option, default in options.items())
-        assert OBJECTIVES[name].sentence.endswith(".")
-        assert OBJECTIVES[name].formula
+        assert all(getattr(settled, option) == default for option, default in objective.options.items())
+        assert objective.sentence.endswith(".")
+        assert objective.formula
 
 
 def quick(pair, **values):
@@ -407,7 +408,7 @@ def test_the_mismatch_is_measured_before_the_student_moves(small):
     assert abs(report.metrics["sampler_mismatch"]) < 1e-5
 
 
-@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o not in ("sft", "rl")])
+@pytest.mark.parametrize("objective", [name for name, of in OBJECTIVES.items() if of.judge == "teacher"])
 def test_the_teacher_reaches_every_loss_that_names_it(small, objective):
     losses = []
     for seed in (1, 2):
