@@ -111,6 +111,17 @@ def is_collapsed(row: Row) -> bool:
     return degenerate >= DEGENERATE or repeated > LOOPS
 
 
+def merit(row: Row) -> tuple[bool, float] | None:
+    """Return how good a step is, to be compared with another one's; None if it was not measured.
+
+    That is its held-out accuracy, else minus its held-out KL; but a student that has collapsed may be near to
+    its teacher, and is never better than one that has not.
+    """
+    if "heldout_accuracy" in row:
+        return True, row["heldout_accuracy"]
+    return (not is_collapsed(row), -row["heldout_kl"]) if "heldout_kl" in row else None
+
+
 def _known(rows: Sequence[Row], metric: str, evidence: Evidence) -> list[Row]:
     """Return the rows that a rule looks at: those of training steps, or of evaluations."""
     return [row for row in rows if metric in row and (row["step"] > 0 or evidence == "probe")]

@@ -466,7 +466,7 @@ def _led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.
 
     def led(options: argparse.Namespace) -> int:
         from opd.models.parallel import FailedElsewhere, processes, rank, tell
-        from opd.runs.jobs import follow
+        from opd.runs.worker import follow
 
         first, code = True, None
         try:
@@ -555,7 +555,7 @@ def _race(options: argparse.Namespace) -> None:
 
 
 def _list_runs(options: argparse.Namespace) -> None:
-    from opd.runs.history import summaries
+    from opd.runs.collection import summaries
     from opd.view.payload import visible
 
     found = summaries(options.search)
@@ -575,7 +575,7 @@ def _list_runs(options: argparse.Namespace) -> None:
 
 
 def _delete_run(options: argparse.Namespace) -> None:
-    from opd.runs.history import delete_run
+    from opd.runs.collection import delete_run
     from opd.runs.run import open_run
 
     run = open_run(options.name)
@@ -588,7 +588,7 @@ def _delete_run(options: argparse.Namespace) -> None:
 
 
 def _diff_runs(options: argparse.Namespace) -> None:
-    from opd.runs.history import config_diff
+    from opd.runs.collection import config_diff
     from opd.runs.run import open_run
 
     for name, values in config_diff(open_run(options.name), open_run(options.other)).items():
@@ -596,14 +596,14 @@ def _diff_runs(options: argparse.Namespace) -> None:
 
 
 def _print_csv(options: argparse.Namespace) -> None:
-    from opd.runs.history import metrics_csv
+    from opd.runs.export import metrics_csv
     from opd.runs.run import open_run
 
     print(metrics_csv(open_run(options.name)), end="")
 
 
 def _report_run(options: argparse.Namespace) -> None:
-    from opd.runs.history import read_note
+    from opd.runs.collection import read_note
     from opd.runs.run import open_run
     from opd.trajectory import write_atomically
     from opd.view.report import render_report
@@ -614,21 +614,21 @@ def _report_run(options: argparse.Namespace) -> None:
 
 
 def _note_run(options: argparse.Namespace) -> None:
-    from opd.runs.history import write_note
+    from opd.runs.collection import write_note
     from opd.runs.run import open_run
 
     write_note(open_run(options.name), options.text)
 
 
 def _pin_run(options: argparse.Namespace) -> None:
-    from opd.runs.history import pin_baseline
+    from opd.runs.collection import pin_baseline
     from opd.runs.run import open_run
 
     pin_baseline(open_run(options.name))
 
 
 def _zip_run(options: argparse.Namespace) -> None:
-    from opd.runs.history import export_zip
+    from opd.runs.export import export_zip
     from opd.runs.run import open_run
 
     print(f"Saved to {export_zip(open_run(options.name), options.file, options.step)}.")
@@ -637,7 +637,7 @@ def _zip_run(options: argparse.Namespace) -> None:
 def _publish_run(options: argparse.Namespace) -> None:
     from getpass import getpass
 
-    from opd.runs.history import publish
+    from opd.runs.export import publish
     from opd.runs.run import open_run
 
     run = open_run(options.name)
@@ -654,7 +654,8 @@ def _work(run: Any, steps: int | None = None) -> None:  # noqa: ANN401
 
     from tqdm import tqdm
 
-    from opd.runs.jobs import prolong, work
+    from opd.runs.jobs import prolong
+    from opd.runs.worker import work
 
     seconds = 0.0
     with run.hold():

@@ -21,6 +21,11 @@ def assets_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "assets"
 
 
+def size_in_words(size: int) -> str:
+    """Return bytes as people write them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def read_text(path: Path, *, strict: bool = False) -> str:
     """Read a text that a user wrote, line breaks as they are, without the mark that may begin a file.
 

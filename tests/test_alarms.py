@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from graded import make_review
 
-from opd.alarms import QUIET, RULES, alarms_at, standing
+from opd.alarms import QUIET, RULES, alarms_at, merit, standing
 from opd.config import DistillConfig
-from opd.runs.run import create_run, merit
+from opd.runs.run import create_run
 from opd.training.rollouts import Rollout
 from opd.training.step_metrics import repetition, step_metrics
 from opd.trajectory import StepReport, Trajectory

@@ -16,7 +16,7 @@ from opd.cli import _given, _parser, main
 from opd.config import make_config
 from opd.models.pair import Pair
 from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
-from opd.runs.history import config_diff
+from opd.runs.collection import config_diff
 from opd.runs.run import open_run
 from opd.training.distillation import distill
 from opd.training.preview import preview

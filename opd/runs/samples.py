@@ -1,23 +1,30 @@
-"""``samples.jsonl`` read by step: an index of offsets is kept in memory and grows with the file.
+"""``samples.jsonl``: the graded trajectories of a run, read by step.
 
-A line is ``{"step": 12, "kind": "rollout", "index": 0, ...}``; the beginning is all that the index reads. A
-resumed run writes steps again: the newest line of a (kind, step, index) counts. Processes that read, such as
-the app, share one index a file among all their viewers.
+An index of offsets is kept in memory and grows with the file. A line is ``{"step": 12, "kind": "rollout",
+"index": 0, ...}``; the beginning is all that the index reads. A resumed run writes steps again: the newest
+line of a (kind, step, index) counts. Processes that read, such as the app, share one index a file among all
+their viewers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
 import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from opd.runs.journal import Journal, parsed, size
 from opd.traces import FrozenScores, Push
-from opd.trajectory import Review
+from opd.trajectory import Review, StepReport
+
+SAMPLES_LIMIT = 64 * 2**20
+"""Bytes of ``samples.jsonl``; later samples are not kept."""
+
+ROLLOUTS_FROM, ROLLOUTS_TO = 1 / 8, 1 / 2
+"""Share of the limit that rollouts may fill: at the first step and, growing evenly, at the last. A long run
+so keeps rollouts of steps from all its length, and the probes of every evaluation find room."""
 
 Kind = Literal["rollout", "probe", "frozen"]
 _HEAD = re.compile(rb'\{"step": (\d{1,9}), "kind": "(\w+)", "index": (\d{1,9})\b')
@@ -65,13 +72,93 @@ class SampleFile:
         self._identity, self._end = 0, 0
         self._places: dict[str, dict[int, dict[int, tuple[int, int]]]] = {}
 
-    def steps(self, kind: Kind) -> list[int]:
+    def keep(self, report: StepReport, steps: int) -> bool:
+        """Write the graded trajectories of a step of so many; say whether there was room for all of them.
+
+        Those of one kind are all written or, where they have no room any more, none.
+        """
+        pushes = report.pushes or [None] * len(report.samples)
+        for_rollouts = ROLLOUTS_FROM + (ROLLOUTS_TO - ROLLOUTS_FROM) * report.step / steps
+        groups: list[tuple[Kind, float, list[dict[str, Any]]]] = [
+            ("probe", 1, [{"review": review.to_dict()} for review in report.probes]),
+            ("frozen", 1, [scores.to_dict() for scores in report.frozen]),
+            (
+                "rollout",
+                for_rollouts,
+                [
+                    {"review": review.to_dict(), "push": push and push.to_dict()}
+                    for review, push in zip(report.samples, pushes, strict=True)
+                ],
+            ),
+        ]
+        room_for_all, journal = True, Journal(self.path)
+        for kind, share, records in groups:
+            if records and size(self.path) > share * SAMPLES_LIMIT:
+                room_for_all = False
+                continue
+            for index, record in enumerate(records):
+                journal.append({"step": report.step, "kind": kind, "index": index, **record})
+        return room_for_all
+
+    def steps(self, kind: Kind = "rollout") -> list[int]:
         """Return the steps that have records of a kind, in order."""
         with self._lock:
             self._catch_up()
             return sorted(self._places.get(kind, {}))
 
-    def records(self, kind: Kind, step: int) -> list[dict[str, Any]]:
+    def rollouts(self, step: int) -> list[Sample]:
+        """Return the rollouts that a step kept.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        return [
+            Sample(
+                step,
+                record["index"],
+                Review.from_dict(record.get("review")),
+                Push.from_dict(push) if (push := record.get("push")) else None,
+            )
+            for record in self._records("rollout", step)
+        ]
+
+    def probes(self, step: int) -> list[Review]:
+        """Return the student's graded answers to the probe prompts at an evaluation, always in one order.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        return [Review.from_dict(record.get("review")) for record in self._records("probe", step)]
+
+    def frozen(self, step: int) -> list[Frozen]:
+        """Return how the probes of step 0 were graded at an evaluation, by index; their text: ``probes(0)``.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        return [
+            Frozen(step, record["index"], FrozenScores.from_dict(record))
+            for record in self._records("frozen", step)
+        ]
+
+    def probes_by_change(self) -> list[Review]:
+        """Return the probes as the untrained student answered them, the one that changed most first.
+
+        What counts is how far the mean reverse KL (nats a token) of that answer moved from the first
+        evaluation to the last. Empty where nothing was evaluated.
+        """
+        evaluations = self.steps("frozen")
+        if not evaluations:
+            return []
+        first, last = (
+            {frozen.index: frozen.scores.reverse_kl for frozen in self.frozen(step)}
+            for step in (evaluations[0], evaluations[-1])
+        )
+        moved = {i: abs(float((last[i] - kl).mean())) for i, kl in first.items() if i in last and len(kl)}
+        probes = self.probes(0)
+        return [probes[i] for i in sorted(moved, key=moved.get, reverse=True) if i < len(probes)]
+
+    def _records(self, kind: Kind, step: int) -> list[dict[str, Any]]:
         """Return the records of a kind and step, by index; no other line is parsed."""
         with self._lock:
             self._catch_up()
@@ -82,8 +169,8 @@ class SampleFile:
         with self.path.open("rb") as file:
             for _, (start, length) in places:
                 file.seek(start)
-                with contextlib.suppress(ValueError, RecursionError):  # torn by a crash
-                    out.append(json.loads(file.read(length)))
+                if (record := parsed(file.read(length))) is not None:  # else torn by a crash
+                    out.append(record)
         return out
 
     def _catch_up(self) -> None:

@@ -67,7 +67,7 @@ def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None, Se
     Raises:
         ValueError: a model or the task cannot be used, or a run holds the device.
     """
-    from opd.runs.jobs import devices_of
+    from opd.runs.worker import devices_of
     from opd.training import preview
 
     refuse_if_taken(devices_of(config))

@@ -6,7 +6,8 @@ import time
 from functools import lru_cache
 from typing import Any
 
-from opd.runs.run import Run, RunStatus, open_run, told
+from opd.runs.events import entries
+from opd.runs.run import Run, RunStatus, open_run
 from opd.view.chart import bounds
 
 MOMENT = 0.5
@@ -50,7 +51,7 @@ def _read(name: str, cursor: str | None, moment: int) -> dict[str, Any]:
         "trained": run.model_dir is not None,
         "rows": news.rows,
         "bounds": bounds(news.rows),
-        "happened": [said for event in news.events for said in told(event)],
+        "happened": [said for event in news.events for said in entries(event)],
         "cursor": news.cursor,
         "restart": news.restart,
     }

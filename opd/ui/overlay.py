@@ -8,7 +8,7 @@ from typing import Any
 
 from gradio.components.base import server
 
-from opd.runs.history import baseline, config_diff
+from opd.runs.collection import baseline, config_diff
 from opd.runs.run import Run
 from opd.ui.curves import CurveHTML
 from opd.ui.feed import news_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradio.components.base import server
 
-from opd.runs.history import summaries
+from opd.runs.collection import summaries
 from opd.ui.component import OwnHTML
 from opd.view.payload import visible
 
@@ -37,7 +37,7 @@ class RunTable(OwnHTML):
 
     @server
     def runs(self, search: Any) -> list[dict[str, Any]] | None:  # noqa: ANN401
-        """Serve a search text: see :func:`opd.runs.history.summaries`."""
+        """Serve a search text: see :func:`opd.runs.collection.summaries`."""
         match search:
             case str():
                 return _list(search[:200], int(time.monotonic() / MOMENT))

@@ -10,7 +10,9 @@ from typing import Any
 import gradio as gr
 
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet
-from opd.runs import history
+from opd.runs import collection
+from opd.runs.checkpoints import holds_model, step_of
+from opd.runs.export import export_zip, metrics_csv, publish
 from opd.runs.run import Run, open_run
 from opd.ui.errors import inform, plain, spoken_errors, warn
 from opd.ui.events import PLUMBING, field
@@ -145,13 +147,14 @@ class RunsTab:
         if not runs:
             return [*on_choice, *(gr.skip() for _ in self.details[:-1]), NOTHING_COMPARED]
         last = runs[-1]
-        pinned = history.baseline() == last
-        checkpoints = [_checkpoint_name(run, path) for run in runs for path in run.checkpoints]
+        pinned = collection.baseline() == last
+        models = ((run, path) for run in runs for path in run.checkpoints if holds_model(path))
+        checkpoints = [_checkpoint_name(run, path) for run, path in models]
         ends = (checkpoints[0], checkpoints[-1]) if checkpoints else (None, None)
         return [
             *on_choice,
             f"### {plain(last.name)}" + (f"\nThe last of {len(runs)} chosen runs." if len(runs) > 1 else ""),
-            history.read_note(last),
+            collection.read_note(last),
             _pin_button(pinned=pinned),
             gr.update(value=None, visible=False),
             gr.update(visible=False),
@@ -170,14 +173,14 @@ class RunsTab:
 
     def _keep_note(self, chosen: list[str], text: str) -> str:
         with spoken_errors():
-            history.write_note(open_run(chosen[-1]), text.strip())
+            collection.write_note(open_run(chosen[-1]), text.strip())
         return self.table.show(chosen)
 
     def _pin(self, chosen: list[str]) -> list[Any]:
         with spoken_errors():
             run = open_run(chosen[-1])
-            pinned = history.baseline() == run
-            history.pin_baseline(None if pinned else run)
+            pinned = collection.baseline() == run
+            collection.pin_baseline(None if pinned else run)
         runs = [run for name in chosen if (run := _open(name))]
         return [self.table.show(chosen), self.overlay.show(runs), _pin_button(pinned=not pinned)]
 
@@ -185,14 +188,14 @@ class RunsTab:
         with spoken_errors():
             run = open_run(chosen[-1])
             target = self._own_file(f"{run.name}-report.html")
-            target.write_text(render_report(run, history.read_note(run)), encoding="utf-8")
+            target.write_text(render_report(run, collection.read_note(run)), encoding="utf-8")
         return gr.update(value=str(target), visible=True)
 
     def _csv(self, chosen: list[str]) -> Any:  # noqa: ANN401
         with spoken_errors():
             run = open_run(chosen[-1])
             target = self._own_file(f"{run.name}-metrics.csv")
-            target.write_text(history.metrics_csv(run), encoding="utf-8")
+            target.write_text(metrics_csv(run), encoding="utf-8")
         return gr.update(value=str(target), visible=True)
 
     def _zip(self, chosen: list[str]) -> Any:  # noqa: ANN401
@@ -202,7 +205,7 @@ class RunsTab:
             if target.exists():
                 target.touch()  # by this time Gradio tells what nobody wants any more
             else:
-                history.export_zip(run, self._own_file(target.name)).replace(target)
+                export_zip(run, self._own_file(target.name)).replace(target)
         return gr.update(value=str(target), visible=True)
 
     def _own_file(self, name: str, folder: str | None = None) -> Path:
@@ -229,7 +232,7 @@ class RunsTab:
         left = list(chosen)
         try:
             for name in chosen:
-                history.delete_run(open_run(name))
+                collection.delete_run(open_run(name))
                 left.remove(name)
         except (ValueError, OSError) as error:
             warn(error)
@@ -241,13 +244,14 @@ class RunsTab:
         with spoken_errors():
             if not repo.strip() or not token.strip():
                 raise ValueError("Fill in the repository, owner/name, and a token that may write there.")
-            address = history.publish(open_run(chosen[-1]), repo.strip(), token.strip(), private=private)
+            address = publish(open_run(chosen[-1]), repo.strip(), token.strip(), private=private)
         return [f"Published: <{address}>", ""]
 
     # Two checkpoints
 
     def _compare(self, first: str | None, second: str | None, n: int | None) -> Iterator[Any]:
-        from opd.runs.jobs import devices_of
+        from opd.runs.comparison import compare_checkpoints
+        from opd.runs.worker import devices_of
 
         with spoken_errors():
             if not first or not second:
@@ -256,7 +260,7 @@ class RunsTab:
             refuse_if_taken(devices_of(places[0][0].config))
             key = secrets.token_urlsafe(9)
             pairs = []
-            for pair in history.compare_checkpoints(*places, n=min(max(n or 1, 1), 64)):
+            for pair in compare_checkpoints(*places, n=min(max(n or 1, 1), 64)):
                 pairs.append(pair)
                 groups = [
                     ReviewGroup(name, [both[side] for both in pairs])
@@ -277,7 +281,7 @@ def _open(name: str) -> Run | None:
 
 
 def _checkpoint_name(run: Run, folder: Path) -> str:
-    return f"step {int(folder.name.removeprefix('step-'))} of {run.name}"
+    return f"step {step_of(folder)} of {run.name}"
 
 
 def _checkpoint(name: str) -> tuple[Run, int]:

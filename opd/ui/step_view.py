@@ -40,7 +40,7 @@ class StepView(CurveHTML):
                 "run": run.name,
                 "kind": kind,
                 "step": step,
-                "steps": run.saved_steps(kind),
+                "steps": run.samples.steps(kind),
                 "title": f"{TITLES[kind]} {step}",
                 "words": words,
                 "points": [_points(sample) for sample in pushed],

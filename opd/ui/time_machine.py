@@ -39,7 +39,7 @@ class TimeMachine(OwnHTML):
         """Serve a run's name: its probes' prompts, empty before the first evaluation; None if no run."""
         match question:
             case str(name) if run := _run(name):
-                return [visible(review.messages[-1]["content"]) for review in run.probes(0)]
+                return [visible(review.messages[-1]["content"]) for review in run.samples.probes(0)]
         return None
 
     @server
@@ -51,7 +51,7 @@ class TimeMachine(OwnHTML):
         """
         match question:
             case [str(name), int(probe), int(since)] if run := _run(name):
-                steps = [step for step in run.saved_steps("frozen") if step > since]
+                steps = [step for step in run.samples.steps("frozen") if step > since]
                 scores = [s for step in steps for s in _scores(run, step) if s.index == probe]
                 return {
                     "steps": [s.step for s in scores],
@@ -66,7 +66,8 @@ class TimeMachine(OwnHTML):
         """Serve ``[name, probe]``: the tokens that the untrained student wrote."""
         match question:
             case [str(name), int(probe)] if (run := _run(name)) and probe >= 0:
-                return [p for review in run.probes(0)[probe : probe + 1] for p in shown_pieces(review.pieces)]
+                asked = run.samples.probes(0)[probe : probe + 1]
+                return [piece for review in asked for piece in shown_pieces(review.pieces)]
         return None
 
     @server
@@ -94,7 +95,7 @@ def _scores(run: Run, step: int) -> Sequence[Frozen]:
 @lru_cache(maxsize=KEPT_SCORES)
 def _read_scores(run: Run, born: int, step: int) -> Sequence[Frozen]:
     """Read an evaluation's scores; they do not change once written. ``born`` tells runs of one name apart."""
-    return run.frozen_at(step)
+    return run.samples.frozen(step)
 
 
 def _rounded(column: np.ndarray) -> list[float]:

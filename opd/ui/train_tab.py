@@ -165,7 +165,7 @@ class TrainTab:
         with spoken_errors():
             run = _run_of(event)
             names = _pair_of(run)
-            asked = next(filter(None, (_single(p.messages) for p in run.probes_by_change())), None)
+            asked = next(filter(None, (_single(p.messages) for p in run.samples.probes_by_change())), None)
         shown = self.review.use(names, trained=run.name, which=BOTH)
         return [gr.Tabs(selected="review"), requested + 1, *(asked or [gr.skip(), gr.skip()]), *shown]
 
@@ -280,12 +280,12 @@ class TrainTab:
 
     def _show(self, run: Run, kind: Kind, wanted: int, *, opens: int | None = None) -> list[Any]:
         """Return the updates of ``looked_at`` for the saved step that is nearest to the wanted one."""
-        steps = run.saved_steps(kind)
+        steps = run.samples.steps(kind)
         if not steps:
             raise ValueError(f"The run {run.name} has kept no {kind}s yet.")
         step = min(steps, key=lambda step: abs(step - wanted))
-        samples = run.samples(step) if kind == "rollout" else []
-        reviews = run.probes(step) if kind == "probe" else [sample.review for sample in samples]
+        samples = run.samples.rollouts(step) if kind == "rollout" else []
+        reviews = run.samples.probes(step) if kind == "probe" else [sample.review for sample in samples]
         key = f"{run.name}-{run.born}-{kind}-{step}"
         return [
             self.step.show_step(run, kind, step, samples),

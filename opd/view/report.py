@@ -9,11 +9,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from opd.alarms import merit
 from opd.config import DistillConfig
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet
 from opd.grading.summary import sparkline
 from opd.presets import as_command, differences
-from opd.runs.run import Run, merit, told
+from opd.runs.events import entries
+from opd.runs.run import Run
 from opd.view import asset
 from opd.view.chart import BINS, barcode, bounds, chart, panels
 from opd.view.page import document, fill, plain
@@ -107,7 +109,7 @@ def _reading(
 
 
 def _alarms(run: Run) -> str:
-    alarms = [said for event in run.events() for said in told(event) if said["kind"] == "alarm"]
+    alarms = [said for event in run.events() for said in entries(event) if said["kind"] == "alarm"]
     lines = "".join(f"<li>⚠ {plain(alarm['text'])}</li>" for alarm in alarms)
     return f'<ul class="alarms" aria-label="Alarms">{lines}</ul>' if alarms else ""
 
@@ -117,7 +119,7 @@ def _happened(run: Run) -> str:
         f"<li><time>{time.strftime('%Y-%m-%d %H:%M', time.localtime(event['time']))}</time> "
         f"{plain(said['text'])}</li>"
         for event in run.events()
-        for said in told(event)
+        for said in entries(event)
     )
 
 
@@ -137,10 +139,11 @@ def _settings(config: DistillConfig) -> dict[str, str]:
 
 def _probes(run: Run) -> str:
     """Return a barcode of each probe that the untrained student answered."""
-    texts = run.probes(0)
+    texts = run.samples.probes(0)
     lines = defaultdict(list)
-    for frozen in run.frozen():
-        lines[frozen.index].append((frozen.step, sparkline(frozen.scores.reverse_kl, BINS)))
+    for step in run.samples.steps("frozen"):
+        for frozen in run.samples.frozen(step):
+            lines[frozen.index].append((step, sparkline(frozen.scores.reverse_kl, BINS)))
     figures = "".join(
         barcode(
             lines[i],
@@ -167,6 +170,7 @@ def _probes(run: Run) -> str:
 
 def _answers(run: Run) -> ReviewSet | None:
     """Return the probes' answers at the first and at the last evaluation, side by side."""
-    steps = run.saved_steps("probe")
+    steps = run.samples.steps("probe")
     ends = dict.fromkeys([*steps[:1], *steps[-1:]])
-    return ReviewSet([ReviewGroup(f"step {step}", run.probes(step)) for step in ends]) if steps else None
+    groups = [ReviewGroup(f"step {step}", run.samples.probes(step)) for step in ends]
+    return ReviewSet(groups) if groups else None

@@ -117,7 +117,7 @@ def kill_jobs(folder: Path) -> None:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"opd.runs.jobs" in words and any(word.startswith(bytes(folder)) for word in words):
+            if b"opd.runs.worker" in words and any(word.startswith(bytes(folder)) for word in words):
                 os.kill(int(process.name), signal.SIGKILL)
 
 

@@ -100,7 +100,7 @@ def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page, r
     page.wait_for_selector("#sample:not([disabled])")
     before, after = page.locator("#review .pane-title").all_inner_texts()
     assert (before, after) == ("before training", f"after {name}")
-    changed_most = Run(home / "runs" / name).probes_by_change()[0]
+    changed_most = Run(home / "runs" / name).samples.probes_by_change()[0]
     assert page.locator("#review .prompt").inner_text() == changed_most.messages[-1]["content"]
 
 

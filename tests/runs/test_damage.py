@@ -21,8 +21,9 @@ from opd.grading.saved_reviews import (
     stored,
     to_csv,
 )
-from opd.runs import history
-from opd.runs.history import baseline, config_diff, metrics_csv, pin_baseline, summaries
+from opd.runs import collection
+from opd.runs.collection import baseline, config_diff, pin_baseline, summaries
+from opd.runs.export import metrics_csv
 from opd.runs.queue import stand_in_line
 from opd.runs.run import Race, Run, all_runs, create_run, list_runs, open_run, runs_dir
 from opd.traces import FrozenScores, Push
@@ -38,7 +39,7 @@ REVIEW = make_review(list("abcd"), penalty=[0, 1, -0.2, 3])
 def make_run(name):
     """A run with a line of everything."""
     run = create_run(name, opd.DistillConfig(), Race("derby", tokens=9))
-    history.write_note(run, "A note.")
+    collection.write_note(run, "A note.")
     run.ask("pause")
     run.log_event("examined", findings=[{"level": "warn", "check": "ends", "message": "Mind the end."}])
     column = REVIEW.grades.penalty
@@ -59,7 +60,7 @@ FILES = ("config.json", "race.json", "note.txt", "control.json", "metrics.jsonl"
 
 
 def read_samples(run):
-    return [run.samples(step) for step in run.saved_steps("rollout")]
+    return [run.samples.rollouts(step) for step in run.samples.steps("rollout")]
 
 
 READERS = {
@@ -67,7 +68,7 @@ READERS = {
     lambda run: run.read_from(None): [],
     lambda run: news_of(run.name, None): [],
     read_samples: ["samples.jsonl"],
-    lambda run: render_report(run, history.read_note(run)): ["config.json"],
+    lambda run: render_report(run, collection.read_note(run)): ["config.json"],
     lambda run: config_diff(run, run): ["config.json"],
     metrics_csv: [],
     Run.notes: [],
@@ -148,7 +149,7 @@ def test_lines_that_are_no_records_are_passed_over():
 def test_a_note_of_another_encoding_is_shown():
     run = make_run("noted")
     (run.path / "note.txt").write_bytes("Grüße".encode("latin-1"))
-    assert history.read_note(run) == "Gr\ufffd\ufffde"
+    assert collection.read_note(run) == "Gr\ufffd\ufffde"
 
 
 def test_a_run_may_be_called_like_any_file_of_the_store():
@@ -180,12 +181,12 @@ def test_what_a_deletion_or_a_start_left_halfway_is_no_run_and_is_removed_in_the
     assert all_runs() == []
     create_run("new", opd.DistillConfig())
     assert all(path.exists() for path in left), "somebody may be at work on them"
-    monkeypatch.setattr("opd.runs.run._LEFT_SECONDS", -1)
+    monkeypatch.setattr("opd.runs.run.LEFT_SECONDS", -1)
     with Run(left[-1]).hold():
         create_run("newer", opd.DistillConfig())
     assert [path.exists() for path in left] == [False, False, True]
     assert all(path.exists() for path in mine)
-    history.delete_run(open_run("new"))
+    collection.delete_run(open_run("new"))
     assert not left[-1].exists()
 
 

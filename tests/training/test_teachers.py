@@ -12,9 +12,9 @@ import opd
 from opd.config import LessonConfig, make_config
 from opd.models.load import load_model
 from opd.models.pair import Pair
-from opd.runs.history import compare_checkpoints
-from opd.runs.jobs import work
+from opd.runs.comparison import compare_checkpoints
 from opd.runs.run import create_run
+from opd.runs.worker import work
 from opd.tasks import Example
 from opd.training.distillation import _parts, distill
 from opd.training.rollouts import gather

@@ -78,9 +78,9 @@ def test_the_probe_that_changed_most_comes_first():
     for step, kls in ((0, (1.0, 2.0, 0.5)), (4, (0.9, 0.1, 1.5))):
         frozen = [FrozenScores(*np.full((3, 2), kl, np.float32)) for kl in kls]
         run.append(StepReport(step, {}, probes=probes, frozen=frozen))
-    asked = [review.messages[-1]["content"] for review in run.probes_by_change()]
+    asked = [review.messages[-1]["content"] for review in run.samples.probes_by_change()]
     assert asked == ["probe 1", "probe 2", "probe 0"]
-    assert create_run("unprobed", DistillConfig()).probes_by_change() == []
+    assert create_run("unprobed", DistillConfig()).samples.probes_by_change() == []
 
 
 def test_what_is_a_lower_bound_is_told_in_words():
