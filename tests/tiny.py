@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from opd.config import DistillConfig
 from opd.models.language_model import LanguageModel
 
 CHAT_TEMPLATE = (
@@ -66,3 +67,9 @@ def model_of(config: PreTrainedConfig, *, sharpness: float) -> LanguageModel:
         for p in model.parameters():
             p.mul_(sharpness)
     return LanguageModel("m", model, tokenizer)
+
+
+def small_config(**changes: object) -> DistillConfig:
+    """The settings of a run of two small steps, unless they are changed."""
+    small = {"steps": 2, "warmup_steps": 0, "prompts_per_step": 4, "max_tokens": 24, "eval_prompts": 0}
+    return DistillConfig(**small | changes)

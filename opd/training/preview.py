@@ -12,6 +12,7 @@ from torch import Tensor
 
 from opd.config import DistillConfig, LessonConfig
 from opd.engines.sampling import sample
+from opd.files import size_in_words
 from opd.grading.grading import grade
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
@@ -19,7 +20,7 @@ from opd.models.parallel import exchange, gathered, spread, world
 from opd.phases import announce
 from opd.tasks import Example
 from opd.training.distillation import Distillation, distill
-from opd.training.doctor import Finding, Memory, estimate_memory, examine, free_memory, size_in_words
+from opd.training.doctor import Finding, examine
 from opd.training.lessons import (
     PROBES,
     load_lesson_task,
@@ -29,6 +30,7 @@ from opd.training.lessons import (
     settings_of,
 )
 from opd.training.losses import TOP_K
+from opd.training.memory import Memory, estimate_memory, free_memory
 from opd.training.preflight import preflight
 from opd.training.rollouts import given_advantage
 from opd.trajectory import Prompt, Review, Trajectory

@@ -22,7 +22,7 @@ from opd.models.parallel import gpus, share
 from opd.runs import jobs
 from opd.runs.run import open_run
 from opd.training import distillation, preview
-from opd.training.doctor import estimate_memory
+from opd.training.memory import estimate_memory
 
 pytestmark = pytest.mark.engine
 

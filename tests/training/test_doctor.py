@@ -8,43 +8,29 @@ import numpy as np
 import pytest
 import torch
 from elsewhere import Elsewhere
-from tiny import CHAT_TEMPLATE, make_model, make_tokenizer
+from tiny import CHAT_TEMPLATE, make_model, make_tokenizer, small_config
 
 import opd
-from opd.divergence import CHUNK_ROWS
-from opd.engines.transformers import TransformersSampler, distributions
+from opd.engines.transformers import TransformersSampler
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
 from opd.tasks import Example, TaskOptions, load_task
 from opd.training import doctor
 from opd.training.distillation import distill
-from opd.training.doctor import (
-    AGREEMENT,
-    Finding,
-    check_sampler,
-    estimate_memory,
-    examine,
-    free_memory,
-    skeleton,
-)
+from opd.training.doctor import AGREEMENT, Finding, check_sampler, examine
+from opd.training.memory import estimate_memory
 
 pytestmark = pytest.mark.engine
 
-SMALL = {"steps": 2, "warmup_steps": 0, "prompts_per_step": 4, "max_tokens": 24, "eval_prompts": 0}
-
-
-def config(**changes):
-    return opd.DistillConfig(**SMALL | changes)
-
 
 def found(check, pair, **options):
-    options.setdefault("config", config())
+    options.setdefault("config", small_config())
     findings = {f.check: f for f in examine(pair, **options)}
     return findings[check]
 
 
 def levels(pair, **options):
-    options.setdefault("config", config())
+    options.setdefault("config", small_config())
     return {f.check: f.level for f in examine(pair, **options)}
 
 
@@ -57,7 +43,7 @@ def test_a_sound_pair_passes_every_check(pair):
 
 def test_the_examination_changes_nothing(pair):
     before = [p.clone() for model in (pair.student, pair.teacher) for p in model.model.parameters()]
-    examine(pair, config=config())
+    examine(pair, config=small_config())
     after = [p for model in (pair.student, pair.teacher) for p in model.model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in after)
@@ -65,7 +51,7 @@ def test_the_examination_changes_nothing(pair):
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}], ids=["full", "lora"])
 def test_a_pair_in_training_passes(pair, changes):
-    run = distill(config(**changes), pair)
+    run = distill(small_config(**changes), pair)
     list(run)
     trained = Pair(run.student, pair.teacher)
     assert "fail" not in levels(trained, config=run.config, sampler=run.sampler).values()
@@ -84,7 +70,7 @@ def test_a_swapped_vocabulary_fails_and_ends_the_examination():
     teacher.tokenizer = make_tokenizer().__class__(
         tokenizer_object=Tokenizer.from_str(json.dumps(vocabulary)), eos_token="<|end|>", pad_token="<|pad|>"
     )
-    findings = examine((student, teacher), config=config())
+    findings = examine((student, teacher), config=small_config())
     assert [(f.check, f.level) for f in findings] == [("vocabulary", "fail")]
     assert "2 of them mapped differently" in findings[0].message
 
@@ -122,7 +108,9 @@ def test_a_template_that_costs_much_fails(pair, monkeypatch, cost, level):
 def test_the_cost_of_a_template_is_what_the_teacher_loses_on_its_own_text(pair):
     """Against plain grading: what the teacher writes behind its own prompts, behind each of the two."""
     with_template(pair.teacher, CHAT_TEMPLATE.replace("<|assistant|>", "<|system|>"))
-    patient = doctor._Patient(pair.student, pair.teacher, config(), None, TransformersSampler(pair.student))
+    patient = doctor._Patient(
+        pair.student, pair.teacher, small_config(), None, TransformersSampler(pair.student)
+    )
     written = opd.sample(pair.teacher, patient.prompts, n=2, seed=1, max_tokens=24)
     read = [
         replace(t, teacher_prompt_ids=pair.student.render(patient.prompts[t.prompt_index])) for t in written
@@ -176,7 +164,7 @@ def test_a_teacher_that_refuses_the_tasks_system_prompt_is_a_warning(pair, tmp_p
     system = {"role": "system", "content": "Be brief."}
     task = written(tmp_path, [{"prompt": [system, {"role": "user", "content": f"{i}?"}]} for i in range(9)])
     with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
-    findings = {f.check: f for f in examine(pair, task=task, config=config())}
+    findings = {f.check: f for f in examine(pair, task=task, config=small_config())}
     assert "fail" not in {f.level for f in findings.values()}, findings
     assert findings["chat template"].level == "warn"
     assert "into the question" in findings["chat template"].message
@@ -317,7 +305,7 @@ def test_the_masses_are_those_of_the_models(pair):
     """The figures in the sentence, against the plain forward of both models behind the canned reply."""
     student, teacher = pair.student, pair.teacher
     eos = student.eos_ids[0]
-    patient = doctor._Patient(student, teacher, config(), None, TransformersSampler(student))
+    patient = doctor._Patient(student, teacher, small_config(), None, TransformersSampler(student))
     ended = [t for t in patient.probes if t.finish_reason == "stop"]
     if ended:
         inputs = [[*t.prompt_ids, *t.completion_ids[:-1]] for t in ended]
@@ -443,7 +431,7 @@ def test_a_sampler_with_stale_weights_fails(pair):
 
 
 def test_an_adapter_that_does_not_reach_the_sampler_fails(pair):
-    run = distill(config(lora_rank=4, learning_rate=5e-2), pair)
+    run = distill(small_config(lora_rank=4, learning_rate=5e-2), pair)
     list(run)
     assert check_sampler(run.student, run.sampler).level == "pass"
     assert check_sampler(run.student, TransformersSampler(make_model(0))).level == "fail"
@@ -457,7 +445,7 @@ class WrongTemperature(TransformersSampler):
 def test_a_sampler_that_ignores_the_temperature_fails(pair):
     ignores = WrongTemperature(pair.student)
     assert found("sampler", pair, sampler=ignores).level == "pass"
-    assert found("sampler", pair, sampler=ignores, config=config(temperature=0.7)).level == "fail"
+    assert found("sampler", pair, sampler=ignores, config=small_config(temperature=0.7)).level == "fail"
 
 
 def test_round_off_is_far_below_what_a_stale_sampler_shows():
@@ -474,9 +462,9 @@ def test_a_teacher_that_is_the_student_warns(pair):
 
 
 def test_completions_beyond_the_context_fail(pair):
-    assert found("prompts", pair, config=config(max_tokens=255)).level == "fail"
+    assert found("prompts", pair, config=small_config(max_tokens=255)).level == "fail"
     short = Pair(pair.student, make_model(1, name="short", max_position_embeddings=64))
-    finding = found("prompts", short, config=config(max_tokens=60))
+    finding = found("prompts", short, config=small_config(max_tokens=60))
     assert finding.level == "fail"
     assert "4 of the run's 4 prompts" in finding.message
     assert "exceeds the 64 tokens the teacher short can read" in finding.message
@@ -493,12 +481,12 @@ def test_one_prompt_too_long_anywhere_in_the_task_is_named(pair, tmp_path, heldo
     rows = [{"prompt": f"{'x' * (240 if i == 90 else 5)} {i}"} for i in range(120)]
     task = written(tmp_path, rows, heldout_share=heldout)
     long_run = {"steps": 60, "eval_prompts": 99 if heldout else 0}
-    finding = found("prompts", pair, task=task, config=config(**long_run))
+    finding = found("prompts", pair, task=task, config=small_config(**long_run))
     assert finding.level == "fail"
     said = r"1 of the run's \d+ prompts cannot be used. The first, line 91: The prompt is"
     assert re.search(said, finding.message)
     assert "exceeds the 256 tokens" in finding.message
-    assert found("prompts", pair, task=task, config=config(max_tokens=8, **long_run)).level == "pass"
+    assert found("prompts", pair, task=task, config=small_config(max_tokens=8, **long_run)).level == "pass"
 
 
 def test_every_prompt_of_the_probes_is_examined_however_few_answers_are_verified(pair, tmp_path):
@@ -510,7 +498,7 @@ def test_every_prompt_of_the_probes_is_examined_however_few_answers_are_verified
         heldout_share=0.6,
     )
     few = {"steps": 1, "eval_prompts": 8}
-    finding = found("prompts", pair, task=task, config=config(**few))
+    finding = found("prompts", pair, task=task, config=small_config(**few))
     assert finding.level == "fail"
     assert "1 of the run's" in finding.message
 
@@ -529,18 +517,23 @@ def test_a_text_that_the_tokenizer_takes_apart_is_no_shorter_than_its_tokens():
 def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
     task = written(tmp_path, [{"prompt": f"{i}?", "answer": "y" * i} for i in range(1, 230)], heldout_share=0)
     told = {"teacher": "self", "steps": 60}
-    assert found("prompts", pair, task=task, config=config(**told, teacher_system="Think.")).level == "pass"
-    too_long = found("prompts", pair, task=task, config=config(**told, teacher_system="x" * 300))
+    assert (
+        found("prompts", pair, task=task, config=small_config(**told, teacher_system="Think.")).level
+        == "pass"
+    )
+    too_long = found("prompts", pair, task=task, config=small_config(**told, teacher_system="x" * 300))
     assert too_long.level == "fail"
     assert "As the teacher reads it" in too_long.message
-    hint = found("prompts", pair, task=task, config=config(**told, teacher_hint="It is {answer}."))
+    hint = found("prompts", pair, task=task, config=small_config(**told, teacher_hint="It is {answer}."))
     assert hint.level == "fail"
     assert re.search(r"\d+ of the run's 229 prompts cannot be used. The first, line 2\d\d: As", hint.message)
     with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
-    refused = found("prompts", pair, task=task, config=config(**told, teacher_system="Think."))
+    refused = found("prompts", pair, task=task, config=small_config(**told, teacher_system="Think."))
     assert refused.level == "fail"
     assert "no system" in refused.message
-    assert levels(pair, task=task, config=config(**told, teacher_system="Think."))["self-grade"] == "pass"
+    assert (
+        levels(pair, task=task, config=small_config(**told, teacher_system="Think."))["self-grade"] == "pass"
+    )
 
 
 WORKED = [{"prompt": f"{i} + 1?", "answer": f"One more than {i}.\n#### {i + 1}"} for i in range(30)]
@@ -560,7 +553,7 @@ WORKED = [{"prompt": f"{i} + 1?", "answer": f"One more than {i}.\n#### {i + 1}"}
 )
 def test_reference_answers_are_given_to_their_verifier(pair, tmp_path, rows, verifier, level, said):
     task = written(tmp_path, rows, heldout_share=0, verifier=verifier)
-    finding = found("answers", pair, task=task, config=config(steps=20, verifier=verifier))
+    finding = found("answers", pair, task=task, config=small_config(steps=20, verifier=verifier))
     assert finding.level == level, finding
     assert said in finding.message
 
@@ -571,7 +564,9 @@ def test_generation_settings_that_cannot_be_written_again_are_said(pair):
     finding = found("saving", pair)
     assert finding.level == "warn"
     assert "temperature, top_p" in finding.message
-    assert found("saving", pair, config=config(lora_rank=4)).level == "pass", "an adapter has no such file"
+    assert found("saving", pair, config=small_config(lora_rank=4)).level == "pass", (
+        "an adapter has no such file"
+    )
     assert (settings.temperature, settings.top_p) == (0.6, 0.9)
 
 
@@ -591,88 +586,18 @@ def test_an_adapter_that_came_with_whole_modules_can_be_saved(pair):
     lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     adapted = get_peft_model(pair.student.model, lora)
     student = LanguageModel("adapted", adapted.eval(), pair.student.tokenizer)
-    finding = found("saving", Pair(student, pair.teacher), config=config(lora_rank=4))
+    finding = found("saving", Pair(student, pair.teacher), config=small_config(lora_rank=4))
     assert finding.level == "pass", finding
 
 
 def test_memory_that_is_not_there_fails(pair, monkeypatch):
-    need = estimate_memory(pair.student.model, pair.teacher.model, config(), prompt_tokens=50).total
+    need = estimate_memory(pair.student.model, pair.teacher.model, small_config(), prompt_tokens=50).total
     for free, level in ((need // 4, "fail"), (4 * need, "pass"), (None, "warn")):
         monkeypatch.setattr(doctor, "free_memory", lambda device, free=free: free)
         finding = found("memory", pair)
         assert finding.level == level, finding
     monkeypatch.setattr(doctor, "free_memory", lambda device: need // 4)
     assert "gradient_checkpointing" in found("memory", pair).message
-
-
-def test_the_estimate_is_what_the_weights_and_the_optimizer_take(pair):
-    run = distill(config(), pair)
-    list(run)
-    need = estimate_memory(run.student.causal_lm, pair.teacher.model, run.config)
-    parameters = list(run.parameters.values())
-    assert need.student == sum(p.numel() * 4 for p in parameters)
-    state = [v for p in parameters for v in run.optimizer.state[p].values() if v.dim()]
-    assert need.moments == sum(v.numel() * 4 for v in state)
-    assert need.gradients == need.student
-
-
-def test_the_estimate_counts_the_adapter_that_training_makes(pair):
-    need = estimate_memory(pair.student.model, pair.teacher.model, config(lora_rank=4))
-    run = distill(config(lora_rank=4), pair)
-    assert need.gradients == sum(p.numel() * 4 for p in run.parameters.values())
-
-
-@pytest.mark.parametrize("shape", [{}, {"num_hidden_layers": 6, "intermediate_size": 256}])
-def test_the_estimate_of_an_update_is_near_what_autograd_keeps(shape):
-    pair = Pair(make_model(0, **shape), make_model(1))
-    prompts = ["What is 3 + 4?"] * 16
-    trajectories = opd.sample(pair, prompts, max_tokens=48, seed=1)
-    run = distill(config(), pair)
-    kept = {}
-
-    def keep(tensor):
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        distributions(run.student, trajectories, side="student", temperature=1.0, vocabulary=261)
-    weights = {p.untyped_storage().data_ptr() for p in run.student.model.parameters()}
-    measured = sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
-    longest = max(len(t.prompt_ids) + len(t) - 1 for t in trajectories)
-    settings = config(prompts_per_step=16, max_tokens=1)
-    need = estimate_memory(pair.student.model, pair.teacher.model, settings, prompt_tokens=longest - 1)
-    chunk = 8 * 4 * min(16 * longest, CHUNK_ROWS) * 264
-    assert 0.5 < (need.update - chunk) / measured < 2
-
-
-def test_options_that_save_memory_lower_the_estimate():
-    pair = Pair(make_model(0, num_hidden_layers=8), make_model(1))
-
-    def need(**changes):
-        return estimate_memory(pair.student.model, pair.teacher.model, config(**changes))
-
-    plain = need()
-    assert need(gradient_checkpointing=True).update < plain.update
-    assert need(lora_rank=1).moments < plain.moments
-    assert need(micro_batch_tokens=8).update < plain.update
-    assert need(dtype="bfloat16").teacher == plain.teacher / 2
-    assert need(dtype="bfloat16").student == plain.student  # trained weights stay fp32
-
-
-def test_a_skeleton_is_estimated_like_the_model_without_loading_it(tmp_path):
-    model = make_model(0)
-    model.model.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    bones = skeleton(str(tmp_path))
-    assert all(p.is_meta for p in bones.parameters())
-    assert estimate_memory(bones, bones, config()) == estimate_memory(model.model, model.model, config())
-
-
-def test_free_memory_of_this_machine_is_plausible():
-    free = free_memory(torch.device("cpu"))
-    assert free is None or 2**20 < free < 2**50
 
 
 # --- the examination itself
@@ -689,7 +614,7 @@ def test_a_check_that_raises_is_a_finding(pair, monkeypatch):
 
 
 def test_a_finding_reads_as_one_line(pair):
-    for finding in examine(pair, config=config()):
+    for finding in examine(pair, config=small_config()):
         line = str(finding)
         assert "\n" not in line
         assert line.startswith(f"{finding.level}  {finding.check}: ")
