@@ -23,15 +23,17 @@ from opd.training.memory import estimate_memory
 pytestmark = pytest.mark.engine
 
 
+def findings_of(pair, *, task=None, sampler=None, config=None, **changes):
+    found = examine(pair, config=config or small_config(**changes), task=task, sampler=sampler)
+    return {f.check: f for f in found}
+
+
 def found(check, pair, **options):
-    options.setdefault("config", small_config())
-    findings = {f.check: f for f in examine(pair, **options)}
-    return findings[check]
+    return findings_of(pair, **options)[check]
 
 
 def levels(pair, **options):
-    options.setdefault("config", small_config())
-    return {f.check: f.level for f in examine(pair, **options)}
+    return {check: f.level for check, f in findings_of(pair, **options).items()}
 
 
 def test_a_sound_pair_passes_every_check(pair):
@@ -445,7 +447,7 @@ class WrongTemperature(TransformersSampler):
 def test_a_sampler_that_ignores_the_temperature_fails(pair):
     ignores = WrongTemperature(pair.student)
     assert found("sampler", pair, sampler=ignores).level == "pass"
-    assert found("sampler", pair, sampler=ignores, config=small_config(temperature=0.7)).level == "fail"
+    assert found("sampler", pair, sampler=ignores, temperature=0.7).level == "fail"
 
 
 def test_round_off_is_far_below_what_a_stale_sampler_shows():
@@ -462,9 +464,9 @@ def test_a_teacher_that_is_the_student_warns(pair):
 
 
 def test_completions_beyond_the_context_fail(pair):
-    assert found("prompts", pair, config=small_config(max_tokens=255)).level == "fail"
+    assert found("prompts", pair, max_tokens=255).level == "fail"
     short = Pair(pair.student, make_model(1, name="short", max_position_embeddings=64))
-    finding = found("prompts", short, config=small_config(max_tokens=60))
+    finding = found("prompts", short, max_tokens=60)
     assert finding.level == "fail"
     assert "4 of the run's 4 prompts" in finding.message
     assert "exceeds the 64 tokens the teacher short can read" in finding.message
@@ -481,12 +483,12 @@ def test_one_prompt_too_long_anywhere_in_the_task_is_named(pair, tmp_path, heldo
     rows = [{"prompt": f"{'x' * (240 if i == 90 else 5)} {i}"} for i in range(120)]
     task = written(tmp_path, rows, heldout_share=heldout)
     long_run = {"steps": 60, "eval_prompts": 99 if heldout else 0}
-    finding = found("prompts", pair, task=task, config=small_config(**long_run))
+    finding = found("prompts", pair, task=task, **long_run)
     assert finding.level == "fail"
     said = r"1 of the run's \d+ prompts cannot be used. The first, line 91: The prompt is"
     assert re.search(said, finding.message)
     assert "exceeds the 256 tokens" in finding.message
-    assert found("prompts", pair, task=task, config=small_config(max_tokens=8, **long_run)).level == "pass"
+    assert found("prompts", pair, task=task, max_tokens=8, **long_run).level == "pass"
 
 
 def test_every_prompt_of_the_probes_is_examined_however_few_answers_are_verified(pair, tmp_path):
@@ -498,7 +500,7 @@ def test_every_prompt_of_the_probes_is_examined_however_few_answers_are_verified
         heldout_share=0.6,
     )
     few = {"steps": 1, "eval_prompts": 8}
-    finding = found("prompts", pair, task=task, config=small_config(**few))
+    finding = found("prompts", pair, task=task, **few)
     assert finding.level == "fail"
     assert "1 of the run's" in finding.message
 
@@ -517,23 +519,18 @@ def test_a_text_that_the_tokenizer_takes_apart_is_no_shorter_than_its_tokens():
 def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
     task = written(tmp_path, [{"prompt": f"{i}?", "answer": "y" * i} for i in range(1, 230)], heldout_share=0)
     told = {"teacher": "self", "steps": 60}
-    assert (
-        found("prompts", pair, task=task, config=small_config(**told, teacher_system="Think.")).level
-        == "pass"
-    )
-    too_long = found("prompts", pair, task=task, config=small_config(**told, teacher_system="x" * 300))
+    assert found("prompts", pair, task=task, **told, teacher_system="Think.").level == "pass"
+    too_long = found("prompts", pair, task=task, **told, teacher_system="x" * 300)
     assert too_long.level == "fail"
     assert "As the teacher reads it" in too_long.message
-    hint = found("prompts", pair, task=task, config=small_config(**told, teacher_hint="It is {answer}."))
+    hint = found("prompts", pair, task=task, **told, teacher_hint="It is {answer}.")
     assert hint.level == "fail"
     assert re.search(r"\d+ of the run's 229 prompts cannot be used. The first, line 2\d\d: As", hint.message)
     with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
-    refused = found("prompts", pair, task=task, config=small_config(**told, teacher_system="Think."))
+    refused = found("prompts", pair, task=task, **told, teacher_system="Think.")
     assert refused.level == "fail"
     assert "no system" in refused.message
-    assert (
-        levels(pair, task=task, config=small_config(**told, teacher_system="Think."))["self-grade"] == "pass"
-    )
+    assert levels(pair, task=task, **told, teacher_system="Think.")["self-grade"] == "pass"
 
 
 WORKED = [{"prompt": f"{i} + 1?", "answer": f"One more than {i}.\n#### {i + 1}"} for i in range(30)]
@@ -553,7 +550,7 @@ WORKED = [{"prompt": f"{i} + 1?", "answer": f"One more than {i}.\n#### {i + 1}"}
 )
 def test_reference_answers_are_given_to_their_verifier(pair, tmp_path, rows, verifier, level, said):
     task = written(tmp_path, rows, heldout_share=0, verifier=verifier)
-    finding = found("answers", pair, task=task, config=small_config(steps=20, verifier=verifier))
+    finding = found("answers", pair, task=task, steps=20, verifier=verifier)
     assert finding.level == level, finding
     assert said in finding.message
 
@@ -564,9 +561,7 @@ def test_generation_settings_that_cannot_be_written_again_are_said(pair):
     finding = found("saving", pair)
     assert finding.level == "warn"
     assert "temperature, top_p" in finding.message
-    assert found("saving", pair, config=small_config(lora_rank=4)).level == "pass", (
-        "an adapter has no such file"
-    )
+    assert found("saving", pair, lora_rank=4).level == "pass", "an adapter has no such file"
     assert (settings.temperature, settings.top_p) == (0.6, 0.9)
 
 
@@ -586,7 +581,7 @@ def test_an_adapter_that_came_with_whole_modules_can_be_saved(pair):
     lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     adapted = get_peft_model(pair.student.model, lora)
     student = LanguageModel("adapted", adapted.eval(), pair.student.tokenizer)
-    finding = found("saving", Pair(student, pair.teacher), config=small_config(lora_rank=4))
+    finding = found("saving", Pair(student, pair.teacher), lora_rank=4)
     assert finding.level == "pass", finding
 
 
