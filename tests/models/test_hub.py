@@ -11,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from running import wait_for
 from tiny import make_model
 
 from opd import DistillConfig
@@ -284,9 +285,9 @@ def test_a_run_downloads_its_student_first_and_says_how_far_it_is(hub, tmp_path)
     hub.seconds_a_piece = 0.3
     run = create_run("hubbed", tiny_run(tmp_path))
     jobs.resume(run)
-    wait_for(lambda: "Downloading tiny/model: " in run.log_tail(1))
-    wait_for(lambda: not run.status().live)
-    assert run.status().state == "finished", run.log_tail()
+    wait_for(lambda: "Downloading tiny/model: " in (run.path / "log.txt").read_text(), run)
+    wait_for(lambda: not run.status().live, run)
+    assert run.status().state == "finished", run.status()
 
 
 def test_a_run_whose_student_the_hub_does_not_have_says_so(hub, tmp_path):
@@ -306,13 +307,6 @@ def tiny_run(folder) -> DistillConfig:
         eval_prompts=0,
         ignore_doctor=True,
     )
-
-
-def wait_for(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_which_names_are_those_of_the_hub(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def test_while_a_run_is_worked_on_its_phase_is_told():
     with run.hold():
         run.take_over()
         assert run.status().phase == "Starting"
-        run.tell_phase("Evaluating demo-student: 3 of 8")
+        run.write_phase("Evaluating demo-student: 3 of 8")
         assert news_of("loading", None)["phase"] == "Evaluating demo-student: 3 of 8"
         run.ask("pause")
         run.log_event("paused", step=1)
