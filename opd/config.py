@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,12 +32,29 @@ SOURCES = (
 """What a task can be."""
 
 
+GROUPS = {
+    "Models": "Who learns, and who grades.",
+    "Task": "What the student is asked.",
+    "Objective": "The loss, and on which tokens it is taken.",
+    "Sampling": "What the student writes in a step.",
+    "Optimiser": "How the student's weights change.",
+    "Evaluation": "Held-out prompts, asked and graded anew at every evaluation.",
+    "Engine": "What computes, where, and in how much memory.",
+    "Run": "The seed, the checkpoints, and a tracker.",
+}
+"""The groups of the settings, and what each is about: the page, ``--help`` and docs/defaults.md have them."""
+
+_models, _task, _objective, _sampling, _optimiser, _evaluation, _engine, _run = (
+    partial(Field, json_schema_extra={"group": group}) for group in GROUPS
+)
+
+
 class LessonConfig(BaseModel):
     """A further teacher, bound to the prompts it grades."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    teacher: str = Field(description="teacher: a folder, a hub id, demo-teacher, or self")
+    teacher: str = Field(description="a folder, a hub id, demo-teacher, or self")
     task: str = Field(description="the prompts this teacher grades")
     share: float = Field(gt=0, lt=1, description="share of each step's prompts")
 
@@ -46,131 +64,143 @@ class DistillConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    student: str = Field("demo-student", description="student: a folder, a hub id, or demo-student")
-    teacher: str = Field(
-        "demo-teacher", description="teacher: a folder, a hub id, demo-teacher, or self (the student itself)"
+    student: str = _models("demo-student", description="a folder, a hub id, or demo-student")
+    teacher: str = _models(
+        "demo-teacher", description="a folder, a hub id, demo-teacher, or self (the student itself)"
     )
-    teacher_live: bool = Field(
+    teacher_live: bool = _models(
         False, description="with teacher self: follow the student as it trains, instead of staying at step 0"
     )
-    teacher_system: str | None = Field(None, description="a system prompt that only the teacher sees")
-    teacher_hint: str | None = Field(
+    teacher_system: str | None = _models(None, description="a system prompt that only the teacher sees")
+    teacher_hint: str | None = _models(
         None,
         description="text behind the prompt that only the teacher sees; {answer} stands for the right answer",
     )
-    lessons: tuple[LessonConfig, ...] = Field(
+    teacher_url: str | None = _models(
+        None,
+        description="a vLLM server that scores for the teacher; teacher then names its tokenizer and config",
+    )
+    teacher_served_as: str | None = _models(
+        None, description="the teacher's name on that server, if it has another one there"
+    )
+    lessons: tuple[LessonConfig, ...] = _models(
         (), description="further teachers, each with a task and a share of the prompts (config file only)"
     )
-    task: str = Field("demo", description=f"where prompts come from: {SOURCES}")
-    prompt_column: str = Field(
+
+    task: str = _task("demo", description=f"where prompts come from: {SOURCES}")
+    prompt_column: str = _task(
         "prompt", description="column of the prompts: text, or a list of chat messages"
     )
-    answer_column: str | None = Field(
+    answer_column: str | None = _task(
         None, description="column of the right answers; default: answer, if there is one"
     )
-    verifier: Literal["exact", "numeric", "choice", "regex", "math"] = Field(
+    verifier: Literal["exact", "numeric", "choice", "regex", "math"] = _task(
         "exact", description="how an answer is compared; math needs pip install opd-studio[math]"
     )
-    on_malformed: Literal["skip", "fail"] = Field(
+    on_malformed: Literal["skip", "fail"] = _task(
         "skip", description="rows that cannot be used: skip and count them, or fail"
     )
-    heldout_share: float = Field(
+    heldout_share: float = _task(
         0.2, ge=0, lt=1, description="share of the prompts that never train; a third of it is for tuning"
     )
-    task_split: str = Field("train", description="which split of a hub data set is read")
-    objective: Literal[tuple(OBJECTIVES)] = Field("reverse_kl", description="what is minimised")
-    kl_coefficient: float | None = Field(None, ge=0, description="weight of the penalty in the advantage")
-    discount: float | None = Field(
+    task_split: str = _task("train", description="which split of a hub data set is read")
+
+    objective: Literal[tuple(OBJECTIVES)] = _objective("reverse_kl", description="what is minimised")
+    kl_coefficient: float | None = _objective(
+        None, ge=0, description="weight of the penalty in the advantage"
+    )
+    discount: float | None = _objective(
         None, ge=0, le=1, description="a token's advantage includes later penalties, discounted by this"
     )
-    clip: float | None = Field(None, gt=0, lt=1, description="PPO clip of the importance ratio")
-    beta: float | None = Field(None, description="weight of the teacher in the JSD's mixture, inside (0, 1)")
-    top_k: int | None = Field(None, ge=1, description="tokens kept of the vocabulary; the rest is one bucket")
-    top_k_from: Literal["student", "teacher"] | None = Field(
+    clip: float | None = _objective(None, gt=0, lt=1, description="PPO clip of the importance ratio")
+    beta: float | None = _objective(
+        None, description="weight of the teacher in the JSD's mixture, inside (0, 1)"
+    )
+    top_k: int | None = _objective(
+        None, ge=1, description="tokens kept of the vocabulary; the rest is one bucket"
+    )
+    top_k_from: Literal["student", "teacher"] | None = _objective(
         None, description="whose likeliest tokens are kept"
     )
-    student_share: float | None = Field(
+    student_share: float | None = _objective(
         None, ge=0, le=1, description="share of completions that the student writes"
     )
-    sft_prompts: int | None = Field(
+    sft_prompts: int | None = _objective(
         None, ge=0, description="size of a fixed set of teacher samples; 0 samples fresh ones each step"
     )
-    chain: int | None = Field(
+    chain: int | None = _objective(
         None, ge=1, description="problems that share one reward, given only if all are right"
     )
-    reward_weight: float = Field(
+    reward_weight: float = _objective(
         0.0, ge=0, description="weight of the task reward, centred in each prompt's group; 0 = none"
     )
-    tokens: Literal["all", "entropy", "penalty", "fork_score"] = Field(
+    tokens: Literal["all", "entropy", "penalty", "fork_score"] = _objective(
         "all", description="which tokens train: all, or the top share by this figure"
     )
-    token_share: float = Field(
+    token_share: float = _objective(
         0.2, gt=0, le=1, description="the share that trains, if not all (0.2: Wang et al. 2025)"
     )
-    steps: int = Field(60, ge=1, description="number of steps: sample, grade, update")
-    prompts_per_step: int = Field(128, ge=1, description="prompts of one step")
-    substeps: int = Field(2, ge=1, description="updates that each step's trajectories are spread over")
-    samples_per_prompt: int = Field(1, ge=1, description="trajectories sampled for each prompt")
-    max_tokens: int = Field(192, ge=1, description="longest completion, in tokens")
-    temperature: float = Field(1.0, gt=0, le=10, description="sampling and scoring temperature")
-    learning_rate: float | None = Field(
+
+    prompts_per_step: int = _sampling(128, ge=1, description="prompts of one step")
+    samples_per_prompt: int = _sampling(1, ge=1, description="trajectories sampled for each prompt")
+    max_tokens: int = _sampling(192, ge=1, description="longest completion, in tokens")
+    temperature: float = _sampling(1.0, gt=0, le=10, description="sampling and scoring temperature")
+
+    steps: int = _optimiser(60, ge=1, description="number of steps: sample, grade, update")
+    substeps: int = _optimiser(2, ge=1, description="updates that each step's trajectories are spread over")
+    learning_rate: float | None = _optimiser(
         None,
         gt=0,
         le=1,
         description=f"peak learning rate of AdamW; default {DEMO_LEARNING_RATE:g} for the embedded student, "
         f"else {LORA_LEARNING_RATE:g} with LoRA and {FULL_LEARNING_RATE:g} without",
     )
-    warmup_steps: int = Field(3, ge=0, description="steps of linear warm-up; then linear decay to zero")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    lora_rank: int = Field(0, ge=0, description="rank of the LoRA adapter; 0 trains all weights")
-    micro_batch_tokens: int = Field(
+    warmup_steps: int = _optimiser(3, ge=0, description="steps of linear warm-up; then linear decay to zero")
+    weight_decay: float = _optimiser(0.0, ge=0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = _optimiser(1.0, gt=0, description="gradients are clipped to this norm")
+    lora_rank: int = _optimiser(0, ge=0, description="rank of the LoRA adapter; 0 trains all weights")
+
+    eval_every: int = _evaluation(10, ge=1, description="steps between two evaluations")
+    eval_prompts: int = _evaluation(512, ge=0, description="held-out problems of an evaluation; 0 = none")
+    eval_split: Literal["test", "tuning"] = _evaluation("test", description="which held-out problems")
+
+    device: str = _engine("auto", description="device of both models: auto, cpu, cuda, cuda:1, mps")
+    dtype: str = _engine("auto", description="compute dtype: auto, float32, bfloat16, float16")
+    teacher_device: str | None = _engine(None, description="device of the teacher, if another")
+    teacher_dtype: str | None = _engine(None, description="dtype of the teacher, if another; also 8bit, 4bit")
+    micro_batch_tokens: int = _engine(
         8192, ge=1, description="tokens of one forward; the gradient does not depend on it"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    eval_every: int = Field(10, ge=1, description="steps between two evaluations")
-    eval_prompts: int = Field(512, ge=0, description="held-out problems of an evaluation; 0 = none")
-    eval_split: Literal["test", "tuning"] = Field("test", description="which held-out problems")
-    save_every: int = Field(20, ge=1, description="steps between two checkpoints; the last step has one")
-    keep_checkpoints: int = Field(
-        2, ge=1, description="newest checkpoints to keep; the best and pinned ones stay"
-    )
-    report_to: Literal["none", "trackio", "wandb"] = Field(
-        "none", description="a tracker that gets the metrics too, if it is installed"
-    )
-    shard: bool = Field(
+    gradient_checkpointing: bool = _engine(False, description="recompute activations to save memory")
+    shard: bool = _engine(
         False, description="divide the student's weights, gradients and moments over torchrun's processes"
     )
-    ignore_doctor: bool = Field(False, description="train although the doctor says that it would go wrong")
-    seed: int = Field(0, ge=0, description="decides every random number of the run")
-    device: str = Field("auto", description="device of both models: auto, cpu, cuda, cuda:1, mps")
-    dtype: str = Field("auto", description="compute dtype: auto, float32, bfloat16, float16")
-    engine: Literal["transformers", "vllm"] = Field(
+    engine: Literal["transformers", "vllm"] = _engine(
         "transformers", description="what samples from the student; vllm runs in a process of its own"
     )
-    compile: bool = Field(
-        False,
-        description="compile the student's sampling step, which takes a while at the start",
+    compile: bool = _engine(
+        False, description="compile the student's sampling step, which takes a while at the start"
     )
-    vllm_memory: float | None = Field(
+    vllm_memory: float | None = _engine(
         None, gt=0, lt=1, description="share of the device's memory for vLLM; default 0.3"
     )
-    vllm_hot_swap: bool = Field(
+    vllm_hot_swap: bool = _engine(
         False, description="hand vLLM the adapter after each update, instead of merged weights"
     )
-    vllm_sleeps: bool = Field(False, description="let vLLM give its memory to the update, on a CUDA device")
-    asynchronous: bool = Field(
+    vllm_sleeps: bool = _engine(False, description="let vLLM give its memory to the update, on a CUDA device")
+    asynchronous: bool = _engine(
         False, description="let vLLM write the next step while this one trains: rollouts are an update old"
     )
-    teacher_url: str | None = Field(
-        None,
-        description="a vLLM server that scores for the teacher; teacher then names its tokenizer and config",
+
+    seed: int = _run(0, ge=0, description="decides every random number of the run")
+    save_every: int = _run(20, ge=1, description="steps between two checkpoints; the last step has one")
+    keep_checkpoints: int = _run(
+        2, ge=1, description="newest checkpoints to keep; the best and pinned ones stay"
     )
-    teacher_served_as: str | None = Field(
-        None, description="the teacher's name on that server, if it has another one there"
+    report_to: Literal["none", "trackio", "wandb"] = _run(
+        "none", description="a tracker that gets the metrics too, if it is installed"
     )
-    teacher_device: str | None = Field(None, description="device of the teacher, if another")
-    teacher_dtype: str | None = Field(None, description="dtype of the teacher, if another; also 8bit, 4bit")
+    ignore_doctor: bool = _run(False, description="train although the doctor says that it would go wrong")
 
     @model_validator(mode="before")
     @classmethod
@@ -265,6 +295,12 @@ class DistillConfig(BaseModel):
         if self.teacher_url and here["teacher"] != self.teacher:  # its server knows nothing of this folder
             here["teacher_served_as"] = self.teacher_served_as or self.teacher
         return self.model_copy(update={**here, "lessons": lessons})
+
+
+def grouped_settings() -> dict[str, list[str]]:
+    """Return the names of all settings by their group; see :data:`GROUPS`."""
+    fields = DistillConfig.model_fields.items()
+    return {g: [name for name, f in fields if f.json_schema_extra["group"] == g] for g in GROUPS}
 
 
 def anchor(name: str) -> str:

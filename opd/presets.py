@@ -95,6 +95,9 @@ PRESETS: dict[str, Preset] = {
 BASELINES = [name for name, objective in OBJECTIVES.items() if objective.judge != "teacher"]
 """Objectives that ask no teacher for grades."""
 
+RACERS = ("full", *BASELINES)
+"""Starting points that race against each other unless others are named."""
+
 
 PAIRS: dict[str, tuple[str, str]] = {
     "Embedded": ("demo-student", "demo-teacher"),

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from tiny import make_model
 
-import opd
-from opd.cli import _given, _parser, main
+from opd.cli import make_parser
+from opd.cli.flags import given_settings
 from opd.config import make_config
 from opd.models.pair import Pair
 from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
-from opd.runs.collection import config_diff
-from opd.runs.run import open_run
 from opd.training.distillation import distill
 from opd.training.preview import preview
 
@@ -43,11 +41,6 @@ def test_every_preset_is_a_config_and_trains(name, pair):
     assert [report.step for report in reports] == [0, 1]
 
 
-def test_an_unknown_preset_is_refused_with_those_there_are(capsys):
-    assert main(["train", "--preset", "magic"]) == 2
-    assert "There is no preset called 'magic'. Presets: quick-look" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -64,7 +57,7 @@ def test_a_config_written_down_comes_back(values):
     config = make_config(values)
     words = shlex.split(as_command(config))
     assert words[:2] == ["opd", "train"]
-    assert make_config(_given(_parser().parse_args(words[1:]))) == config
+    assert make_config(given_settings(make_parser().parse_args(words[1:]))) == config
     names = {}
     program = as_python(config)
     exec(program.partition("\nfor ")[0], names)
@@ -183,26 +176,6 @@ def test_an_evaluation_is_estimated_from_the_rows_that_are_there(tmp_path, monke
     assert teacher == pytest.approx(answered if answers else 0)
 
 
-def test_a_dry_run_prints_the_plan_and_starts_nothing(capsys, opd_home):
-    arguments = ["--max-tokens", "24", "--prompts-per-step", "4", "--preset", "lora"]
-    assert main(["train", "--dry-run", *arguments]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("opd train ")
-    assert "--lora-rank 32" in out
-    for part in ("4 completions", "s a step", "Memory: about", "Punished most", "Rewarded most"):
-        assert part in out
-    assert not (opd_home / "runs").exists()
-
-
-def test_given_settings_win_over_the_preset(monkeypatch):
-    made = []
-    monkeypatch.setattr("opd.cli._work", made.append)
-    assert main(["train", "--preset", "post", "--lora-rank", "4", "--name", "x"]) == 0
-    config = made[0].config
-    assert (config.objective, config.lora_rank) == ("importance_sampling", 4)
-    assert opd.DistillConfig().objective == "reverse_kl"
-
-
 DEMO = make_config({}).model_dump(mode="json")
 """What a run on the embedded pair saves: every setting, chosen or not."""
 
@@ -283,13 +256,3 @@ def test_the_file_of_a_baseline_makes_no_baseline_of_another_method(baseline):
     assert made["full"].samples_per_prompt == 4
     assert race_configs(["full"], ran, {"objective": "jsd"})["full"].objective == "jsd"
     assert race_configs(["full"], {"objective": "jsd", "beta": 0.3}, {})["full"].beta == 0.3
-
-
-def test_a_race_is_entered_with_methods_that_differ(monkeypatch, tmp_path):
-    monkeypatch.setattr("opd.cli._work", lambda run: None)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(DEMO))
-    assert main(["race", "derby", "--config", str(file), "--methods", "full", "sft", "lora"]) == 0
-    full, sft, lora = (open_run(f"derby-{name}") for name in ("full", "sft", "lora"))
-    assert config_diff(full, sft)["objective"] == ("reverse_kl", "sft")
-    assert config_diff(full, lora) == {"lora_rank": (0, 32)}

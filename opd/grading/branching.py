@@ -423,12 +423,22 @@ def no_return_cost(review: Review, *, k: int = 32, grid: int = 9) -> Cost:
     return Cost(k * (len(places) + halvings), k * tokens)
 
 
+def must_be_verified(example: Example | None) -> None:
+    """Refuse a prompt to which no right answer is known.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if example is None or example.answer is None:
+        raise ValueError("Nobody verifies the answers to this prompt, so right and wrong cannot be told.")
+
+
 def point_of_no_return(
     pair: Pair,
     review: Review,
     *,
     task: Task,
-    example: Example,
+    example: Example | None,
     k: int = 32,
     grid: int = 9,
     max_tokens: int = 256,
@@ -455,11 +465,10 @@ def point_of_no_return(
         The state after each place.
 
     Raises:
-        ValueError: the example has no answer, or k is below 1; see also :func:`branch`.
+        ValueError: nobody verifies the answers, or k is below 1; see also :func:`branch`.
     """
     _check_count(k)
-    if example.answer is None:
-        raise ValueError("The problem has no known answer, so right and wrong cannot be told.")
+    must_be_verified(example)
     _check(pair, review, 0)
     main = review.trajectory
     room = _room(pair, main, len(main) - 1, max_tokens)

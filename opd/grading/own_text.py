@@ -30,6 +30,12 @@ COMPLETIONS = ("completion", "response")
 _TURN = re.compile(rf"^({'|'.join(ROLES)}):[ \t]*", re.IGNORECASE | re.MULTILINE)
 
 
+def question(prompt: str, system: str | None = None) -> Messages:
+    """Return the conversation of one question, behind a system prompt if that says anything."""
+    messages = [{"role": "user", "content": prompt}]
+    return [{"role": "system", "content": system}, *messages] if system and system.strip() else messages
+
+
 def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bool = True) -> Trajectory:
     """Turn a text into the trajectory of a student that wrote it.
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -87,6 +87,13 @@ class ReviewSet:
     def of(cls, reviews: Iterable[Review] | ReviewSet) -> ReviewSet:
         """Return plain reviews as one group without a heading, and a set as it is."""
         return reviews if isinstance(reviews, ReviewSet) else cls([ReviewGroup("", list(reviews))])
+
+    def with_review(self, group: int, number: int, review: Review) -> ReviewSet:
+        """Return the set with one review in the place of another of its group, or behind the last."""
+        reviews = [*self.groups[group].reviews]
+        reviews[number : number + 1] = [review]
+        groups = [replace(g, reviews=reviews) if i == group else g for i, g in enumerate(self.groups)]
+        return replace(self, groups=groups)
 
     @cached_property
     def id(self) -> str:

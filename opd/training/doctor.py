@@ -100,6 +100,11 @@ class Finding:
     level: Level
     message: str
 
+    @property
+    def order(self) -> int:
+        """Its place among others by how bad it is, the worst first."""
+        return ("fail", "warn", "pass").index(self.level)
+
     def __str__(self) -> str:
         """One line, as it is printed."""
         return f"{self.level}  {self.check}: {self.message}"

@@ -38,7 +38,7 @@ from opd.trajectory import Prompt, Review, Trajectory
 TIMED = 24
 """Held-out prompts whose answers are timed."""
 
-CONTEXT = 60
+BEFORE, AFTER = 30, 15
 """Characters shown before and after a token."""
 
 
@@ -212,8 +212,8 @@ def examined(
         yield lesson, pair, examine(pair, config=settings_of(number, config), task=task)
 
 
-def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
-    """Examine a run and rehearse its first step; no preview where a finding forbids the run.
+def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
+    """Examine a run and preview its first step; no preview where a finding forbids the run.
 
     Raises:
         ValueError: a model or a task cannot be used.
@@ -331,8 +331,8 @@ def _token(reviews: Sequence[Review], number: int, position: int, advantage: flo
     best = int(review.grades.teacher.top_ids[position, 0])
     return PushedToken(
         text=review.pieces[position],
-        before="".join(review.pieces[:position])[-CONTEXT:],
-        after="".join(review.pieces[position + 1 :])[:CONTEXT],
+        before="".join(review.pieces[:position])[-BEFORE:],
+        after="".join(review.pieces[position + 1 :])[:AFTER],
         advantage=advantage,
         teacher_choice=review.vocabulary[best],
         review=number,

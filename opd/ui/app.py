@@ -51,7 +51,7 @@ def build_app() -> gr.Blocks:
         )
         # Once the tab is there: what is updated before it is on the page would come without its props.
         started.success(runs.choose, raced, [*runs.on_choice, *runs.details], **PLUMBING)
-        kept = [review.sets, train.sets, train.sets_ahead, runs.sets]
+        kept = [review.sets, train.sets, train.dry_run_sets, runs.sets]
         app.unload(lambda: forget_ended(app.state_holder, kept))
     return app
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from opd.grading.saved_reviews import ReviewGroup, ReviewSet
+from opd.grading.saved_reviews import ReviewSet
 from opd.runs.run import open_run
 from opd.tasks import load_task
-from opd.tasks.demo import known_problems
+from opd.tasks.demo import known_problem
 from opd.trajectory import Review
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
@@ -125,8 +125,8 @@ class Branches:
 
         with spoken_errors():
             place = Place.of(event)
-            key, groups = self._latest(place, grown)
-            review = _review_at(place, groups)
+            key, reviews = self._latest(place, grown)
+            review = _review_at(place, reviews)
             pair = _pair(review, names, trained)
             options = {"parent": place.sample, **self._verified(review, max_tokens)}
             if place.forced is None:
@@ -134,9 +134,10 @@ class Branches:
             else:
                 writer = "student"
                 states = branching.branch(pair, review, place.index, place.forced, **options)
-            number = len(groups[place.group].reviews)  # it hangs under its trajectory, and the page opens it
+            # It hangs under its trajectory, and the page opens it.
+            number = len(reviews.groups[place.group].reviews)
             for state in states:
-                changed = _with_review(groups, place.group, number, state)
+                changed = reviews.with_review(place.group, number, state)
                 shown = self._show(place, key, changed, opens=number, growing=True)
                 yield [*shown, *_bar(f"The {writer} goes on from token {place.index + 1}.", run=False)]
             yield [*shown, *_hidden()]
@@ -155,10 +156,7 @@ class Branches:
         with spoken_errors():
             place = Place.of(event)
             review = self._review(place)
-            if self._example(review) is None:
-                raise ValueError(
-                    "Nobody verifies the answers to this prompt, so right and wrong cannot be told."
-                )
+            branching.must_be_verified(known_problem(review.messages))
             return [
                 ("no_return", place),
                 *_bar(f"Point of no return: {branching.no_return_cost(review)}.", run=True),
@@ -180,53 +178,48 @@ class Branches:
             if asked is None:
                 raise ValueError("There is nothing to run: choose a token first.")
             kind, place = asked
-            key, groups = self._latest(place, grown)
+            key, reviews = self._latest(place, grown)
             if json.loads(shown)["key"] not in (place.key, key):
                 raise ValueError(
                     "This was asked about a review that is no longer shown: choose a token anew."
                 )
-            review = _review_at(place, groups)
+            review = _review_at(place, reviews)
             pair, options = _pair(review, names, trained), self._verified(review, max_tokens)
             if kind == "fork_value":
                 states = branching.fork_value(pair, review, place.index, **options)
             else:
                 states = branching.point_of_no_return(pair, review, **options)
             counting = _bar("Counting rollouts.", run=False)
-            yield [*self._show(place, key, groups), *counting]
+            yield [*self._show(place, key, reviews), *counting]
             for state in states:
                 found = branching.with_evidence(review, state)
-                changed = self._show(place, key, _with_review(groups, place.group, place.sample, found))
+                changed = self._show(place, key, reviews.with_review(place.group, place.sample, found))
                 yield [*changed, *counting]
             yield [*changed, *_hidden()]
 
-    def _latest(self, place: Place, grown: dict[str, str]) -> tuple[str, Sequence[ReviewGroup]]:
+    def _latest(self, place: Place, grown: dict[str, str]) -> tuple[str, ReviewSet]:
         """Return this session's own key for the set of a place, and what that set holds by now.
 
         The page may have asked before it saw what another button added.
         """
         key = grown.get(place.key)
-        return key or secrets.token_urlsafe(9), self.sets.find(key or place.key).groups
+        return key or secrets.token_urlsafe(9), self.sets.find(key or place.key)
 
-    def _show(self, place: Place, key: str, groups: Sequence[ReviewGroup], **how: Any) -> list[Any]:  # noqa: ANN401
+    def _show(self, place: Place, key: str, reviews: ReviewSet, **how: Any) -> list[Any]:  # noqa: ANN401
         """Return the updates of the component, of what names its set, and of ``grown``."""
-        reviews = ReviewSet(groups)
+        reviews = ReviewSet(reviews.groups)  # what a title and a note said of it is no longer all
         value = self.reviews.show(key, reviews, continues=place.key, **how)
         return [value, self.shown.show(key, reviews), {place.key: key, key: key}]
 
     def _review(self, place: Place) -> Review:
-        return _review_at(place, self.sets.find(place.key).groups)
-
-    def _example(self, review: Review) -> Any:  # noqa: ANN401
-        """Return the known problem that the review answers; with a system prompt it is another one."""
-        alone = len(review.messages) == 1
-        return known_problems().get(review.messages[0]["content"].strip()) if alone else None
+        return _review_at(place, self.sets.find(place.key))
 
     def _verified(self, review: Review, max_tokens: int | None) -> dict[str, Any]:
         """Return who verifies, and a bound that the text itself does not exceed."""
         if max_tokens is None:
             raise ValueError("Please fill in “Longest answer” under “Sampling and system prompt”.")
         room = max(max_tokens, len(review.trajectory) + 1)
-        return {"task": self.task, "example": self._example(review), "max_tokens": room}
+        return {"task": self.task, "example": known_problem(review.messages), "max_tokens": room}
 
 
 def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
@@ -251,22 +244,16 @@ def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> 
     return loaded_pair(review.student, review.teacher)
 
 
-def _review_at(place: Place, groups: Sequence[ReviewGroup]) -> Review:
+def _review_at(place: Place, reviews: ReviewSet) -> Review:
     """Return the review that an event is about.
 
     Raises:
         ValueError: there is none.
     """
+    groups = reviews.groups
     if not 0 <= place.group < len(groups) or not 0 <= place.sample < len(groups[place.group].reviews):
         raise ValueError("This trajectory is no longer there. Please load the page anew.")
     return groups[place.group].reviews[place.sample]
-
-
-def _with_review(groups: Sequence[ReviewGroup], group: int, number: int, review: Review) -> list[ReviewGroup]:
-    """Return the groups with one review put in the place of another, or behind the last."""
-    reviews = [*groups[group].reviews]
-    reviews[number : number + 1] = [review]
-    return [replace(g, reviews=reviews) if i == group else g for i, g in enumerate(groups)]
 
 
 def _bar(words: str, *, run: bool) -> list[Any]:

@@ -6,18 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from opd.config import DistillConfig
-from opd.trajectory import Review
 from opd.ui.component import OwnHTML
-from opd.ui.pairs import refuse_if_taken
-from opd.view.payload import visible
+from opd.view.payload import one_line, visible
 
 if TYPE_CHECKING:
     from opd.training.doctor import Finding
     from opd.training.preview import Preview, PushedToken
-
-SHOWN_AROUND = 30
-"""Characters before a token that are shown; half as many after it."""
 
 
 class DryRun(OwnHTML):
@@ -37,7 +31,7 @@ class DryRun(OwnHTML):
             "key": key,
             "findings": [
                 {"level": f.level, "check": f.check, "message": visible(f.message)}
-                for f in sorted(findings, key=lambda f: ("fail", "warn", "pass").index(f.level))
+                for f in sorted(findings, key=lambda f: f.order)
             ],
         }
         if preview:
@@ -48,28 +42,11 @@ class DryRun(OwnHTML):
 
 
 def _row(token: PushedToken) -> dict[str, Any]:
-    def line(text: str) -> str:
-        return visible(text).replace("\n", "")
-
     return {
-        "before": line(token.before[-SHOWN_AROUND:]),
-        "text": line(token.text),
-        "after": line(token.after[: SHOWN_AROUND // 2]),
+        "before": one_line(token.before),
+        "text": one_line(token.text),
+        "after": one_line(token.after),
         "advantage": round(token.advantage, 3),
-        "choice": line(token.teacher_choice),
+        "choice": one_line(token.teacher_choice),
         "review": token.review,
     }
-
-
-def look_ahead(config: DistillConfig) -> tuple[list[Finding], Preview | None, Sequence[Review]]:
-    """Examine a config's pair and rehearse its first step; no preview where a finding forbids the run.
-
-    Raises:
-        ValueError: a model or the task cannot be used, or a run holds the device.
-    """
-    from opd.runs.worker import devices_of
-    from opd.training import preview
-
-    refuse_if_taken(devices_of(config))
-    findings, ahead = preview.look_ahead(config)
-    return findings, ahead, ahead.reviews if ahead else []

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from opd.view.payload import visible
+from opd.view.payload import one_line, visible
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 
 def code(text: str) -> str:
     """Return Markdown that reads as ``text`` in the type of code."""
-    shown = visible(text).replace("\n", "")
+    shown = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`"
 

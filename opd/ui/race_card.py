@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from opd.presets import race_configs
+from opd.presets import RACERS, race_configs
 from opd.runs.run import Race, Run, new_name
 from opd.ui.errors import spoken_errors
 from opd.ui.pairs import make_room
@@ -33,7 +33,7 @@ class RaceCard:
             )
             self.methods = gr.CheckboxGroup(
                 [(title, name) for name, title in METHODS.items()],
-                value=["full", "sft", "rl"],
+                value=list(RACERS),
                 label="Methods",
                 elem_id="race-methods",
             )

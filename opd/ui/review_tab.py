@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 import opd
-from opd.grading.own_text import PROMPT_FILES, read_chat, read_prompts
+from opd.grading.own_text import PROMPT_FILES, question, read_chat, read_prompts
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
 from opd.runs.run import open_run
-from opd.tasks import Example, load_task
-from opd.tasks.demo import known_problems
-from opd.trajectory import Messages, Prompt
+from opd.tasks import load_task
+from opd.tasks.demo import known_problem, known_problems
 from opd.ui.branches import Branches
 from opd.ui.corpus import Corpus
 from opd.ui.errors import code, plain, spoken_errors, warn
@@ -57,7 +56,6 @@ class ReviewTab:
     def __init__(self) -> None:
         """Lay out the tab in the current Gradio context and connect it."""
         self.task = load_task("demo")
-        self.examples = known_problems()
         self.sets = KeptSets()
         self.names = gr.State(PairNames())
         self.trained = gr.State(None)  # name of the run whose student stands beside the untrained one
@@ -106,7 +104,7 @@ class ReviewTab:
                 gr.Markdown("Try one of", elem_classes="caption")
                 self.families = [
                     gr.Button(family, size="sm", min_width=0)
-                    for family in dict.fromkeys(e.family for e in self.examples.values())
+                    for family in dict.fromkeys(e.family for e in known_problems().values())
                 ]
             with gr.Row(elem_classes="actions"):
                 self.sample_button = gr.Button("Sample", variant="primary", elem_id="sample")
@@ -336,7 +334,7 @@ class ReviewTab:
 
     def _another_example(self, family: str, prompt: str) -> str:
         """Return the family's example after the one in the prompt, or its first."""
-        prompts = [e.prompt for e in self.examples.values() if e.family == family]
+        prompts = [e.prompt for e in known_problems().values() if e.family == family]
         return prompts[(prompts.index(prompt) + 1) % len(prompts)] if prompt in prompts else prompts[0]
 
     def _load(self, student: str, teacher: str, cross_tokenizer: bool) -> list[Any]:
@@ -349,10 +347,9 @@ class ReviewTab:
         """Return the doctor's findings on the named pair, what is wrong first."""
         with spoken_errors():
             findings = opd.examine(loaded_pair(student.strip(), teacher.strip()), task=self.task)
-        severity = ["fail", "warn", "pass"]
         lines = [
             f"- {FINDING_SIGNS[f.level]} **{plain(f.check)}** {plain(f.message)}"
-            for f in sorted(findings, key=lambda f: severity.index(f.level))
+            for f in sorted(findings, key=lambda f: f.order)
         ]
         return gr.update(value="\n".join(lines), visible=True)
 
@@ -370,8 +367,8 @@ class ReviewTab:
         """Show the trajectories of one prompt, of the student before training, after it, or of both."""
         with spoken_errors():
             options = _sampling_options(*settings)
-            messages = _messages(prompt, system)
-            example = self._example_of(messages)
+            messages = question(prompt, system)
+            example = known_problem(messages)
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []
             for label, student in _students(names, trained, which).items():
@@ -402,8 +399,8 @@ class ReviewTab:
                 if chat:
                     reviews = opd.review_chat(pair, chat)
                 else:
-                    messages = _messages(prompt, system)
-                    example = self._example_of(messages)
+                    messages = question(prompt, system)
+                    example = known_problem(messages)
                     reviews = [
                         opd.review_text(
                             pair, messages, text, complete=complete, task=self.task, example=example
@@ -431,7 +428,7 @@ class ReviewTab:
             if asked.malformed:
                 row = asked.malformed[0]
                 warn(f"{len(asked.malformed)} rows are left out. Row {row.line}: {row.reason}.")
-            examples = [self._example_of(prompt) for prompt in asked.prompts]
+            examples = [known_problem(prompt) for prompt in asked.prompts]
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []
             for label, student in students.items():
@@ -442,12 +439,6 @@ class ReviewTab:
                 ):
                     yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
                 finished.append(ReviewGroup(label, reviews))
-
-    def _example_of(self, prompt: Prompt) -> Example | None:
-        """Return the known problem that a prompt is; with a system prompt it is another one."""
-        if not isinstance(prompt, str):
-            prompt = prompt[0]["content"] if len(prompt) == 1 else ""
-        return self.examples.get(prompt.strip())
 
 
 def _asked(reviews: ReviewSet) -> list[Any]:
@@ -461,11 +452,6 @@ def _asked(reviews: ReviewSet) -> list[Any]:
         ):
             return [prompt, system, gr.update(open=True)]
     return ["", "", gr.skip()]
-
-
-def _messages(prompt: str, system: str) -> Messages:
-    messages = [{"role": "user", "content": prompt}]
-    return [{"role": "system", "content": system}, *messages] if system.strip() else messages
 
 
 def _sampling_options(

@@ -1,4 +1,4 @@
-"""The cards on which a run is set up: pair, prompts, recipe, probes; all from the fields of the config."""
+"""The cards on which a run is set up, one for each group of the config's fields, and all from these."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from opd.config import DistillConfig, make_config
+from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
 from opd.models.hub import absent
 from opd.objectives import OBJECTIVES, OPTIONS
 from opd.presets import PAIRS, PRESETS, combine, differences
 from opd.ui.errors import code, spoken_errors, warn
 from opd.ui.events import PLUMBING
 
-PAIR, MORE_PAIR = ("student", "teacher"), (
-    *("teacher_live", "teacher_system", "teacher_hint"),
-    *("device", "dtype", "teacher_device", "teacher_dtype", "teacher_url", "teacher_served_as"),
-    *("engine", "compile", "vllm_memory", "vllm_hot_swap", "vllm_sleeps", "asynchronous"),
-)  # fmt: skip
-PROMPTS, MORE_PROMPTS = ("task",), (
-    *("prompt_column", "answer_column", "verifier", "on_malformed", "heldout_share", "task_split"),
-)  # fmt: skip
-RECIPE = ("objective", "steps", "prompts_per_step", "samples_per_prompt", "learning_rate", "lora_rank")
-PROBES = ("eval_every", "eval_prompts", "eval_split")
-ELSEWHERE = {*PAIR, *MORE_PAIR, *PROMPTS, *MORE_PROMPTS, *RECIPE, *PROBES, "lessons", "shard"}
-MORE_RECIPE = tuple(name for name in DistillConfig.model_fields if name not in ELSEWHERE)
+PAIR = ("student", "teacher")
+SHOWN = {
+    *(*PAIR, "task", "objective", "prompts_per_step", "samples_per_prompt", "steps", "learning_rate"),
+    *("lora_rank", "eval_every", "eval_prompts", "eval_split"),
+}  # fmt: skip
+"""Settings that are looked at before a start; the others are folded."""
+
+NO_FIELD = {"lessons", "shard"}
+"""Settings without an input: one is a table, one is for torchrun, which starts no page."""
 
 
 class SetupCard:
@@ -35,42 +32,47 @@ class SetupCard:
         """Lay out the cards in the current Gradio context and connect them."""
         self.fields: dict[str, gr.components.Component] = {}
         self._folds: list[tuple[gr.Accordion, Sequence[str]]] = []
-        with self._card("Pair", "Who learns, and who grades."):
+        with self._card("Models"):
             with gr.Row(elem_classes="chips", elem_id="pairs"):
                 self._pairs = {title: gr.Button(title, size="sm", min_width=0) for title in PAIRS}
-            self._inputs(PAIR, MORE_PAIR)
+            self._inputs("Models")
             self.absent = gr.Markdown("", visible=False, elem_id="absent", elem_classes="caption")
-        with self._card("Prompts", "What the student is asked."):
-            self._inputs(PROMPTS, MORE_PROMPTS)
-        with self._card("Recipe", "How it learns. A starting point sets what it names and leaves the rest:"):
+        with self._card("Task"):
+            self._inputs("Task")
+        with self._card("Objective"):
+            gr.Markdown("A starting point sets what it names and leaves the rest:", elem_classes="caption")
             with gr.Row(elem_classes="chips", elem_id="presets"):
                 self._presets = {
                     name: gr.Button(preset.title, size="sm", min_width=0) for name, preset in PRESETS.items()
                 }
             self.reason = gr.Markdown("", visible=False, elem_id="preset-reason", elem_classes="caption")
-            self._inputs(RECIPE, MORE_RECIPE)
+            self._inputs("Objective")
             self.explanation = gr.Markdown("", elem_id="objective-explained", elem_classes="caption")
-        with self._card("Probes", "Held-out prompts, asked and graded anew at every evaluation."):
-            self._inputs(PROBES)
+        for group in ("Sampling", "Optimiser", "Evaluation", "Engine", "Run"):
+            with self._card(group):
+                self._inputs(group)
         self.inputs = list(self.fields.values())
         self._connect()
 
-    def _card(self, title: str, words: str) -> gr.Column:
-        card = gr.Column(elem_classes="card", elem_id=f"card-{title.lower()}")
+    def _card(self, group: str) -> gr.Column:
+        card = gr.Column(elem_classes="card", elem_id=f"card-{group.lower()}")
         with card:
-            gr.Markdown(f"### {title}\n{words}", elem_classes="card-head")
+            gr.Markdown(f"### {group}\n{GROUPS[group]}", elem_classes="card-head")
         return card
 
-    def _inputs(self, names: Sequence[str], more: Sequence[str] = ()) -> None:
-        with gr.Row(elem_classes="fields"):
-            self.fields |= {name: _input(name) for name in names}
-        if more:
+    def _inputs(self, group: str) -> None:
+        """Lay out the inputs of a group: those that are looked at before a start, and the others folded."""
+        names = [name for name in grouped_settings()[group] if name not in NO_FIELD]
+        if shown := [name for name in names if name in SHOWN]:
+            with gr.Row(elem_classes="fields"):
+                self.fields |= {name: _input(name) for name in shown}
+        if folded := [name for name in names if name not in SHOWN]:
             with (
-                gr.Accordion(_summary(more, _usual()), open=False, elem_classes="fold") as fold,
+                gr.Accordion(_summary(folded, _usual()), open=False, elem_classes="fold") as fold,
                 gr.Row(elem_classes="fields"),
             ):
-                self.fields |= {name: _input(name) for name in more}
-            self._folds.append((fold, more))
+                self.fields |= {name: _input(name) for name in folded}
+            self._folds.append((fold, folded))
 
     def _connect(self) -> None:
         quick = {"trigger_mode": "always_last", "queue": False, **PLUMBING}
@@ -159,7 +161,7 @@ class SetupCard:
         preset = PRESETS[name]
         with spoken_errors():
             settings = combine(self._filled_in(values), name)
-        changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in preset.changes.items())
+        changed = ", ".join(f"{_in_words(key)} {value}" for key, value in preset.changes.items())
         reason = gr.update(value=f"**{preset.title}.** {preset.reason} It sets {changed}.", visible=True)
         return [reason, *self.filled(settings)]
 
@@ -200,26 +202,29 @@ def _usual() -> dict[str, Any]:
 
 
 def _summary(names: Sequence[str], values: dict[str, Any]) -> str:
-    """Return one line of values: those that are not the default come first."""
+    """Return one line of values, those that are not the default first; of names where there are none."""
     usual = {name: DistillConfig.model_fields[name].default for name in names}
     there = [name for name in names if name in values and values[name] is not False]
     there.sort(key=lambda name: values[name] == usual[name])
-    return "More: " + ", ".join(_phrase(name, values[name]) for name in there)
+    return "More: " + ", ".join([_phrase(name, values[name]) for name in there] or map(_in_words, names))
 
 
 def _phrase(name: str, value: Any) -> str:  # noqa: ANN401
-    label = name.replace("_", " ")
     if value is True:
-        return label
-    return f"{label} {value:g}" if isinstance(value, float) else f"{label} {value}"
+        return _in_words(name)
+    return f"{_in_words(name)} {value:g}" if isinstance(value, float) else f"{_in_words(name)} {value}"
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _input(name: str) -> gr.components.Component:
     """Make the input of one setting of :class:`opd.DistillConfig`."""
     field = DistillConfig.model_fields[name]
     about = {
-        "label": name.replace("_", " ").capitalize().replace("Lora", "LoRA"),
-        "info": field.description.removeprefix(f"{name}: "),
+        "label": _in_words(name).capitalize().replace("Lora", "LoRA"),
+        "info": field.description,
         "elem_id": f"setting-{name}",
         "min_width": 130,
     }

@@ -12,11 +12,11 @@ from opd.grading.saved_reviews import ReviewSet
 from opd.runs.run import Run, list_runs, new_name, open_run
 from opd.runs.samples import Kind
 from opd.trajectory import Messages
-from opd.ui.dry_run import DryRun, look_ahead
+from opd.ui.dry_run import DryRun
 from opd.ui.errors import spoken_errors, warn
 from opd.ui.events import NOT_THERE, PLUMBING, field, number
 from opd.ui.kept_sets import KeptSets
-from opd.ui.pairs import make_room
+from opd.ui.pairs import make_room, refuse_if_taken
 from opd.ui.race_card import RaceCard
 from opd.ui.remembered import Remembered
 from opd.ui.review_tab import BOTH, PairNames, ReviewTab
@@ -49,10 +49,10 @@ class TrainTab:
                     [], label="Run", allow_custom_value=True, visible=False, elem_id="run-picker"
                 )
                 self.run = RunView(elem_id="run")
-        self.ahead = DryRun(elem_id="dry-run")
+        self.dry_run = DryRun(elem_id="dry-run")
         self.time = TimeMachine(elem_id="time-machine")
         self.step = StepView(elem_id="step")
-        self.sets, self.sets_ahead = KeptSets(), KeptSets()  # below everything, and behind the preview
+        self.sets, self.dry_run_sets = KeptSets(), KeptSets()  # below everything, and behind the preview
         self.trajectories = TokenReview(self.sets, elem_id="trajectories", visible="hidden")
         self.followed = [self.run, self.time, self.picker]
         self.looked_at = [self.step, self.trajectories]
@@ -68,9 +68,9 @@ class TrainTab:
             )
         with gr.Row(elem_classes="actions", elem_id="start-row"):
             self.start_button = gr.Button("Start", variant="primary", elem_id="start")
-            self.ahead_button = gr.Button("What will it punish?", elem_id="look-ahead", min_width=0)
+            self.dry_run_button = gr.Button("What will it punish?", elem_id="start-dry-run", min_width=0)
             self.code_button = gr.Button("Show as code", elem_id="show-code", min_width=0)
-            self.starting, self.looking, self.coding = (Working() for _ in range(3))
+            self.starting, self.dry_running, self.coding = (Working() for _ in range(3))
         with gr.Column(visible=False, elem_id="code") as self.code:
             self.command = gr.Textbox(label="Command line", lines=2, buttons=["copy"], elem_id="command")
             self.python = gr.Textbox(label="Python", lines=8, buttons=["copy"], elem_id="python")
@@ -84,12 +84,12 @@ class TrainTab:
             button=self.start_button,
             answer="#run",
         )
-        self.looking.around(
-            [self.ahead_button.click],
-            self._look_ahead,
+        self.dry_running.around(
+            [self.dry_run_button.click],
+            self._dry_run,
             self.setup.inputs,
-            [self.ahead, *self.looked_at],
-            button=self.ahead_button,
+            [self.dry_run, *self.looked_at],
+            button=self.dry_run_button,
             done="What the first step would do stands below the settings.",
             answer="#dry-run",
             concurrency_id="models",
@@ -102,10 +102,10 @@ class TrainTab:
             button=self.code_button,
             answer="#code",
         )
-        self.ahead.token(self._show_ahead, None, self.looked_at, **PLUMBING)
+        self.dry_run.token(self._show_previewed, None, self.looked_at, **PLUMBING)
         self.picker.input(self.follow, self.picker, self.followed, trigger_mode="always_last", **PLUMBING)
         self.picker.focus(_choices_of, self.picker, self.picker, **PLUMBING)
-        self.run.followed(_nothing_beside, None, [self.ahead, *self.looked_at], **PLUMBING)
+        self.run.followed(_nothing_beside, None, [self.dry_run, *self.looked_at], **PLUMBING)
         asked = [
             self.run.control(self._control, None, self.followed, **PLUMBING),
             self.run.settings(self._fill, None, [self.run, *self.filled], **PLUMBING),
@@ -188,25 +188,29 @@ class TrainTab:
             run = jobs.start(config, name.strip() or new_name())
         return self.follow(run.name)
 
-    def _look_ahead(self, *values: Any) -> list[Any]:  # noqa: ANN401
+    def _dry_run(self, *values: Any) -> list[Any]:  # noqa: ANN401
+        from opd.runs.worker import devices_of
+        from opd.training.preview import dry_run
+
         with spoken_errors():
             config = self.setup.config(values)
-            findings, ahead, reviews = look_ahead(config)
+            refuse_if_taken(devices_of(config))
+            findings, preview = dry_run(config)
         key = secrets.token_urlsafe(9)
-        shown = self.ahead.show(key, findings, ahead)
-        if not reviews:
+        shown = self.dry_run.show(key, findings, preview)
+        if not (preview and preview.reviews):
             return [shown, *_nothing_beside()[1:]]
-        self.sets_ahead.keep(key, ReviewSet.of(reviews))
-        return [shown, *self._completions_ahead(key)]
+        self.dry_run_sets.keep(key, ReviewSet.of(preview.reviews))
+        return [shown, *self._previewed(key)]
 
-    def _show_ahead(self, event: gr.EventData) -> list[Any]:
+    def _show_previewed(self, event: gr.EventData) -> list[Any]:
         """Go to the completion that a token of the preview stands in."""
         with spoken_errors():
-            return self._completions_ahead(str(field(event, "key")), opens=number(event, "review"))
+            return self._previewed(str(field(event, "key")), opens=number(event, "review"))
 
-    def _completions_ahead(self, key: str, *, opens: int | None = None) -> list[Any]:
+    def _previewed(self, key: str, *, opens: int | None = None) -> list[Any]:
         title = self.step.show_title("Before the start", "Completions that the tokens above stand in.")
-        return [title, self._read(key, self.sets_ahead.find(key), opens)]
+        return [title, self._read(key, self.dry_run_sets.find(key), opens)]
 
     def _as_code(self, *values: Any) -> list[Any]:  # noqa: ANN401
         from opd.presets import as_command, as_python

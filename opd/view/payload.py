@@ -72,6 +72,11 @@ def visible(text: str) -> str:
     return _bounded_marks(_UNSEEN.sub(lambda match: _picture(match[0]), text))
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` on one line, with everything invisible made visible, line breaks too."""
+    return visible(text).replace("\n", "")
+
+
 def _picture(character: str) -> str:
     code = ord(character)
     if character in "\n\t":

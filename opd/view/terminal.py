@@ -13,7 +13,15 @@ import numpy as np
 from opd.grading.summary import DISAGREEMENTS, report_card
 from opd.trajectory import VERDICTS, Review
 from opd.view import asset
-from opd.view.payload import COLOUR_STEPS, LONGEST_TOKEN, VERDICT_GLYPHS, notes, shown_pieces, visible
+from opd.view.payload import (
+    COLOUR_STEPS,
+    LONGEST_TOKEN,
+    VERDICT_GLYPHS,
+    notes,
+    one_line,
+    shown_pieces,
+    visible,
+)
 
 WORST_TOKENS = 8
 """Rows of the table."""
@@ -153,7 +161,7 @@ def _percent(share: float) -> str:
 
 def _label(piece: str, longest: int = 24) -> str:
     """A token on one line, spaces as dots."""
-    text = visible(piece).replace("\n", "").replace(" ", "·") or "◌"
+    text = one_line(piece).replace(" ", "·") or "◌"
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from train_form import fill_in
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -171,9 +172,7 @@ def test_a_run_is_opened_on_the_train_tab(runs, page):
 @pytest.mark.slow
 def test_a_race_is_watched_on_shared_axes(page):
     page.get_by_role("tab", name="Train").click()
-    page.locator("#card-recipe .fold .label-wrap").click()
-    for name, value in (SMALL | {"save_every": 20}).items():
-        page.locator(f"#setting-{name} input").first.fill(str(value))
+    fill_in(page, SMALL | {"save_every": 20})
     page.locator("#race .label-wrap").click()
     page.locator("#race-methods label:has-text('RL')").click()  # it would take 128 completions a step
     page.locator("#race-name textarea").fill("derby")

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from train_form import fill_in
 
 from opd.runs.run import Run
 
@@ -29,9 +30,7 @@ def open_train(page, **settings) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#start").wait_for()
     if settings:
-        page.locator("#card-recipe .fold .label-wrap").click()
-    for name, value in settings.items():
-        page.locator(f"#setting-{name} input, #setting-{name} textarea").first.fill(str(value))
+        fill_in(page, settings)
 
 
 def start(page, stem: str = "run") -> str:
@@ -361,7 +360,7 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
     page.locator(".toast-body:has-text('Fill in Steps')").wait_for()
     page.locator("#setting-steps input").fill("3")
     page.wait_for_timeout(500)
-    for button in ("#start", "#look-ahead"):
+    for button in ("#start", "#start-dry-run"):
         page.locator(button).click()
         page.locator(".toast-body:has-text('no model folder')").last.wait_for()
         page.wait_for_selector(f"{button}:not([disabled])")
@@ -433,13 +432,13 @@ def test_a_starting_point_fills_in_what_it_names(page):
 
 def test_what_the_first_step_will_punish(page):
     open_train(page, **QUICK)
-    page.locator("#look-ahead").click()
+    page.locator("#start-dry-run").click()
     phase = page.locator("#start-row .working:visible:has-text('Examining the pair')")
     phase.wait_for()  # beside the button, which rests meanwhile
-    assert page.locator("#look-ahead").is_disabled()
+    assert page.locator("#start-dry-run").is_disabled()
     page.wait_for_selector("[data-kind=punished] tr", timeout=90_000)
     page.wait_for_function(f"{TOP}('.dry-run') < innerHeight / 2")  # the page goes to the answer
-    page.wait_for_selector("#look-ahead:not([disabled])")
+    page.wait_for_selector("#start-dry-run:not([disabled])")
     assert re.search(r"(\d+) of \1 checks passed", page.locator(".dry-run summary").inner_text())
     assert "A step: 16 completions" in page.locator(".dry-run .facts").inner_text()
     punished = [float(text) for text in page.locator("[data-kind=punished] td:first-child").all_inner_texts()]

@@ -431,10 +431,23 @@ def test_the_command_line_takes_the_pair_that_made_the_review(tmp_path, monkeypa
     opd.save_reviews(path, [graded.make_review([" a", " b"], penalty=[3.0, 0.0])])
     assert run("branch", path, "--at", 1) == 2
     told = capsys.readouterr().err
+    assert "Loading a-student and a-teacher, as the review names it." in told
     assert "made with a-student and a-teacher. There is no model a-student." in told
     assert "with --student and --teacher" in told
     assert run("branch", path, "--at", 1, "--student", "moved/student") == 2
     assert asked == [("a-student", "a-teacher"), ("moved/student", "a-teacher")]
+
+
+def test_what_a_review_names_is_not_fetched_from_the_hub(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        opd, "load_pair", lambda *names, **options: pytest.fail(f"loads {names}"), raising=False
+    )
+    review = replace(graded.make_review([" a", " b"], penalty=[3.0, 0.0]), student="stranger/model")
+    opd.save_reviews(tmp_path / "r.json", [review])
+    assert run("branch", tmp_path / "r.json", "--at", 1) == 2
+    said = capsys.readouterr().err
+    assert "names stranger/model, not on this machine" in said
+    assert said.endswith("with --student and --teacher.\n")
 
 
 def test_the_command_line_refuses_in_a_sentence(demo, tmp_path, capsys):

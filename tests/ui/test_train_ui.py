@@ -9,7 +9,7 @@ import pytest
 import torch
 from graded import make_review
 
-from opd.config import DistillConfig, make_config
+from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
 from opd.presets import PRESETS
 from opd.runs.run import create_run
 from opd.traces import FrozenScores, Push, moved_as_meant
@@ -124,7 +124,11 @@ def test_a_run_that_is_not_there_is_gone():
 
 
 def test_the_cards_hold_every_setting_and_begin_with_the_defaults(card):
-    assert {*card.fields, "lessons", "shard"} == DistillConfig.model_fields.keys()
+    of_group = {name: group for group, names in grouped_settings().items() for name in names}
+    assert {*card.fields, "lessons", "shard"} == of_group.keys() == DistillConfig.model_fields.keys()
+    cards = [of_group[name] for name in card.fields]
+    assert list(dict.fromkeys(cards)) == list(GROUPS)
+    assert cards == sorted(cards, key=list(GROUPS).index), "a group's fields stand together"
     assert card.config(values(card)) == DistillConfig()
 
 
@@ -212,7 +216,9 @@ def handlers():
 
 @pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"run": "gone"}, {"step": -1}])
 def test_an_event_that_means_nothing_is_refused_in_words(handlers, data):
-    assert {"_open_saved", "_choose", "_show_ahead", "_branch", "_control"} <= {h.__name__ for h in handlers}
+    assert {"_open_saved", "_choose", "_show_previewed", "_branch", "_control"} <= {
+        h.__name__ for h in handlers
+    }
     for handler in handlers:
         others = [None] * (len(inspect.signature(handler).parameters) - 1)
         with contextlib.suppress(gr.Error):

@@ -17,6 +17,7 @@ from opd.tasks import Example, Split
 from opd.tasks.conclusion import conclusion
 from opd.tasks.demo.families import FAMILIES, Problem
 from opd.tasks.demo.writing import Draft, first_error
+from opd.trajectory import Prompt
 
 __all__ = ["FAMILIES", "DemoTask", "Draft", "Problem", "first_error", "problems", "split_of"]
 
@@ -47,8 +48,18 @@ KNOWN_PROBLEMS = 400
 
 @cache
 def known_problems() -> dict[str, Problem]:
-    """Return the first held-out problems by prompt: asked one of them, a face can verify the answer."""
+    """Return the first held-out problems by prompt."""
     return {problem.prompt: problem for problem in DemoTask().heldout(KNOWN_PROBLEMS)}
+
+
+def known_problem(prompt: Prompt) -> Problem | None:
+    """Return the known problem that a prompt poses: its answer can be verified.
+
+    With a system prompt, or further along in a chat, it is another one.
+    """
+    if not isinstance(prompt, str):
+        prompt = prompt[0]["content"] if len(prompt) == 1 else ""
+    return known_problems().get(prompt.strip())
 
 
 class DemoTask:

@@ -1,0 +1,48 @@
+"""Score a model on held-out problems."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from opd.cli.flags import add_some_settings, given_settings
+from opd.cli.output import say
+from opd.config import grouped_settings
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The model, the task with its options, and how the answers are sampled."""
+    parser.add_argument("model", help="folder, hub id, demo-student or demo-teacher")
+    add_some_settings(parser, grouped_settings()["Task"])
+    parser.add_argument("-n", type=int, default=512, help="problems (default 512)")
+    parser.add_argument("--split", choices=("test", "tuning"), default="test")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--max-tokens", type=int, default=192, help="longest answer (default 192)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the accuracy with its sample size and interval."""
+    from opd.grading.evaluation import evaluate
+    from opd.models.load import load_model
+    from opd.tasks import TaskOptions, load_task
+
+    of_task = {name: v for name, v in given_settings(options).items() if name in grouped_settings()["Task"]}
+    task = load_task(of_task.pop("task", "demo"), TaskOptions(**of_task))
+    accuracy = evaluate(
+        load_model(options.model, device=options.device, dtype=options.dtype),
+        task,
+        n=options.n,
+        split=options.split,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+    )
+    if options.json:
+        low, high = accuracy.interval
+        print(json.dumps({"accuracy": accuracy.value, "n": accuracy.n, "low": low, "high": high}))
+    else:
+        say(f"{options.model} on {task.name}: {accuracy}")
