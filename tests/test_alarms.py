@@ -53,7 +53,7 @@ def test_a_healthy_run_raises_no_alarm(seed):
         ("length explosion", {"completion_tokens": 300.0}),
         ("entropy collapse", {"student_entropy": 0.02}),
         ("repetition", {"repetition": 0.9}),
-        ("overlap falling", {"topk_overlap": 0.3}),
+        ("overlap", {"topk_overlap": 0.3}),
         ("clipping", {"clipped_share": 0.6}),
         ("degenerate", {"degenerate_share": 0.9}),
     ],
@@ -84,11 +84,18 @@ def test_a_collapse_in_a_run_of_four_steps_is_told_although_the_kl_falls(begins)
     assert len(standing(rows)) == len(alarms)
 
 
-def test_what_is_bad_from_the_first_step_on_is_told():
-    rows = [HEALTHY | {"step": step, "clipped_share": 1.0} for step in range(1, 15)]
+@pytest.mark.parametrize(
+    ("kind", "sick", "said"),
+    [
+        ("clipping", {"clipped_share": 1.0}, "cuts off 100% of the completions"),
+        ("overlap", {"topk_overlap": 0.05}, "likeliest tokens have 5% in common: the teacher would hardly"),
+    ],
+)
+def test_what_is_bad_from_the_first_step_on_is_said(kind, sick, said):
+    rows = [HEALTHY | sick | {"step": step} for step in range(1, 15)]
     (alarm,) = raised(rows)
-    assert (alarm.kind, alarm.step) == ("clipping", 2)
-    assert "cuts off 100% of the completions" in alarm.message
+    assert (alarm.kind, alarm.step) == (kind, 2)
+    assert said in alarm.message
     assert standing(rows) == [alarm.kind]
 
 

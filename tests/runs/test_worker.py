@@ -70,13 +70,13 @@ def test_metrics_open_with_one_pandas_call(config):
 
 
 def test_a_run_that_ends_with_an_alarm_says_so(config):
-    """Every completion of the random student runs into a limit of 4 tokens."""
+    """Every completion of the random student runs into a limit of 4 tokens, and its teacher is a stranger."""
     run = train(create_run("alarmed", config.model_copy(update={"max_tokens": 4, "eval_prompts": 0})))
     status = run.status()
     assert (status.state, status.alarmed) == ("finished", True)
-    assert "It ends with an alarm: clipping." in status.message
+    assert "It ends with 2 alarms: overlap, clipping." in status.message
     assert summaries()[0].alarmed
-    assert "Finished. It ends with an alarm" in entries(run.events()[-1])[0]["text"]
+    assert "Finished. It ends with 2 alarms" in entries(run.events()[-1])[0]["text"]
 
 
 def test_all_that_a_run_notes_is_said_as_it_happens(config, monkeypatch):

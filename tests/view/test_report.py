@@ -13,7 +13,7 @@ from opd.cli import main
 from opd.runs.run import create_run
 from opd.traces import FrozenScores
 from opd.trajectory import StepReport
-from opd.view.chart import barcode, chart
+from opd.view.chart import barcode, chart, panels
 from opd.view.payload import visible
 from opd.view.report import render_report
 
@@ -164,3 +164,9 @@ def test_a_barcode_has_the_colour_of_each_place():
     assert '--heat-6)" d="M500 0h500v500h-500z"' in figure
     assert '--heat-2)" d="M0 500h250v500h-250z"' in figure
     assert "M0 0h500v500h-500zM250 500h750v500h-750z" in figure
+
+
+@pytest.mark.parametrize("share", ["repetition", "degenerate_share", "clipped_share"])
+def test_what_goes_wrong_with_held_out_answers_is_drawn(share):
+    rows = [{"step": step, f"heldout_{share}": 0.25} for step in (0, 1)]
+    assert len([panel for panel in panels() if "<path" in chart(panel, rows, 1)]) == 1
