@@ -5,6 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from opd.config import make_config
 from opd.models.pair import Pair
 from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
 from opd.training.distillation import distill
+from opd.training.doctor import Finding
 from opd.training.preview import preview
 
 pytestmark = pytest.mark.engine
@@ -174,6 +176,26 @@ def test_an_evaluation_is_estimated_from_the_rows_that_are_there(tmp_path, monke
     answered = 2 + there
     assert student == pytest.approx(answered * (2 if answers else 1) + 0.1 * there)
     assert teacher == pytest.approx(answered if answers else 0)
+
+
+def test_a_dry_run_keeps_one_pair_loaded_whatever_teachers_follow(folders, monkeypatch):
+    alive, at_once = weakref.WeakSet(), []
+
+    def load(*names):
+        at_once.append(len(alive))
+        teacher = make_model(1)
+        alive.add(teacher.model)
+        return teacher
+
+    monkeypatch.setattr(preview_module, "load_teacher", load)
+    monkeypatch.setattr(preview_module, "examine", lambda pair, **run: [Finding("x", "pass", pair[1].name)])
+    monkeypatch.setattr(preview_module, "preview", lambda config, pair: len(alive))
+    lessons = [{"teacher": folders["other"], "task": "demo", "share": 0.2}] * 3
+    config = make_config({"student": folders["student"], "teacher": folders["teacher"], "lessons": lessons})
+    findings, kept = preview_module.dry_run(config)
+    assert len(findings) == 4
+    assert kept == 1
+    assert at_once == [0, 1, 1, 1], "beside the run's own teacher there is room for one"
 
 
 DEMO = make_config({}).model_dump(mode="json")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from torch import Tensor
@@ -210,6 +212,7 @@ def examined(
         else:  # not a Pair yet: that the vocabularies differ is a finding like others
             pair = student, load_teacher(lesson.teacher, student, config)
         yield lesson, pair, examine(pair, config=settings_of(number, config), task=task)
+        del pair  # the next teacher needs its room
 
 
 def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
@@ -220,8 +223,8 @@ def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
     """
     looked = examined(config)
     _, pair, found = next(looked)
-    # Of further lessons no pair is kept: each teacher makes room for the next.
-    findings = [*found, *(finding for *_, more in looked for finding in more)]
+    # Of further lessons no pair is kept, not even in a name here: each teacher makes room for the next.
+    findings = [*found, *itertools.chain.from_iterable(map(itemgetter(2), looked))]
     if any(f.level == "fail" for f in findings) and not config.ignore_doctor:
         return findings, None
     return findings, preview(config, pair if isinstance(pair, Pair) else Pair(*pair))

@@ -93,7 +93,7 @@ class Branches:
         models = {"concurrency_id": "models", **PLUMBING}
         outputs = [reviews, shown, self.grown, *bar]
         working = [
-            event(self._branch, [*session, self.grown], outputs, **models)
+            event(self.branch, [*session, self.grown], outputs, **models)
             for event in (reviews.branch, reviews.typed, reviews.teacher_line)
         ]
         for event, cost in (
@@ -102,7 +102,7 @@ class Branches:
         ):
             event(cost, None, [self.asked, *bar], **PLUMBING)
         working.append(
-            self.run_button.click(self._measure, [self.asked, shown, *session, self.grown], outputs, **models)
+            self.run_button.click(self.measure, [self.asked, shown, *session, self.grown], outputs, **models)
         )
         for broken_off in (
             *(work.failure(_hidden, None, bar, **PLUMBING) for work in working),
@@ -112,7 +112,7 @@ class Branches:
 
     # What the card asks for
 
-    def _branch(
+    def branch(
         self,
         names: tuple[str, str, bool],
         trained: str | None,
@@ -127,7 +127,7 @@ class Branches:
             place = Place.of(event)
             key, reviews = self._latest(place, grown)
             review = _review_at(place, reviews)
-            pair = _pair(review, names, trained)
+            pair = pair_of(review, names, trained)
             options = {"parent": place.sample, **self._verified(review, max_tokens)}
             if place.forced is None:
                 writer, states = "teacher", branching.teacher_line(pair, review, place.index, **options)
@@ -162,7 +162,7 @@ class Branches:
                 *_bar(f"Point of no return: {branching.no_return_cost(review)}.", run=True),
             ]
 
-    def _measure(
+    def measure(
         self,
         asked: tuple[str, Place] | None,
         shown: str,
@@ -184,7 +184,7 @@ class Branches:
                     "This was asked about a review that is no longer shown: choose a token anew."
                 )
             review = _review_at(place, reviews)
-            pair, options = _pair(review, names, trained), self._verified(review, max_tokens)
+            pair, options = pair_of(review, names, trained), self._verified(review, max_tokens)
             if kind == "fork_value":
                 states = branching.fork_value(pair, review, place.index, **options)
             else:
@@ -222,7 +222,7 @@ class Branches:
         return {"task": self.task, "example": known_problem(review.messages), "max_tokens": room}
 
 
-def _pair(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
+def pair_of(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
     """Return the pair that a review was made with, if it is one of the session's or the embedded one.
 
     A review may come from a file: that must not make the app load what the file names.

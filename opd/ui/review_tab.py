@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -12,6 +13,7 @@ import gradio as gr
 import opd
 from opd.grading.own_text import PROMPT_FILES, question, read_chat, read_prompts
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
+from opd.phases import announce
 from opd.runs.run import open_run
 from opd.tasks import load_task
 from opd.tasks.demo import known_problem, known_problems
@@ -157,14 +159,11 @@ class ReviewTab:
                 }
             with gr.Column(scale=2, min_width=280):
                 self.saved = SavedList(elem_id="saved")
-            self.review_file = gr.File(
-                label="A saved review",
-                file_types=[".json"],
-                height=112,
-                scale=2,
-                min_width=200,
-                elem_id="review-file",
-            )
+            with gr.Column(scale=2, min_width=200):
+                self.review_file = gr.File(
+                    label="A saved review", file_types=[".json"], height=112, elem_id="review-file"
+                )
+                self.opening = Working()
 
     def _sampling_settings(self) -> None:
         with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling") as self.sampling_fold:
@@ -205,7 +204,7 @@ class ReviewTab:
         pair_names = [self.student, self.teacher]
         self.loading.around(
             [self.load_button.click],
-            self._load,
+            self.load,
             [*pair_names, self.cross_tokenizer],
             self.in_use,
             button=self.load_button,
@@ -223,7 +222,7 @@ class ReviewTab:
         session = [self.names, self.trained, self.which]
         _, sampling_ends = self.sampling.around(
             [self.sample_button.click, self.prompt.submit, self.requested.change],
-            self._sample,
+            self.sample,
             [*session, self.prompt, self.system, *self.settings],
             self.on_show,
             button=self.sample_button,
@@ -253,7 +252,7 @@ class ReviewTab:
             button.click(lambda ident=ident: self._open(ident), None, self.on_open, **PLUMBING)
         chosen = self.saved.open(self._open_saved, None, self.on_open, **PLUMBING)
         chosen.then(self.saved.settle, None, self.saved, **PLUMBING)
-        self.review_file.upload(self._open_file, self.review_file, self.on_open, **PLUMBING)
+        self.opening.around([self.review_file.upload], self.open_file, [self.review_file], self.on_open)
         kept = self.shown.keep(self._keep, self.shown, self.shown, **PLUMBING)
         kept.failure(self.shown.unsaid, self.shown, self.shown, **PLUMBING)
         self.branches.connect(self.reviews, self.shown, [self.names, self.trained, self.max_tokens])
@@ -308,7 +307,9 @@ class ReviewTab:
     def _open_saved(self, event: gr.EventData) -> list[Any]:
         return self._open(str(field(event, "review")))
 
-    def _open_file(self, path: str) -> list[Any]:
+    def open_file(self, path: str) -> list[Any]:
+        """Return the updates of ``on_open`` that show a file of reviews."""
+        announce(f"Opening {Path(path).name}")
         with spoken_errors():
             reviews = load_reviews(path)
             return [*self._show(secrets.token_urlsafe(9), reviews), *_asked(reviews)]
@@ -337,7 +338,8 @@ class ReviewTab:
         prompts = [e.prompt for e in known_problems().values() if e.family == family]
         return prompts[(prompts.index(prompt) + 1) % len(prompts)] if prompt in prompts else prompts[0]
 
-    def _load(self, student: str, teacher: str, cross_tokenizer: bool) -> list[Any]:
+    def load(self, student: str, teacher: str, cross_tokenizer: bool) -> list[Any]:
+        """Load a pair, and return the updates of ``in_use`` that make it that of this session."""
         names = PairNames(student.strip(), teacher.strip(), cross_tokenizer)
         with spoken_errors():
             loaded_pair(*names)
@@ -355,7 +357,7 @@ class ReviewTab:
 
     # Grading
 
-    def _sample(
+    def sample(
         self,
         names: PairNames,
         trained: str | None,
@@ -371,7 +373,7 @@ class ReviewTab:
             example = known_problem(messages)
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []
-            for label, student in _students(names, trained, which).items():
+            for label, student in students_to_grade(names, trained, which).items():
                 reviews = []
                 pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **options)
@@ -394,7 +396,7 @@ class ReviewTab:
         with spoken_errors():
             chat = read_chat(text) if not prompt.strip() and text.strip() else None
             groups = []
-            for label, student in _students(names, trained, which).items():
+            for label, student in students_to_grade(names, trained, which).items():
                 pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
                 if chat:
                     reviews = opd.review_chat(pair, chat)
@@ -418,7 +420,7 @@ class ReviewTab:
             if path is None:
                 raise ValueError("Choose a file of prompts first.")
             asked = read_prompts(path)
-            students = _students(names, trained, which)
+            students = students_to_grade(names, trained, which)
             total = len(students) * sum(options["n"] if text is None else 1 for text in asked.completions)
             if total > MOST_TRAJECTORIES:
                 raise ValueError(
@@ -469,7 +471,7 @@ def _sampling_options(
     return options
 
 
-def _students(names: PairNames, trained: str | None, which: str) -> dict[str, str]:
+def students_to_grade(names: PairNames, trained: str | None, which: str) -> dict[str, str]:
     """Return the students to grade by the heading they stand under; one without a rival has none."""
     if trained is None:
         return {"": names.student}

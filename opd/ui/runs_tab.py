@@ -108,7 +108,7 @@ class RunsTab:
         for line, button, make in (
             (self.reporting, self.report, self._report),
             (self.tabling, self.csv, self._csv),
-            (self.zipping, self.make_zip, self._zip),
+            (self.zipping, self.make_zip, self.zipped),
         ):
             made, _ = line.around([button.click], make, [self.chosen], self.zip, button=button)
             made.success(None, self.zip, None, js=TAKE, **PLUMBING)
@@ -198,7 +198,8 @@ class RunsTab:
             target.write_text(metrics_csv(run), encoding="utf-8")
         return gr.update(value=str(target), visible=True)
 
-    def _zip(self, chosen: list[str]) -> Any:  # noqa: ANN401
+    def zipped(self, chosen: list[str]) -> Any:  # noqa: ANN401
+        """Return the update of ``zip``: the weights of the last chosen run, written once for all who ask."""
         with spoken_errors():
             run = open_run(chosen[-1])
             target = self._own_file(f"{run.name}.zip", f"{run.name}-{run.born}-{run.saved_step}")

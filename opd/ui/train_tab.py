@@ -107,7 +107,7 @@ class TrainTab:
         self.picker.focus(_choices_of, self.picker, self.picker, **PLUMBING)
         self.run.followed(_nothing_beside, None, [self.dry_run, *self.looked_at], **PLUMBING)
         asked = [
-            self.run.control(self._control, None, self.followed, **PLUMBING),
+            self.run.control(self.control, None, self.followed, **PLUMBING),
             self.run.settings(self._fill, None, [self.run, *self.filled], **PLUMBING),
         ]
         for refused in asked:
@@ -164,7 +164,7 @@ class TrainTab:
         """
         with spoken_errors():
             run = _run_of(event)
-            names = _pair_of(run)
+            names = pair_of(run)
             asked = next(filter(None, (_single(p.messages) for p in run.samples.probes_by_change())), None)
         shown = self.review.use(names, trained=run.name, which=BOTH)
         return [gr.Tabs(selected="review"), requested + 1, *(asked or [gr.skip(), gr.skip()]), *shown]
@@ -221,7 +221,7 @@ class TrainTab:
 
     # While it trains
 
-    def _control(self, event: gr.EventData) -> list[Any]:
+    def control(self, event: gr.EventData) -> list[Any]:
         """Ask of a run what the page asks for; it is done after the current step."""
         from opd.runs import jobs
 
@@ -247,7 +247,7 @@ class TrainTab:
 
     def _offered(self, run: Run, names: PairNames) -> list[Any]:
         ended = run.model_dir is not None and not run.status().live
-        return self.review.offer_trained(run.name if ended and _pair_of(run) == _anchored(names) else None)
+        return self.review.offer_trained(run.name if ended and pair_of(run) == anchored(names) else None)
 
     # Trajectories
 
@@ -338,10 +338,11 @@ def _single(messages: Messages) -> tuple[str, str] | None:
     return None
 
 
-def _anchored(names: PairNames) -> PairNames:
+def anchored(names: PairNames) -> PairNames:
     """Return a pair's names as a run writes them down."""
     return names._replace(student=anchor(names.student), teacher=anchor(names.teacher))
 
 
-def _pair_of(run: Run) -> PairNames:
+def pair_of(run: Run) -> PairNames:
+    """Return the names of the pair that a run trains."""
     return PairNames(run.config.student, run.config.teacher)

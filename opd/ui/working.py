@@ -38,7 +38,7 @@ class Working(OwnHTML):
         inputs: Sequence[Any],
         outputs: Any,  # noqa: ANN401
         *,
-        button: gr.Button,
+        button: gr.Button | None = None,
         cancel: gr.Button | None = None,
         done: str = "",
         answer: str | None = None,
@@ -51,7 +51,7 @@ class Working(OwnHTML):
             work: a function or generator function of ``inputs``; what it announces is heard.
             inputs: components whose values it takes.
             outputs: components that it updates.
-            button: rests meanwhile.
+            button: rests meanwhile; work that none starts, such as of an upload, has none.
             cancel: can be pressed meanwhile, and at no other time.
             done: what is said at the end.
             answer: selector of where the answer is: the page goes there.
@@ -60,13 +60,13 @@ class Working(OwnHTML):
         Returns:
             That event, and those that break it off: failure, and ``cancel``.
         """
-        line = [self, button, *([cancel] if cancel else [])]
+        line = [self, *filter(None, [button, cancel])]
 
-        def state(value: Any, *, busy: bool) -> list[Any]:  # noqa: ANN401
-            buttons = [gr.update(interactive=not busy), gr.update(interactive=busy)]
-            return [json.dumps(value), *buttons[: len(line) - 1]]
+        def state(value: Any, *, busy: bool) -> dict[Any, Any]:  # noqa: ANN401
+            buttons = {each: gr.update(interactive=busy == (each is cancel)) for each in line[1:]}
+            return {self: json.dumps(value), **buttons}
 
-        def begin() -> list[Any]:
+        def begin() -> dict[Any, Any]:
             ticket = secrets.token_urlsafe(9)
             _phases[ticket] = WAITING
             for gone in list(_phases)[:-KEPT_PHASES]:

@@ -91,7 +91,7 @@ def _report(review: Review) -> str:
     words = [] if review.correct is None else ["✓ right" if review.correct else "✗ wrong"]
     words.append(f"{len(review.trajectory)} tokens, {_FINISH[review.trajectory.finish_reason]}")
     if report.agreement is not None:
-        words.append(f"teacher agrees {_percent(report.agreement)} of {report.choices} choices")
+        words.append(f"teacher agrees {percent(report.agreement)} of {report.choices} choices")
     if report.mean_penalty is not None:
         words.append(f"mean penalty {report.mean_penalty:.2f} nats")
     if report.mean_reverse_kl is not None:
@@ -132,10 +132,10 @@ def _table(review: Review, color: bool) -> str:
                 _label(review.pieces[i]),
                 f"{penalty[i]:+.2f}",
                 "–" if grades.reverse_kl is None else f"{grades.reverse_kl[i]:.2f}",
-                _percent(exp(student.logprobs[i])),
-                "–" if isnan(teacher.logprobs[i]) else _percent(exp(teacher.logprobs[i])),
+                percent(exp(student.logprobs[i])),
+                "–" if isnan(teacher.logprobs[i]) else percent(exp(teacher.logprobs[i])),
                 f"{verdict}{' ◆' if grades.forks[i] else ''}",
-                "–" if choice is None else f"{_label(choice[0])} {_percent(exp(choice[1]))}",
+                "–" if choice is None else f"{_label(choice[0])} {percent(exp(choice[1]))}",
             )
         )
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
@@ -150,7 +150,7 @@ def _table(review: Review, color: bool) -> str:
     return "\n".join([_styled(lines[0], _DIM, color), *lines[1:]])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A share as a percentage, as the page writes it: 0 or 100 only where it is that."""
     if 0 < share < RARE:
         return f"<{RARE:.1%}"
@@ -186,15 +186,15 @@ def _heat(penalty: float) -> str:
     level = int(np.searchsorted(COLOUR_STEPS, abs(penalty), side="right"))
     if not level:
         return ""
-    palette = _palette()
+    palette = _palette(os.environ.get("COLORFGBG", ""))
     ink = palette[f"heat-ink-{level}" if level > 4 else "heat-ink-low"]
     ground = palette[f"{'like' if penalty < 0 else 'dislike'}-{level}"]
     return "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m".format(*ink, *ground)
 
 
 @cache
-def _palette() -> dict[str, tuple[int, ...]]:
+def _palette(colorfgbg: str) -> dict[str, tuple[int, ...]]:
     """The component's colours, read from its style sheet: by day if the terminal says that it is light."""
-    light = os.environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15")
+    light = colorfgbg.rpartition(";")[2] in ("7", "15")
     found = re.findall(r"--([\w-]+): light-dark\(#(\w{6}), #(\w{6})\)", asset("review.css"))
     return {name: tuple(bytes.fromhex(day if light else night)) for name, day, night in found}

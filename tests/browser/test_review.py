@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pandas
 import pytest
+from graded import make_review
 
-from opd.grading.saved_reviews import gallery, load_reviews
+from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, save_reviews
 
 
 def sample(page, **settings) -> None:
@@ -369,6 +370,16 @@ def test_a_saved_file_opens_and_once_saved_is_listed_on_every_page(page, tmp_pat
         with listing.expect_download() as download:
             listing.locator("#shown [data-kind=json]").click()
         assert load_reviews(download.value.path()).title == reviews.title
+
+
+def test_a_large_file_is_said_to_be_opened_while_it_is_read(page, tmp_path):
+    long = make_review([" word"] * 3000)
+    save_reviews(tmp_path / "large.json", ReviewSet([ReviewGroup("", [long] * 15)], title="Large"))
+    open_file(page, tmp_path / "large.json")
+    line = page.locator("#source .working", has_text="Opening large.json")
+    line.wait_for()
+    page.locator("#shown h2", has_text="Large").wait_for()
+    line.wait_for(state="detached")
 
 
 @pytest.mark.parametrize("content", ["{}", "no json", '{"format": "opd-review", "version": 9}'])

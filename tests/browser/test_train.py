@@ -400,6 +400,17 @@ def test_a_failed_runs_settings_are_edited(app, home, finished, open_page):
     command = page.locator("#command textarea").input_value().split()
     assert {*flags, "--save-every", "2"} <= {*command}
 
+    # Resume that is refused says why and no more: the run stays as it was.
+    config, before = run.path / "config.json", run.events()
+    whole = config.read_text()
+    config.write_text(whole.replace('"demo-student"', '"/gone"'))
+    ask(page, "resume")
+    page.wait_for_selector(".toast-body:has-text('no model folder')")
+    page.wait_for_selector("#run .said:text-is('')", state="attached")
+    state(page, "failed")
+    assert (run.events(), run.asked()) == (before, None)
+    config.write_text(whole)
+
     # What is asked of a run that is no longer there is refused, and no word says that it was done.
     shutil.rmtree(run.path)
     page.get_by_role("button", name="Edit these settings").click()

@@ -17,8 +17,17 @@ def write(path, rows):
     return str(path)
 
 
+def splits(task):
+    """All that a task holds: what trains, what tunes, what tests."""
+    sizes = task.sizes()
+    return [
+        task.batch(sizes["train"], step=1, seed=0) if sizes["train"] else [],
+        *(task.heldout(sizes[split], split=split) if sizes[split] else [] for split in ("tuning", "test")),
+    ]
+
+
 def everything(task):
-    return [example for split in task._splits.values() for example in split]
+    return [example for split in splits(task) for example in split]
 
 
 @pytest.fixture
@@ -70,7 +79,7 @@ def test_the_same_question_in_another_guise_is_on_the_same_side(tmp_path):
             (p if isinstance(p, str) else p[-1]["content"]).strip().lower()
             for p in (e.prompt for e in examples)
         }
-        for examples in task._splits.values()
+        for examples in splits(task)
     ]
     assert sum(len(prompts) for prompts in asked) == 300
 

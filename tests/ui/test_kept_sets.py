@@ -13,7 +13,7 @@ from gradio.context import LocalContext
 from opd.config import DistillConfig
 from opd.grading.saved_reviews import ReviewSet
 from opd.runs.run import create_run
-from opd.ui.app import build_app
+from opd.ui.app import DAY, HOUR, build_app
 from opd.ui.kept_sets import MOST_SETS, KeptSets, forget_ended
 from opd.ui.runs_tab import RunsTab
 
@@ -88,7 +88,7 @@ def test_weights_are_zipped_once_for_all_who_ask(tmp_path, monkeypatch):
     tab.zip.GRADIO_CACHE = str(tmp_path / "cache")
 
     def zipped() -> Path:
-        path = Path(tab._zip(["mine"])["value"])
+        path = Path(tab.zipped(["mine"])["value"])
         assert zipfile.ZipFile(path).namelist() == ["mine/model.safetensors"]
         return path
 
@@ -133,3 +133,13 @@ def test_closed_pages_take_no_more_than_so_much_and_the_oldest_goes_first(visit,
     left = len(sessions.session_data)
     assert 1 < left < 6
     assert list(sessions.session_data) == ["here", *(f"away-{n}" for n in range(left - 1))]
+
+
+def test_a_page_that_closes_has_closed_pages_looked_through_and_files_go_after_a_day():
+    app = build_app()
+    assert app.delete_cache == (HOUR, DAY)
+    app.state_holder = Sessions(here=None, gone=timedelta(hours=2))
+    for closes in app.fns.values():
+        if any(event == "unload" for _, event in closes.targets):
+            closes.fn()
+    assert app.state_holder.session_data.keys() == {"here"}

@@ -8,8 +8,8 @@ import pytest
 from graded import make_review
 
 from opd.grading.saved_reviews import ReviewSet, gallery, save_reviews, store
-from opd.ui.branches import _pair
-from opd.ui.review_tab import PairNames, ReviewTab, _students
+from opd.ui.branches import Place, pair_of
+from opd.ui.review_tab import PairNames, ReviewTab, students_to_grade
 from opd.ui.shown import Shown
 
 
@@ -42,12 +42,12 @@ def test_links_open_without_a_model(tab):
     for ident in (*gallery(), mine):
         value, shown, *_ = welcome(tab, review=ident)
         assert f'"id": "{ident}"' in shown
-        assert tab._find(ident).id == ident
+        assert ident in tab.shown.file_of([ident, "json"])["name"]
         assert value
 
 
 def test_what_is_opened_has_no_branches_of_what_was_shown_before(tab):
-    updates = dict(zip(tab.on_open, tab._open(next(iter(gallery()))), strict=True))
+    updates = dict(zip(tab.on_open, welcome(tab, review=next(iter(gallery()))), strict=True))
     assert updates[tab.branches.grown] == {}
 
 
@@ -55,7 +55,7 @@ def test_the_prompt_of_what_is_opened_stands_above_it(tab, tmp_path):
     def opened(*conversations):
         path = tmp_path / "some.json"
         save_reviews(path, [make_review(["x"], messages=messages) for messages in conversations])
-        *_, prompt, system, _ = tab._open_file(str(path))
+        *_, prompt, system, _ = tab.open_file(str(path))
         return prompt, system
 
     def said(*texts, roles=("user", "assistant", "user")):
@@ -82,14 +82,14 @@ def test_an_empty_setting_is_called_what_the_page_calls_it(tab):
     for empty, label in enumerate(labels):
         settings = [None if i == empty else 1 for i in range(len(labels))]
         with pytest.raises(gr.Error, match=f"fill in “{label}” under"):
-            next(tab._sample(PairNames(), None, "before", "Hi", "", *settings))
+            next(tab.sample(PairNames(), None, "before", "Hi", "", *settings))
 
 
 def test_a_student_without_a_rival_is_not_called_one_before_training(monkeypatch):
     monkeypatch.setattr("opd.ui.review_tab.open_run", lambda name: SimpleNamespace(model_dir="/trained"))
-    assert _students(PairNames(), None, "before") == {"": "demo-student"}
+    assert students_to_grade(PairNames(), None, "before") == {"": "demo-student"}
     both = {"before training": "demo-student", "after first": "/trained"}
-    assert _students(PairNames(), "first", "both") == both
+    assert students_to_grade(PairNames(), "first", "both") == both
 
 
 def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monkeypatch):
@@ -98,19 +98,37 @@ def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monk
     foreign = make_review(["a"])  # of a-student and a-teacher
     embedded = replace(foreign, student="demo-student", teacher="demo-teacher")
     for session in (PairNames(), PairNames("a-student", "a-teacher")):
-        _pair(embedded, session, None)  # it is always at hand
-    _pair(foreign, PairNames("a-student", "a-teacher"), None)
+        pair_of(embedded, session, None)  # it is always at hand
+    pair_of(foreign, PairNames("a-student", "a-teacher"), None)
     assert loaded == [("demo-student", "demo-teacher")] * 2 + [("a-student", "a-teacher")]
     with pytest.raises(ValueError, match=r"made with a-student and a-teacher;.*Load its pair under Models"):
-        _pair(foreign, PairNames(), None)
+        pair_of(foreign, PairNames(), None)
     assert len(loaded) == 3, "a file must not make the app load what it names"
+
+
+def test_run_starts_nothing_on_a_review_that_is_no_longer_shown(tab, monkeypatch):
+    monkeypatch.setattr("opd.ui.branches.loaded_pair", lambda *names: pytest.fail("a model was loaded"))
+    tab.sets.keep("before", ReviewSet.of([make_review(["a"])]))
+    shown = tab.shown.show("now", ReviewSet.of([make_review(["b"])]))
+    for kind in ("fork_value", "no_return"):
+        asked = kind, Place("before", 0, 0)
+        with pytest.raises(gr.Error, match="no longer shown: choose a token anew"):
+            next(tab.branches.measure(asked, shown, PairNames(), None, 9, {}))
+
+
+@pytest.mark.parametrize("forced", [{"token": 3}, {"text": "x"}, {}], ids=["token", "text", "teacher's line"])
+def test_no_branch_leaves_a_review_that_is_gone(tab, monkeypatch, forced):
+    monkeypatch.setattr("opd.ui.branches.loaded_pair", lambda *names: pytest.fail("a model was loaded"))
+    event = gr.EventData(None, {"key": "gone", "group": 0, "sample": 0, "index": 0, **forced})
+    with pytest.raises(gr.Error, match="no longer at hand"):
+        next(tab.branches.branch(PairNames(), None, 9, {}, event))
 
 
 def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):
     asked = []
     monkeypatch.setattr("opd.ui.review_tab.loaded_pair", lambda *names: asked.append(names))
-    names, line, *_ = tab._load(" a ", "b", True)
+    names, line, *_ = tab.load(" a ", "b", True)
     assert asked == [("a", "b", True)]
     assert names.cross_tokenizer
     assert "by spans of text" in line
-    assert "by spans of text" not in tab._load("a", "b", False)[1]
+    assert "by spans of text" not in tab.load("a", "b", False)[1]

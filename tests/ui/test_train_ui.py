@@ -23,12 +23,6 @@ from opd.ui.setup_card import SetupCard, _absent
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPD_HOME", str(tmp_path))
-    feed._read.cache_clear()
-
-
 @pytest.fixture
 def card():
     with gr.Blocks():
@@ -189,22 +183,21 @@ def test_how_many_tokens_moved_as_they_were_meant_to():
     assert moved_as_meant([Push(0 * advantage, change)]) == (0.0, 0)
 
 
-def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch):
+def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch, tmp_path):
     loaded = []
+    names = [f"{tmp_path}/{name}" for name in "ab"]
     monkeypatch.setattr("opd.models.load.resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr("opd.models.load.load_model", lambda name, device: loaded.append((name, device)))
     monkeypatch.setattr("opd.models.pair.Pair", lambda *models, **options: None)
     monkeypatch.setattr(pairs, "holders", lambda: {"cuda:0": "busy", "cpu": "other"})
-    pairs._loaded_model.cache_clear()
-    pairs.loaded_pair("a", "b")
-    assert loaded == [("a", "cpu"), ("b", "cpu")]
+    pairs.loaded_pair(*names)
+    assert loaded == [(name, "cpu") for name in names]
     with pytest.raises(ValueError, match="The run busy holds cuda:0"):
         pairs.refuse_if_taken(["cuda:0"])
     pairs.refuse_if_taken(["cpu", "cuda:1"])
     monkeypatch.setattr(pairs, "holders", dict)
-    pairs.loaded_pair("a", "b")
-    assert loaded[2:] == [("a", "auto"), ("b", "auto")]
-    pairs._loaded_model.cache_clear()
+    pairs.loaded_pair(*names)
+    assert loaded[2:] == [(name, "auto") for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +209,8 @@ def handlers():
 
 @pytest.mark.parametrize("data", [None, [], [["run", "x"]], "run", {"run": 3}, {"run": "gone"}, {"step": -1}])
 def test_an_event_that_means_nothing_is_refused_in_words(handlers, data):
-    assert {"_open_saved", "_choose", "_show_previewed", "_branch", "_control"} <= {
-        h.__name__ for h in handlers
-    }
+    expected = {"_open_saved", "_choose", "_show_previewed", "branch", "control"}
+    assert expected <= {handler.__name__ for handler in handlers}
     for handler in handlers:
         others = [None] * (len(inspect.signature(handler).parameters) - 1)
         with contextlib.suppress(gr.Error):
@@ -233,4 +225,4 @@ def test_a_run_is_of_the_pair_that_a_relative_path_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = create_run("near", DistillConfig(student="s", teacher="./t"))
     named = PairNames("./s", "t")
-    assert train_tab._pair_of(run) == train_tab._anchored(named) != named
+    assert train_tab.pair_of(run) == train_tab.anchored(named) != named

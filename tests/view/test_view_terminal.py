@@ -6,7 +6,7 @@ from graded import make_review
 from hostile import HOSTILE
 
 from opd.trajectory import BranchPoint
-from opd.view.terminal import _percent, render
+from opd.view.terminal import percent, render
 
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")
 
@@ -60,7 +60,7 @@ def test_an_agreement_has_its_number_of_choices(review):
     ],
 )
 def test_a_share_is_none_or_all_only_where_it_is_that(share, said):
-    assert _percent(share) == said
+    assert percent(share) == said
 
 
 def test_a_branch_counts_what_the_student_wrote_after_the_forced_text(review):
@@ -77,14 +77,10 @@ def test_a_branch_counts_what_the_student_wrote_after_the_forced_text(review):
 
 
 def test_colour_follows_the_terminal_background(review, monkeypatch):
-    from opd.view import terminal
-
     pictures = []
     for background in ("0;15", "15;0"):
         monkeypatch.setenv("COLORFGBG", background)
-        terminal._palette.cache_clear()
         pictures.append(render(review, color=True))
-    terminal._palette.cache_clear()
     assert pictures[0] != pictures[1]
 
 
