@@ -12,7 +12,7 @@ from opd.models.pair import Pair
 from opd.phases import announce
 from opd.runs.run import Run
 from opd.tasks import TaskOptions, load_task, verify
-from opd.training.lessons import Lesson
+from opd.training.lessons import Lesson, load_teacher
 from opd.trajectory import Review
 
 
@@ -44,12 +44,8 @@ def compare_checkpoints(
         run.pin(step)
     task = load_task(config.task, TaskOptions.of(config))
     examples = task.heldout(n, split=config.eval_split)
-    teacher = load_model(
-        config.student if config.teacher == "self" else config.teacher,
-        device=config.teacher_device or config.device,
-        dtype=config.teacher_dtype or config.dtype,
-    )
     students = [load_model(str(folder), device=config.device, dtype=config.dtype) for folder in folders]
+    teacher = load_teacher(config.teacher, students[0], config.model_copy(update={"teacher_live": False}))
     for number, example in enumerate(examples, start=1):
         announce(f"Answering prompt {number} of {len(examples)}")
         reviews = []

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from opd.config import DistillConfig
 from opd.runs.queue import draw_tickets
@@ -34,7 +34,7 @@ def start(config: DistillConfig, name: str) -> Run:
     The child inherits the held lock, so there is no moment at which a living run looks dead.
     """
     run = enter(config, name)
-    _spawn(run, devices_of(config))
+    _spawn(run)
     return run
 
 
@@ -51,7 +51,7 @@ def resume(run: Run, steps: int | None = None) -> None:
     """
     refuse_finished(run, steps)
     preflight(run.config)
-    _spawn(run, devices_of(run.config), steps)
+    _spawn(run, steps)
 
 
 def refuse_finished(run: Run, steps: int | None) -> None:
@@ -121,18 +121,18 @@ def start_race(configs: Mapping[str, DistillConfig], race: Race) -> list[Run]:
     """Start the runs of a race in processes of their own, which take turns; see :func:`enter_race`."""
     runs = enter_race(configs, race)
     for run in runs:
-        _spawn(run, devices_of(run.config))
+        _spawn(run)
     return runs
 
 
-def _spawn(run: Run, devices: Sequence[str], steps: int | None = None) -> None:
+def _spawn(run: Run, steps: int | None = None) -> None:
     """Work on a run in a process of its own, which inherits its lock and its place in the lines."""
     with contextlib.ExitStack() as ours:
         descriptor = ours.enter_context(run.hold())
         log = ours.enter_context((run.path / "log.txt").open("ab"))
         if steps is not None:
             prolong(run, steps)
-        tickets = draw_tickets(run.name, devices)
+        tickets = draw_tickets(run.name, devices_of(run.config))
         ours.callback(lambda: [os.close(ticket) for ticket in tickets.values()])
         run.take_over()
         subprocess.Popen(

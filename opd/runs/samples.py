@@ -79,23 +79,18 @@ class SampleFile:
         """
         pushes = report.pushes or [None] * len(report.samples)
         for_rollouts = ROLLOUTS_FROM + (ROLLOUTS_TO - ROLLOUTS_FROM) * report.step / steps
-        groups: list[tuple[Kind, float, list[dict[str, Any]]]] = [
-            ("probe", 1, [{"review": review.to_dict()} for review in report.probes]),
-            ("frozen", 1, [scores.to_dict() for scores in report.frozen]),
-            (
-                "rollout",
-                for_rollouts,
-                [
-                    {"review": review.to_dict(), "push": push and push.to_dict()}
-                    for review, push in zip(report.samples, pushes, strict=True)
-                ],
-            ),
-        ]
+        groups: dict[Kind, list[dict[str, Any]]] = {
+            "probe": [{"review": review.to_dict()} for review in report.probes],
+            "frozen": [scores.to_dict() for scores in report.frozen],
+            "rollout": [
+                {"review": review.to_dict(), "push": push and push.to_dict()}
+                for review, push in zip(report.samples, pushes, strict=True)
+            ],
+        }
         room_for_all, journal = True, Journal(self.path)
-        for kind, share, records in groups:
-            if records and size(self.path) > share * SAMPLES_LIMIT:
-                room_for_all = False
-                continue
+        for kind, records in groups.items():
+            if records and size(self.path) > SAMPLES_LIMIT * (for_rollouts if kind == "rollout" else 1):
+                room_for_all, records = False, []
             for index, record in enumerate(records):
                 journal.append({"step": report.step, "kind": kind, "index": index, **record})
         return room_for_all
