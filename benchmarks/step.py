@@ -10,7 +10,7 @@ from benchmarks.peers import trl
 from opd.config import DistillConfig
 from opd.engines.sampling import sample
 from opd.models.pair import load_pair
-from opd.protocols import SampleRequest
+from opd.protocols import Sampler, SampleRequest
 from opd.tasks import load_task
 from opd.training.distillation import distill
 from opd.trajectory import Prompt, Trajectory
@@ -22,7 +22,7 @@ WARM_UP, ROUNDS = 2, 24
 STANDING_STILL = 1e-9
 
 
-class Replay:
+class Replay(Sampler):
     """A sampler that hands out what was sampled before, step by step."""
 
     def __init__(self, steps: Sequence[Sequence[Trajectory]]) -> None:
@@ -34,9 +34,6 @@ class Replay:
     ) -> Iterator[Trajectory]:
         """Hand out the next step's; the requests are those that they answer."""
         yield from next(self.steps)
-
-    def sync(self) -> None:
-        """Do nothing: what is handed out is there already."""
 
 
 def measure() -> list[Figure]:

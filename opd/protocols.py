@@ -62,7 +62,16 @@ class SampleRequest:
 
 
 class Sampler(Protocol):
-    """Samples completions from one model."""
+    """Samples completions from one model.
+
+    What stands here beside :meth:`sample` is right for whoever samples from the model itself.
+
+    Attributes:
+        apart: whether it samples from a copy of the model, so that after a sync it has to be shown that the
+            weights arrived.
+    """
+
+    apart: bool = False
 
     def sample(
         self, requests: Sequence[SampleRequest], *, temperature: float = 1.0, snapshot_every: int = 0
@@ -77,8 +86,13 @@ class Sampler(Protocol):
         ...
 
     def sync(self) -> None:
-        """Sample from the model's weights as they are now."""
-        ...
+        """Sample from the model's weights as they are now; awake."""
+
+    def sleep(self) -> None:
+        """Give the device's memory to the update until :meth:`wake`, if it was made to."""
+
+    def wake(self) -> None:
+        """Take the memory back, if it sleeps."""
 
 
 class Scorer(Protocol):

@@ -15,9 +15,10 @@ from tiny import make_model
 import opd
 from opd.cli import main
 from opd.models.pair import Pair
-from opd.models.parallel import exchange, gathered, processes, rank, whole
-from opd.training.distillation import Distillation, distill
-from opd.training.rollouts import gather, settle
+from opd.models.parallel import exchange, processes, rank, whole
+from opd.training.distillation import distill
+from opd.training.rollouts import settle
+from opd.training.update import gradient, update
 
 QUICK = {
     "steps": 2,
@@ -113,18 +114,17 @@ def observe(case):
     with patch.object(
         type(run.lessons[0].task), "verify", lambda task, example, text, **_: len(text) % 3 != 0
     ):
-        with gathered(run.student):
-            rollouts = gather(run.config, run.lessons, run.sampler, 1)
+        rollouts = run.sample(1)
         if run.config.grades_first:
-            rollouts = settle(run.config, rollouts, run._grade(rollouts))
-        updated = run._gradient(rollouts)
-        gradient = {name: whole(p.grad).clone() for name, p in run.parameters.items()}
+            rollouts = settle(run.config, rollouts, run.grade(rollouts))
+        updated = gradient(run.learner, rollouts, run.teachers)
+        gradients = {name: whole(p.grad).clone() for name, p in run.parameters.items()}
         scorer.asked.clear()
         reports = list(run)
     return {
         "ids": [r.trajectory.completion_ids.tolist() for r in rollouts],
         "penalties": [g.penalty for g in updated.grades],
-        "gradient": gradient,
+        "gradient": gradients,
         "rows": [r.row() for r in reports],
         "texts": [review.text for r in reports for review in (*r.samples, *r.probes)],
         "weights": run.state_dict()["weights"],
@@ -141,14 +141,12 @@ def write_cases(folder, cases):
 
 
 def fail(arguments):
-    update = Distillation._update
-
-    def broken(run, *args):
+    def broken(*args):
         if rank() == 1:
             raise RuntimeError("The card fell out.")
-        return update(run, *args)
+        return update(*args)
 
-    with patch.object(Distillation, "_update", broken):
+    with patch("opd.training.distillation.update", broken):
         raise SystemExit(main(arguments))
 
 

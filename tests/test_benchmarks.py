@@ -21,7 +21,7 @@ from opd.engines.sampling import sample
 from opd.models.pair import Pair
 from opd.tasks import load_task
 from opd.training.distillation import distill
-from opd.training.rollouts import gather
+from opd.training.update import gradient
 
 pytestmark = pytest.mark.engine
 
@@ -125,8 +125,8 @@ def test_trl_makes_the_updates_that_we_make(tmp_path):
 def test_the_gradient_is_that_of_a_step():
     settings = {"steps": 1, "warmup_steps": 0, "prompts_per_step": 4, "substeps": 1, "max_tokens": 12}
     run = distill(DistillConfig(**settings, eval_prompts=0, max_grad_norm=1e9), models())
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
-    run._gradient(rollouts)
+    rollouts = run.sample(1)
+    gradient(run.learner, rollouts, run.teachers)
     pair = models()
     pair.student.model.requires_grad_(True)
     make_gradient(pair, [r.trajectory for r in rollouts])

@@ -31,7 +31,7 @@ from opd.config import DistillConfig
 from opd.files import assets_dir
 from opd.models.language_model import as_messages
 from opd.models.load import DEMO_MODELS
-from opd.training.distillation import BETAS, learning_rate
+from opd.training.learner import BETAS, learning_rate
 from opd.trajectory import Prompt
 
 Weights = dict[str, NDArray[np.float32]]

@@ -17,13 +17,13 @@ from opd.trajectory import Prompt, Trajectory
 
 
 def uniforms(
-    n: int, *, seed: int, step: int, prompt_index: int, sample_index: int, lesson: int = 0
+    n: int, *, seed: int, step: int, prompt_index: int, sample_index: int, stream: int = 0
 ) -> NDArray[np.float64]:
     """Return the random numbers of one trajectory's positions, float64 ``[n]`` in [0, 1).
 
     They depend on nothing else than these arguments; a longer request begins with the shorter one's numbers.
     """
-    key = np.random.SeedSequence((seed, step, prompt_index, sample_index, lesson))
+    key = np.random.SeedSequence((seed, step, prompt_index, sample_index, stream))
     return np.random.Generator(np.random.Philox(key)).random(n)
 
 
@@ -34,7 +34,7 @@ def requests(
     n: int = 1,
     seed: int = 0,
     step: int = 0,
-    lesson: int = 0,
+    stream: int = 0,
     max_tokens: int = 256,
     prefixes: Sequence[ArrayLike] | None = None,
 ) -> list[SampleRequest]:
@@ -45,9 +45,9 @@ def requests(
             ``cross_tokenizer`` pair has its teacher render them too.
         prompts: texts or lists of messages.
         n: samples a prompt.
-        seed: with ``step``, ``lesson``, prompt and sample index, decides every random number.
+        seed: with ``step``, ``stream``, prompt and sample index, decides every random number.
         step: the training step; 0 elsewhere.
-        lesson: number of the prompt set within the step.
+        stream: which of the independent streams of random numbers: each lesson of a step has its own.
         max_tokens: bound on each completion, forced prefix included.
         prefixes: token ids each prompt's completions must begin with, one array a prompt.
 
@@ -74,7 +74,7 @@ def requests(
         if prefix is not None and len(prefix) >= max_tokens:
             raise ValueError(f"A prefix of {len(prefix)} tokens leaves nothing to sample of {max_tokens}.")
         for j in range(n):
-            u = uniforms(max_tokens, seed=seed, step=step, prompt_index=i, sample_index=j, lesson=lesson)
+            u = uniforms(max_tokens, seed=seed, step=step, prompt_index=i, sample_index=j, stream=stream)
             out.append(SampleRequest(ids, u, prefix, told, prompt_index=i, sample_index=j))
     return out
 

@@ -17,7 +17,7 @@ from opd.divergence import Distributions, chunk_rows, sampled
 from opd.engines.columns import ColumnsCache
 from opd.models.kernels.packing import alike
 from opd.models.language_model import LanguageModel
-from opd.protocols import SampleRequest, must_be_finite
+from opd.protocols import Sampler, SampleRequest, must_be_finite
 from opd.trajectory import Trajectory
 
 # Free rows are filled once they are this share of the batch; with nothing to fill them, they are dropped.
@@ -29,7 +29,7 @@ PREFILL_TOKENS = 16384
 
 
 @dataclass
-class TransformersSampler:
+class TransformersSampler(Sampler):
     """Samples from a model with its own key-value cache, many rows at a time.
 
     When a completion ends, the next request takes its row. A model that keeps more than keys and values (the
@@ -69,9 +69,6 @@ class TransformersSampler:
         for start in range(0, len(requests), size or 1):
             stream = _Stream(self.model, requests[start : start + size], self.in_flight, temperature, refills)
             yield from stream.run(snapshot_every)
-
-    def sync(self) -> None:
-        """Do nothing: the model that trains is the one that samples."""
 
 
 @dataclass

@@ -51,6 +51,8 @@ LAST_LINES = 5
 class VllmEngine(PromptLogprobScorer):
     """A :class:`opd.protocols.Sampler` and :class:`opd.protocols.Scorer` on vLLM."""
 
+    apart = True
+
     def __init__(
         self,
         model: LanguageModel,
@@ -70,7 +72,7 @@ class VllmEngine(PromptLogprobScorer):
                 room for so many must be in the cache.
             memory_share: share of the device's memory for weights and key-value cache together.
             hot_swap: give vLLM the adapter at each sync, instead of weights with the adapter merged in.
-            sleeps: whether :meth:`sleep` will be used (CUDA only).
+            sleeps: whether :meth:`sleep` gives memory back (CUDA only).
 
         Raises:
             ValueError: vLLM is not installed, or this cannot be asked of it.
@@ -84,7 +86,7 @@ class VllmEngine(PromptLogprobScorer):
         adapter = _lora_options(model) if hot_swap else {}
         self.name, self.vocabulary = model.name, model.vocabulary
         self.context = min(model.context, context or model.context)
-        self.model, self.memory_share, self.hot_swap = model, memory_share, hot_swap
+        self.model, self.memory_share, self.hot_swap, self.sleeps = model, memory_share, hot_swap, sleeps
         self.dtype = resolve_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self._folder = tempfile.TemporaryDirectory(prefix="opd-vllm-", ignore_cleanup_errors=True)
         self._log = Path(self._folder.name) / "log.txt"
@@ -167,12 +169,13 @@ class VllmEngine(PromptLogprobScorer):
             self._do("load", self._write_weights())
 
     def sleep(self) -> None:
-        """Give the device's memory to the trainer until :meth:`wake`; only with ``sleeps``.
+        """Give the device's memory to the trainer until :meth:`wake`, with ``sleeps``.
 
         Raises:
             EngineError: vLLM died.
         """
-        self._do("sleep")
+        if self.sleeps:
+            self._do("sleep")
 
     def wake(self) -> None:
         """Take the memory back, before a sync or a rollout.
@@ -180,7 +183,8 @@ class VllmEngine(PromptLogprobScorer):
         Raises:
             EngineError: vLLM died.
         """
-        self._do("wake")
+        if self.sleeps:
+            self._do("wake")
 
     def close(self) -> None:
         """End vLLM's process."""

@@ -577,7 +577,7 @@ def _request(
         place = {"step": len(prefix), "prompt_index": main.prompt_index, "sample_index": number}
     return SampleRequest(
         prompt_ids=main.prompt_ids,
-        uniforms=uniforms(room, seed=seed, lesson=stream or 0, **place),
+        uniforms=uniforms(room, seed=seed, stream=stream or 0, **place),
         prefix_ids=prefix,
         teacher_prompt_ids=main.teacher_prompt_ids,
         prompt_index=main.prompt_index,

@@ -13,7 +13,7 @@ from opd.config import DistillConfig
 from opd.runs.queue import draw_tickets
 from opd.runs.run import Race, Run, create_run
 from opd.runs.worker import devices_of
-from opd.training.distillation import learning_rate
+from opd.training.learner import learning_rate
 from opd.training.preflight import preflight
 
 

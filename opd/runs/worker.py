@@ -18,7 +18,7 @@ from opd.config import DistillConfig
 from opd.grading.grading import LOWER_BOUND
 from opd.models.hub import absent, fetch
 from opd.models.load import resolve_device
-from opd.models.parallel import cause, gathered, gpus, tell, told, world
+from opd.models.parallel import cause, gpus, tell, told, world
 from opd.phases import announce, listening
 from opd.runs.checkpoints import read_checkpoint, try_saving
 from opd.runs.events import sentences
@@ -187,7 +187,7 @@ def _examine(run: Run, distillation: Distillation) -> None:
 def _findings(distillation: Distillation) -> list[list[Finding]]:
     """Return what the doctor finds in each lesson."""
     of, sampler = distillation.config, distillation.sampler
-    with gathered(distillation.student), distillation.precision():
+    with distillation.learner.asking():
         return [
             examine(x.pair, config=settings_of(i, of), task=x.task, sampler=sampler)
             for i, x in enumerate(distillation.lessons)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from opd.config import DistillConfig
 from opd.models.language_model import LanguageModel, as_messages
 from opd.models.load import check_model, load_model, load_skeleton, resolve_device, resolve_dtype
@@ -20,6 +18,7 @@ from opd.objectives import OBJECTIVES
 from opd.phases import announce
 from opd.protocols import SampleRequest, Scorer
 from opd.tasks import Example, Task, TaskOptions, load_task
+from opd.training.learner import trainable
 from opd.training.losses import alternatives
 from opd.trajectory import Messages, Trajectory
 
@@ -49,7 +48,7 @@ class Lesson:
 
     @property
     def privileged(self) -> bool:
-        """Whether the teacher is told more than the student."""
+        """Whether the teacher sees more than the student."""
         return bool(self.system or self.hint)
 
     def teacher_messages(self, example: Example) -> Messages:
@@ -66,7 +65,7 @@ class Lesson:
         return messages
 
     def informed(self, items: Sequence[Asked], examples: Sequence[Example], *, room: int) -> list[Asked]:
-        """Let the teacher of some requests or trajectories see what it is told beside the prompt.
+        """Let the teacher of some requests or trajectories see its hint and its system prompt.
 
         Args:
             items: each with the place of its prompt in ``examples``.
@@ -163,7 +162,7 @@ def must_compile(config: DistillConfig) -> None:
 
 
 def settings_of(number: int, config: DistillConfig) -> DistillConfig:
-    """Return the settings that apply to a lesson: the teachers of further ones are told nothing beside."""
+    """Return the settings that apply to a lesson: the teachers of further ones get no hint."""
     return config.model_copy(update={"teacher_system": None, "teacher_hint": None}) if number else config
 
 
@@ -251,45 +250,3 @@ def load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> La
         device=config.teacher_device or config.device,
         dtype=config.teacher_dtype or config.dtype,
     )
-
-
-def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
-    """Open the student's weights, or those of an adapter: its own if it came with one, else a fresh one.
-
-    An adapter on merged weights could be saved only together with them: no folder would hold its base.
-
-    Raises:
-        ValueError: the student's own adapter has another rank than the config's.
-    """
-    model = student.model
-    adapted = hasattr(model, "peft_config")
-    if adapted and not config.lora_rank:
-        model = model.merge_and_unload()
-    if config.lora_rank and adapted:
-        rank = getattr(model.active_peft_config, "r", None)
-        if rank != config.lora_rank:
-            raise ValueError(
-                f"{student.name} comes with an adapter of rank {rank}. Set lora_rank to {rank} to train it "
-                "further, or to 0 to merge it and train all weights."
-            )
-        model.set_adapter(model.active_adapter)  # opens its weights
-    elif config.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(config.seed)  # peft draws the adapter's first weights from torch's generator
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_rank,
-            target_modules="all-linear",
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(model, lora)
-    else:
-        model.requires_grad_(True)
-    for module in model.modules():  # dropout would make the trainer's log-probs differ from the sampler's
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return LanguageModel(student.name, model.eval(), student.tokenizer, compiled=config.compile)

@@ -18,7 +18,7 @@ from opd.files import size_in_words
 from opd.grading.grading import grade
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
-from opd.models.parallel import exchange, gathered, spread, world
+from opd.models.parallel import exchange, spread, world
 from opd.phases import announce
 from opd.tasks import Example
 from opd.training.distillation import Distillation, distill
@@ -243,9 +243,9 @@ def _evaluating(run: Distillation) -> tuple[int, float, float]:
         seconds, written = _sampling(run, run.student, examples)
         of_student += seconds(len(probes)) + seconds(measured)
         started = time.perf_counter()
-        with gathered(run.student), run.precision():
-            told = lesson.informed(written, probes, room=config.max_tokens)
-            spread(partial(grade, lesson.pair, top_k=TOP_K), told, len)
+        with run.learner.asking():
+            informed = lesson.informed(written, probes, room=config.max_tokens)
+            spread(partial(grade, lesson.pair, top_k=TOP_K), informed, len)
         of_student += (time.perf_counter() - started) * len(probes) / len(written)
         if measured and lesson.pair.scorer is None:
             of_teacher += _sampling(run, lesson.pair.teacher, examples)[0](measured)
@@ -264,7 +264,7 @@ def _sampling(
 
     def timed(prompts: Sequence[Prompt]) -> tuple[float, list[Trajectory]]:
         started = time.perf_counter()
-        with gathered(run.student), run.precision():
+        with run.learner.asking():
             done = sample(
                 model, prompts, seed=0, temperature=config.temperature, max_tokens=config.max_tokens
             )

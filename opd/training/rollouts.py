@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from opd.config import DistillConfig
 from opd.engines.sampling import requests, sample_together, uniforms
 from opd.engines.transformers import TransformersSampler
+from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
 from opd.objectives import OBJECTIVES
 from opd.packed import cut
@@ -50,10 +52,27 @@ class Rollout:
         return len(self.trajectory) if self.weights is None else int(self.weights.sum())
 
 
+def load_sampler(student: LanguageModel, config: DistillConfig) -> Sampler:
+    """Return what samples from the student.
+
+    Raises:
+        ValueError: vLLM is not installed, or cannot do what is asked.
+        EngineError: vLLM cannot start.
+    """
+    if config.engine == "transformers":
+        return TransformersSampler(student)
+    from opd.engines.vllm import VllmEngine
+
+    share = {"memory_share": config.vllm_memory} if config.vllm_memory else {}
+    return VllmEngine(
+        student, dtype=config.dtype, hot_swap=config.vllm_hot_swap, sleeps=config.vllm_sleeps, **share
+    )
+
+
 def gather(
     config: DistillConfig,
     lessons: Sequence[Lesson],
-    student: Sampler,
+    sampler: Sampler,
     step: int,
     finished: Callable[[Pair, Trajectory], None] = lambda *_: None,
 ) -> list[Rollout]:
@@ -62,7 +81,7 @@ def gather(
     Args:
         config: says who writes: the student, for the baselines also the teacher.
         lessons: where prompts come from.
-        student: samples from the student.
+        sampler: samples from the student.
         step: the training step, from 1; decides prompts and random numbers.
         finished: is given each trajectory of the student with its pair while others still grow.
     """
@@ -79,22 +98,22 @@ def gather(
             n=config.samples_per_prompt,
             seed=config.seed,
             step=source_step,
-            lesson=number,
+            stream=number,
             max_tokens=config.max_tokens,
         )
         asked = lesson.informed(asked, examples, room=config.max_tokens)
         by_student = [_student_writes(config, r.prompt_index, r.sample_index, source_step) for r in asked]
         own = [r for r, ours in zip(asked, by_student, strict=True) if ours]
         written = sample_together(
-            student, own, temperature=config.temperature, finished=partial(finished, lesson.pair)
+            sampler, own, temperature=config.temperature, finished=partial(finished, lesson.pair)
         )
         theirs = [r for r, ours in zip(asked, by_student, strict=True) if not ours]
         teacher = TransformersSampler(lesson.pair.teacher)
         prompts = {(r.prompt_index, r.sample_index): r.prompt_ids for r in theirs}
-        told = [
+        informed = [
             r if r.teacher_prompt_ids is None else replace(r, prompt_ids=r.teacher_prompt_ids) for r in theirs
         ]
-        for t in sample_together(teacher, told, temperature=config.temperature):
+        for t in sample_together(teacher, informed, temperature=config.temperature):
             # The student did not sample it: it has no behaviour log-probs to form a ratio with.
             ours = prompts[t.prompt_index, t.sample_index]
             written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))
@@ -128,6 +147,16 @@ def _with_rewards(config: DistillConfig, rollouts: list[Rollout]) -> list[Rollou
     centred = config.reward_scale * (chains - chains.mean(axis=1, keepdims=True))
     spread = np.repeat(centred[:, None], config.chain or 1, axis=1).ravel()
     return [replace(r, reward=float(c)) for r, c in zip(rollouts, spread, strict=True)]
+
+
+def divide(rollouts: Sequence[Rollout], count: int) -> list[Sequence[Rollout]]:
+    """Cut the step's rollouts into ``count`` parts, none of them empty, each with a share of every lesson."""
+    lessons = [list(own) for _, own in itertools.groupby(rollouts, key=lambda r: r.lesson)]
+    parts = (
+        [r for own in lessons for r in own[len(own) * k // count : len(own) * (k + 1) // count]]
+        for k in range(count)
+    )
+    return [part for part in parts if part]
 
 
 def settle(config: DistillConfig, rollouts: Sequence[Rollout], grades: Sequence[Grades]) -> list[Rollout]:

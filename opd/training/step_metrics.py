@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from opd.models.language_model import LanguageModel
 from opd.training.rollouts import Rollout
 from opd.trajectory import Grades, Trajectory
+
+
+class Clock:
+    """The seconds that a step spends on each work, once the device has done what was asked of it.
+
+    Attributes:
+        seconds: by work; what is done inside other work counts for itself alone.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Wait for work; the device is the one that does it."""
+        self.device, self._work, self._since = device, "", 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the step before."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, work: str) -> Iterator[None]:
+        """Let the time inside count for some work."""
+        outer = self._turn_to(work)
+        try:
+            yield
+        finally:
+            self._turn_to(outer)
+
+    def _turn_to(self, work: str) -> str:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now, before = time.perf_counter(), self._work
+        if before:
+            self.seconds[before] += now - self._since
+        self._work, self._since = work, now
+        return before
 
 
 def step_metrics(
@@ -19,7 +58,7 @@ def step_metrics(
 
     ``sampler_mismatch`` estimates KL(sampler || trainer) on the first ``fresh`` rollouts, which were scored
     before the step's first update: 0 up to round-off while both are one model. The importance ratio is that
-    of all rollouts; with substeps it also tells how far the updates moved the student.
+    of all rollouts; with substeps it also shows how far the updates moved the student.
     ``topk_overlap`` is the share of the student's likeliest tokens that are among the teacher's,
     ``shared_mass`` the student's probability on those. Of the others see :func:`shape`.
     """
@@ -27,7 +66,7 @@ def step_metrics(
     def mean(columns: Sequence[np.ndarray]) -> float:
         return float(np.concatenate(columns).mean(dtype=np.float64))
 
-    # A teacher elsewhere may tell more alternatives than are kept of the student.
+    # A teacher elsewhere may give more alternatives than are kept of the student.
     k = min(g.student.top_ids.shape[1] for g in grades)
     shared = [(g.student.top_ids[:, :, None] == g.teacher.top_ids[:, None, :k]).any(-1) for g in grades]
     masses = [(np.exp(g.student.top_logprobs) * s).sum(-1) for g, s in zip(grades, shared, strict=True)]
@@ -74,16 +113,15 @@ def shape(trajectories: Sequence[Trajectory], student: LanguageModel) -> dict[st
     }
 
 
-def mean_kl(name: str, grades: Sequence[Grades], suffix: str = "") -> dict[str, float]:
+def mean_kl(name: str, grades: Sequence[Grades]) -> dict[str, float]:
     """Return the mean reverse KL, nats per token, under ``name``.
 
     Where it is a lower bound, also over how many of the teacher's likeliest tokens, under ``name_top_k``.
-    ``suffix`` ends both names.
     """
     kl = np.concatenate([g.reverse_kl for g in grades])
-    found = {f"{name}{suffix}": float(kl.mean(dtype=np.float64))}
+    found = {name: float(kl.mean(dtype=np.float64))}
     bounds = [g.teacher.top_ids.shape[1] for g in grades if g.bound]
-    return found | ({f"{name}_top_k{suffix}": min(bounds)} if bounds else {})
+    return found | ({f"{name}_top_k": min(bounds)} if bounds else {})
 
 
 def repetition(ids: NDArray[np.int64]) -> float:

@@ -251,7 +251,7 @@ def test_a_teacher_elsewhere_is_asked_once_for_each_trajectory(pairs, monkeypatc
     monkeypatch.setattr(Elsewhere, "score", counted)
     next(run)
     assert len(asked) == len({id(t) for t in asked}) == 4
-    assert not run.early._begun, "the scores of a step that is over are kept"
+    assert not run.teachers.kept, "the scores of a step that is over are kept"
 
 
 def test_a_teacher_that_dies_while_the_student_writes_ends_the_step_untrained(pairs, monkeypatch):

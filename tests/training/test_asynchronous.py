@@ -22,6 +22,8 @@ SETTINGS = {
 class Apart(TransformersSampler):
     """A sampler with weights of its own, as one in another process has."""
 
+    apart = True
+
     def __init__(self, student):
         self.trained = student
         super().__init__(LanguageModel(student.name, copy.deepcopy(student.model), student.tokenizer))
@@ -35,7 +37,7 @@ def reports(monkeypatch):
     """Run with such a sampler."""
 
     def run(**settings):
-        monkeypatch.setattr("opd.training.distillation._sampler", lambda student, config: Apart(student))
+        monkeypatch.setattr("opd.training.distillation.load_sampler", lambda student, _: Apart(student))
         pair = Pair(make_model(0), make_model(1))
         return list(opd.distill(opd.DistillConfig(**SETTINGS | settings), pair))
 

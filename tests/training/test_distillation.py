@@ -14,9 +14,10 @@ from opd.grading.evaluation import evaluate
 from opd.models.pair import Pair
 from opd.protocols import NotFiniteError
 from opd.tasks import Example
-from opd.training import distillation
-from opd.training.distillation import distill, learning_rate
-from opd.training.rollouts import gather
+from opd.training import distillation, learner
+from opd.training.distillation import distill
+from opd.training.learner import learning_rate
+from opd.training.update import gradient
 
 pytestmark = pytest.mark.engine
 
@@ -85,26 +86,22 @@ def test_a_student_that_is_its_own_teacher_does_not_move(temperature):
     assert all(torch.equal(a, b) for a, b in zip(before, pair.student.model.parameters(), strict=True))
 
 
-def first_rollouts(run):
-    return gather(run.config, run.lessons, run.sampler, 1)
-
-
 def gradients(**changes):
     run = distill(config(**changes), fresh_pair())
-    run._gradient(first_rollouts(run))
+    gradient(run.learner, run.sample(1), run.teachers)
     return {name: p.grad.clone() for name, p in run.parameters.items()}
 
 
 def test_the_gradient_does_not_depend_on_the_micro_batch():
     whole, split = gradients(micro_batch_tokens=10**6), gradients(micro_batch_tokens=1)
-    for name, gradient in whole.items():
-        torch.testing.assert_close(split[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    for name, wanted in whole.items():
+        torch.testing.assert_close(split[name], wanted, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_the_loss_is_the_mean_over_the_tokens_of_the_step():
     run = distill(config(), fresh_pair())
-    rollouts = first_rollouts(run)
-    graded = run._gradient(rollouts)
+    rollouts = run.sample(1)
+    graded = gradient(run.learner, rollouts, run.teachers)
     kl = np.concatenate([g.reverse_kl for g in graded.grades])
     assert len(kl) == sum(len(r.trajectory) for r in rollouts)
     assert graded.loss == pytest.approx(float(kl.mean()), rel=1e-5)
@@ -112,9 +109,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_step():
 
 def test_what_trains_is_what_review_shows():
     run = distill(config(), fresh_pair())
-    rollouts = first_rollouts(run)
+    rollouts = run.sample(1)
     shown = opd.grade(run.lessons[0].pair, [r.trajectory for r in rollouts], top_k=8)
-    for a, b in zip(run._gradient(rollouts).grades, shown, strict=True):
+    for a, b in zip(gradient(run.learner, rollouts, run.teachers).grades, shown, strict=True):
         np.testing.assert_allclose(a.penalty, b.penalty, atol=1e-5)
         np.testing.assert_allclose(a.reverse_kl, b.reverse_kl, atol=1e-5)
         assert np.array_equal(a.forks, b.forks)
@@ -122,15 +119,15 @@ def test_what_trains_is_what_review_shows():
 
 def test_out_of_memory_halves_the_micro_batch_says_so_and_repeats_the_step(monkeypatch):
     plain = list(distill(config(steps=1, warmup_steps=0), fresh_pair()))[1]
-    pair, inner, failures = fresh_pair(), distillation.distributions, [1, 1]
+    pair, inner, failures = fresh_pair(), learner.distributions, [1, 1]
 
     def flaky(model, *args, **kwargs):
-        if model is not pair.teacher and failures:
+        if failures:
             failures.pop()
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inner(model, *args, **kwargs)
 
-    monkeypatch.setattr(distillation, "distributions", flaky)
+    monkeypatch.setattr(learner, "distributions", flaky)
     report = list(distill(config(steps=1, warmup_steps=0, micro_batch_tokens=4000), pair))[1]
     assert [note.split("halved to ")[1].split()[0] for note in report.notes] == ["2000", "1000"]
     for key in ("loss", "penalty", "gradient_norm"):
@@ -174,7 +171,7 @@ def test_problems_without_an_answer_are_not_evaluated(pair):
 
 def test_evaluation_uses_the_same_draws_every_time():
     run = distill(config(eval_prompts=32), fresh_pair())
-    (once, probes), (again, same_probes) = run._evaluate(), run._evaluate()
+    (once, probes), (again, same_probes) = run.watch.evaluate(), run.watch.evaluate()
     assert once["heldout_accuracy"] == again["heldout_accuracy"]
     assert [p.text for p in probes] == [p.text for p in same_probes]
 
@@ -222,7 +219,9 @@ def test_the_first_losses_of_the_embedded_pair_are_those_on_record(objective):
     """A change of these figures is a change of what a run does: of sampling, scoring or the objective."""
     values = {"steps": 1, "prompts_per_step": 8, "substeps": 1, "samples_per_prompt": 2, "eval_prompts": 0}
     run = distill(opd.DistillConfig(objective=objective, **values))
-    assert run._gradient(first_rollouts(run)).loss == pytest.approx(LOSSES[objective], rel=1e-3)
+    assert gradient(run.learner, run.sample(1), run.teachers).loss == pytest.approx(
+        LOSSES[objective], rel=1e-3
+    )
 
 
 def test_frozen_probes_are_scored_as_a_fresh_grading_would_at_every_evaluation():

@@ -14,7 +14,8 @@ from opd.models.pair import Pair
 from opd.objectives import OBJECTIVES
 from opd.training.distillation import distill
 from opd.training.losses import LOSSES, Chunk, policy_gradient, token_loss
-from opd.training.rollouts import discounted, gather, select_tokens, settle
+from opd.training.rollouts import discounted, select_tokens, settle
+from opd.training.update import gradient
 
 V, T = 3, 3
 PREFIXES = [p for n in range(T) for p in itertools.product(range(V), repeat=n)]
@@ -168,8 +169,8 @@ def test_the_gradient_equals_trl(tmp_path, objective, beta):
 
     settings |= {"objective": objective} | ({"beta": beta} if objective == "jsd" else {})
     run = distill(opd.DistillConfig(**settings), Pair(*models()))
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
-    updated = run._gradient(rollouts)
+    rollouts = run.sample(1)
+    updated = gradient(run.learner, rollouts, run.teachers)
     norm = torch.sqrt(sum((p.grad**2).sum() for p in run.parameters.values()))
     ours = {n: p.grad / norm for n, p in run.parameters.items()}
 
@@ -201,8 +202,8 @@ def test_the_gradient_equals_trl(tmp_path, objective, beta):
     theirs = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
     norm = torch.sqrt(sum((g**2).sum() for g in theirs.values()))
     assert theirs.keys() == ours.keys()
-    for name, gradient in ours.items():
-        torch.testing.assert_close(gradient, theirs[name] / norm, atol=1e-5, rtol=1e-3, msg=name)
+    for name, own in ours.items():
+        torch.testing.assert_close(own, theirs[name] / norm, atol=1e-5, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -310,11 +311,11 @@ def test_every_objective_trains(small, name):
 
 def test_rewards_are_centred_in_their_group_and_chains_share_one(small):
     run = quick(small, objective="rl")
-    rewards = np.array([r.reward for r in gather(run.config, run.lessons, run.sampler, 1)]).reshape(4, 4)
+    rewards = np.array([r.reward for r in run.sample(1)]).reshape(4, 4)
     assert np.abs(rewards.mean(axis=1)).max() < 1e-12
     assert np.abs(rewards).max() > 0
     run = quick(small, objective="rl", chain=2)
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
+    rollouts = run.sample(1)
     right = np.array([r.right for r in rollouts]).reshape(2, 2, 4)
     rewards = np.array([r.reward for r in rollouts]).reshape(2, 2, 4)
     both = right.all(axis=1).astype(float)
@@ -323,17 +324,17 @@ def test_rewards_are_centred_in_their_group_and_chains_share_one(small):
 
 
 def test_a_mixed_reward_reaches_the_gradient(small):
-    def gradient(**values):
+    def of(**values):
         run = quick(Pair(make_model(0), make_model(1, hidden_size=48)), **values)
-        run._gradient(gather(run.config, run.lessons, run.sampler, 1))
+        gradient(run.learner, run.sample(1), run.teachers)
         return torch.cat([p.grad.flatten() for p in run.parameters.values()])
 
-    assert not torch.allclose(gradient(), gradient(reward_weight=1.0), atol=1e-4)
+    assert not torch.allclose(of(), of(reward_weight=1.0), atol=1e-4)
 
 
 def test_sft_reads_the_teacher_and_a_fixed_set_repeats(small):
     run = quick(small, objective="sft", sft_prompts=8)
-    steps = [gather(run.config, run.lessons, run.sampler, k) for k in (1, 2, 3)]
+    steps = [run.sample(k) for k in (1, 2, 3)]
     ids = [[r.trajectory.completion_ids.tolist() for r in rollouts] for rollouts in steps]
     assert ids[0] == ids[2] != ids[1]
     assert all(r.trajectory.behaviour_logprobs is None for r in steps[0])
@@ -343,9 +344,7 @@ def test_sft_reads_the_teacher_and_a_fixed_set_repeats(small):
 
 def test_gkd_mixes_in_the_asked_share(small):
     run = quick(small, objective="gkd", student_share=0.25, prompts_per_step=50)
-    ours = [
-        r.trajectory.behaviour_logprobs is not None for r in gather(run.config, run.lessons, run.sampler, 1)
-    ]
+    ours = [r.trajectory.behaviour_logprobs is not None for r in run.sample(1)]
     assert 0.15 < np.mean(ours) < 0.35
 
 
@@ -368,9 +367,9 @@ def test_token_selection_takes_the_highest_scores(pair):
 def test_unselected_tokens_get_no_gradient(small):
     """With one token chosen, the loss is that token's KL and nothing else's."""
     run = quick(small, tokens="penalty", token_share=1e-9)
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
-    rollouts = settle(run.config, rollouts, run._grade(rollouts))
-    updated = run._gradient(rollouts)
+    rollouts = run.sample(1)
+    rollouts = settle(run.config, rollouts, run.grade(rollouts))
+    updated = gradient(run.learner, rollouts, run.teachers)
     penalties = np.concatenate([g.penalty for g in updated.grades])
     kl = np.concatenate([g.reverse_kl for g in updated.grades])
     assert updated.loss == pytest.approx(float(kl[penalties.argmax()]), rel=1e-4)
@@ -380,7 +379,7 @@ def test_unselected_tokens_get_no_gradient(small):
 def test_substeps_make_several_updates_of_a_step(small):
     run = quick(small, substeps=4, steps=2)
     assert "importance_ratio" in list(run)[2].metrics
-    assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
+    assert int(run.learner.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
 
 
 @pytest.mark.engine
@@ -388,7 +387,7 @@ def test_substeps_split_the_step_and_the_ratio_moves(small):
     run = quick(small, objective="importance_sampling", substeps=4, clip=0.2, learning_rate=5e-2)
     report = list(run)[1]
     assert report.metrics["importance_ratio_max"] > 1.01, "later substeps see a student that has moved"
-    assert int(run.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
+    assert int(run.learner.optimizer.state[next(iter(run.parameters.values()))]["step"]) == 8
 
 
 @pytest.mark.engine
@@ -414,14 +413,14 @@ def test_the_teacher_reaches_every_loss_that_names_it(small, objective):
     for seed in (1, 2):
         run = quick(Pair(make_model(0), make_model(seed)), objective=objective, substeps=1)
         run.config = run.config.model_copy(update={"student_share": 1.0})  # the same completions for both
-        losses.append(run._gradient(gather(run.config, run.lessons, run.sampler, 1)).loss)
+        losses.append(gradient(run.learner, run.sample(1), run.teachers).loss)
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_settled_advantages_are_the_discounted_penalties(small):
     run = quick(small, objective="importance_sampling", discount=0.5, kl_coefficient=2.0)
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
-    grades = run._grade(rollouts)
+    rollouts = run.sample(1)
+    grades = run.grade(rollouts)
     for rollout, graded in zip(settle(run.config, rollouts, grades), grades, strict=True):
         p = graded.penalty
         wanted = [-2 * sum(0.5 ** (k - t) * p[k] for k in range(t, len(p))) for t in range(len(p))]

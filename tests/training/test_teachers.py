@@ -16,8 +16,9 @@ from opd.runs.comparison import compare_checkpoints
 from opd.runs.run import create_run
 from opd.runs.worker import work
 from opd.tasks import Example
-from opd.training.distillation import _parts, distill
-from opd.training.rollouts import gather
+from opd.training.distillation import distill
+from opd.training.rollouts import divide
+from opd.training.update import gradient
 
 pytestmark = pytest.mark.engine
 
@@ -41,7 +42,7 @@ def test_the_student_as_its_own_teacher_stays_at_step_0_unless_live(folders):
 
 def test_only_the_teacher_sees_the_hint_and_the_system_prompt(folders):
     run = distill(settings(folders, teacher_hint="Hint: {answer}.", teacher_system="You know it."))
-    for rollout in gather(run.config, run.lessons, run.sampler, 1):
+    for rollout in run.sample(1):
         student = run.student.text(rollout.trajectory.prompt_ids)
         teacher = run.student.text(rollout.trajectory.teacher_prompt_ids)
         assert f"Hint: {rollout.example.answer}." in teacher
@@ -54,7 +55,7 @@ def test_only_the_teacher_sees_the_hint_and_the_system_prompt(folders):
 def test_an_sft_teacher_writes_with_its_hint_and_the_student_learns_without(folders):
     run = distill(settings(folders, objective="sft", teacher_hint="Hint: {answer}."))
     teacher, scores = run.lessons[0].pair.teacher, {"prompt_ids": [], "teacher_prompt_ids": []}
-    for rollout in gather(run.config, run.lessons, run.sampler, 1):
+    for rollout in run.sample(1):
         t = rollout.trajectory
         assert len(t.teacher_prompt_ids) > len(t.prompt_ids)
         for side, found in scores.items():
@@ -68,9 +69,9 @@ def test_an_sft_teacher_writes_with_its_hint_and_the_student_learns_without(fold
 def test_each_lesson_is_graded_by_its_own_teacher(folders):
     further = (LessonConfig(teacher=folders["other"], task="demo", share=0.25),)
     run = distill(settings(folders, lessons=further))
-    rollouts = gather(run.config, run.lessons, run.sampler, 1)
+    rollouts = run.sample(1)
     assert [sum(r.lesson is lesson for r in rollouts) for lesson in run.lessons] == [6, 2]
-    updated = run._gradient(rollouts)
+    updated = gradient(run.learner, rollouts, run.teachers)
     for lesson, name in zip(run.lessons, ("teacher", "other"), strict=True):
         own = [i for i, r in enumerate(rollouts) if r.lesson is lesson]
         pair = Pair(make_model(0), load_model(folders[name]))
@@ -108,7 +109,7 @@ def test_a_live_teacher_gets_no_gradient(folders):
     gradients = []
     for live in (False, True):
         run = distill(settings(folders, teacher="self", teacher_live=live, teacher_hint="It is {answer}."))
-        run._gradient(gather(run.config, run.lessons, run.sampler, 1))
+        gradient(run.learner, run.sample(1), run.teachers)
         gradients.append(torch.cat([p.grad.flatten() for p in run.parameters.values()]))
     torch.testing.assert_close(*gradients)
 
@@ -116,7 +117,7 @@ def test_a_live_teacher_gets_no_gradient(folders):
 def test_every_update_of_a_step_hears_every_teacher(folders):
     further = (LessonConfig(teacher=folders["other"], task="demo", share=0.5),)
     run = distill(settings(folders, lessons=further))
-    parts = _parts(gather(run.config, run.lessons, run.sampler, 1), 2)
+    parts = divide(run.sample(1), 2)
     for part in parts:
         assert [sum(r.lesson is lesson for r in part) for lesson in run.lessons] == [2, 2]
 
