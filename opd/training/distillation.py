@@ -20,7 +20,7 @@ from opd.config import DistillConfig
 from opd.grading.grading import grade
 from opd.grading.reviewing import review
 from opd.models.pair import Pair
-from opd.models.parallel import exchange, spread, world
+from opd.models.parallel import exchange, spread
 from opd.phases import announce
 from opd.training.doctor import check_sampler
 from opd.training.learner import Learner, learning_rate
@@ -78,10 +78,6 @@ class Distillation:
         self.student = self.lessons[0].pair.student
         if pair is not None:
             pair.student = self.student
-        if config.asynchronous and world() > 1:
-            raise ValueError(
-                "asynchronous works in one process only: leave it out, or start without torchrun."
-            )
         self.sampler = load_sampler(self.student, config)
         self.learner = Learner(self.student, config)
         self.parameters = self.learner.parameters
@@ -105,6 +101,7 @@ class Distillation:
         """
         if self.next_step > self.config.steps:
             raise StopIteration
+        self.clock.restart()
         report = self.step(self.next_step) if self.next_step else self.watch.before()
         if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
             report = self.evaluate(report)
@@ -113,13 +110,13 @@ class Distillation:
 
     def step(self, step: int) -> StepReport:
         """Make a training step: sample, grade, settle, update, report."""
-        self.clock.restart()
         rollouts = self.sample(step)  # the student writes
-        if self.config.grades_first:  # else each token is graded by the update's own forward
-            rollouts = settle(self.config, rollouts, self.grade(rollouts))
+        if self.config.grades_first:  # else the update's own forward grades
+            grades = self.grade(rollouts)  # the teacher scores every token
+            rollouts = settle(self.config, rollouts, grades)  # which tokens train, and which way
         parts = divide(rollouts, self.config.substeps)
         updates = [self.update(part, step) for part in parts]  # the grade you look at trains
-        self.synchronise()  # the sampler gets the new weights
+        self.synchronise()  # the sampler gets the student's new weights
         return self.report(step, parts, updates)
 
     def sample(self, step: int) -> list[Rollout]:
@@ -234,13 +231,10 @@ class Distillation:
             rollouts = self._write(max(1, self.next_step))
         if self.config.grades_first:
             rollouts = settle(self.config, rollouts, self.grade(rollouts))
+        graded: list[tuple[Rollout, Grades]] = []
         with self.clock("update"):
-            parts = divide(rollouts, self.config.substeps)
-            graded = [
-                pair
-                for part in parts
-                for pair in zip(part, gradient(self.learner, part, self.teachers).grades, strict=True)
-            ]
+            for part in divide(rollouts, self.config.substeps):
+                graded += zip(part, gradient(self.learner, part, self.teachers).grades, strict=True)
             self.learner.optimizer.zero_grad(set_to_none=True)
         self.teachers.forget(r.trajectory for r in rollouts)
         return graded, sum(self.clock.seconds.values())

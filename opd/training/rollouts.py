@@ -15,6 +15,7 @@ from opd.engines.sampling import requests, sample_together, uniforms
 from opd.engines.transformers import TransformersSampler
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
+from opd.models.parallel import world
 from opd.objectives import OBJECTIVES
 from opd.packed import cut
 from opd.protocols import Sampler
@@ -59,6 +60,8 @@ def load_sampler(student: LanguageModel, config: DistillConfig) -> Sampler:
         ValueError: vLLM is not installed, or cannot do what is asked.
         EngineError: vLLM cannot start.
     """
+    if config.asynchronous and world() > 1:
+        raise ValueError("asynchronous works in one process only: leave it out, or start without torchrun.")
     if config.engine == "transformers":
         return TransformersSampler(student)
     from opd.engines.vllm import VllmEngine

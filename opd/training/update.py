@@ -108,12 +108,12 @@ def gradient(learner: Learner, rollouts: Sequence[Rollout], teachers: TeacherSco
     with learner.precision():
         for indices, batch in _micro_batches(learner, rollouts):
             pair, trajectories = batch[0].lesson.pair, [r.trajectory for r in batch]
+            ids = pack((t.completion_ids for t in trajectories), student.device)
+            columns = pack(map(_columns, batch), student.device)
             with torch.no_grad():
                 theirs, told = teachers.ask(pair, trajectories)
-            with _training(student):
+            with train_mode(student):
                 ours = learner.score(pair, trajectories)
-                ids = pack((t.completion_ids for t in trajectories), student.device)
-                columns = pack(map(_columns, batch), student.device)
                 signals = over_chunks(loss_and_grades, ours, theirs, ids, columns, backward=True)
             loss += float(signals.pop("loss").sum())
             stop_mass = [float(part[-1]) for part in cut(signals.pop("stop_mass").cpu(), trajectories)]
@@ -172,7 +172,7 @@ def _of_lesson(
 
 
 @contextlib.contextmanager
-def _training(model: LanguageModel) -> Iterator[None]:
+def train_mode(model: LanguageModel) -> Iterator[None]:
     """Train mode while the gradient is made: gradient checkpointing is off outside of it."""
     model.model.train()
     try:

@@ -21,7 +21,7 @@ from opd.models import parallel
 from opd.models.parallel import gpus, share
 from opd.runs import jobs
 from opd.runs.run import open_run
-from opd.training import distillation, preview
+from opd.training import preview, rollouts
 from opd.training.memory import estimate_memory
 
 pytestmark = pytest.mark.engine
@@ -215,7 +215,7 @@ def test_the_plan_says_where_vllm_sits_and_what_it_takes(monkeypatch):
 
 
 def test_several_processes_do_not_sample_ahead(monkeypatch):
-    monkeypatch.setattr(distillation, "world", lambda: 2)
+    monkeypatch.setattr(rollouts, "world", lambda: 2)
     config = opd.DistillConfig(engine="vllm", asynchronous=True, objective="importance_sampling")
     with pytest.raises(ValueError, match="one process only"):
         opd.distill(config)
