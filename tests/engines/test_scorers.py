@@ -2,11 +2,13 @@
 
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from elsewhere import Elsewhere
+from running import train
 from tiny import make_model
 
 import opd
@@ -14,8 +16,9 @@ from opd.divergence import TopK, topk_reverse_kl
 from opd.engines.transformers import TransformersSampler
 from opd.models.pair import Pair
 from opd.protocols import EngineError
-from opd.runs import jobs
+from opd.runs import worker
 from opd.runs.run import create_run
+from opd.training.distillation import distill
 from opd.training.doctor import examine
 from opd.training.lessons import main_pair
 from opd.trajectory import Review
@@ -108,12 +111,11 @@ POLICY_GRADIENT = {
 }  # fmt: skip
 
 
-def test_a_run_says_that_its_curves_are_bounds(pairs):
+def test_a_run_says_that_its_curves_are_bounds(pairs, monkeypatch):
     for pair, said in zip(pairs, (False, True), strict=True):
+        monkeypatch.setattr(worker, "distill", partial(distill, pair=pair))
         config = opd.DistillConfig(**POLICY_GRADIENT, ignore_doctor=True)
-        run = create_run(f"bound-{said}", config)
-        with run.hold():
-            jobs._examine(run, opd.distill(config, pair))
+        run = train(create_run(f"bound-{said}", config))
         assert any("lower bound" in event.get("message", "") for event in run.events()) == said
 
 
