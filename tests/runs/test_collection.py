@@ -8,7 +8,7 @@ from running import evaluated
 import opd
 from opd.cli import main
 from opd.runs import collection
-from opd.runs.run import RunBusyError, create_run, list_runs, open_run
+from opd.runs.run import RunBusyError, create_run, list_runs, open_run, runs_dir
 from opd.trajectory import StepReport
 
 
@@ -99,3 +99,21 @@ def test_two_configs_are_compared(capsys):
     assert collection.config_diff(a, a) == {}
     assert main(["runs", "diff", "a", "b"]) == 0
     assert "seed: 0 | 3" in capsys.readouterr().out
+
+
+def test_a_run_may_be_called_like_any_file_of_the_store():
+    run = create_run("baseline.txt", opd.DistillConfig())
+    collection.pin_baseline(run)
+    assert collection.baseline() == run
+    collection.pin_baseline(None)
+    assert collection.baseline() is None
+
+
+def test_a_baseline_pinned_by_an_earlier_version_stays_pinned():
+    run = create_run("old", opd.DistillConfig())
+    (runs_dir() / "baseline.txt").write_text("old")
+    assert collection.baseline() == run
+    collection.pin_baseline(None)
+    assert collection.baseline() is None
+    (runs_dir() / ".baseline").write_bytes(b"\xff")
+    assert collection.baseline() is None

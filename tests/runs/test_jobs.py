@@ -172,3 +172,22 @@ def test_a_race_trains_each_method_until_its_budget_is_spent(config, tmp_path, c
     assert [s.name for s in summaries("sprint sft")] == ["sprint-sft"]
     assert Race("r", seconds=3.0).is_over([{"seconds_sample": 2.0, "seconds_update": 1.0}])
     assert not Race("r").is_over([{"tokens": 10**9}])
+
+
+def test_a_race_that_cannot_be_entered_leaves_nothing_behind():
+    create_run("derby-sft", opd.DistillConfig())
+    configs = {name: opd.DistillConfig() for name in ("full", "sft")}
+    with pytest.raises(ValueError, match="a run called derby-sft already"):
+        jobs.enter_race(configs, Race("derby"))
+    assert [run.name for run in list_runs()] == ["derby-sft"]
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -5, 0])
+def test_a_budget_is_a_positive_number(budget, capsys):
+    with pytest.raises(ValueError, match="The budget in seconds must be a positive number"):
+        Race("derby", seconds=budget)
+    with pytest.raises(ValueError, match="The budget in tokens must be a positive number"):
+        Race("derby", tokens=budget)
+    assert main(["race", "derby", "--budget-seconds", str(budget)]) == 2
+    assert "must be a positive number" in capsys.readouterr().err
+    assert list_runs() == []

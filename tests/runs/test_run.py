@@ -9,7 +9,17 @@ import time
 import pytest
 
 import opd
-from opd.runs.run import RunBusyError, RunExistsError, create_run, list_runs, open_run, runs_dir
+from opd.runs.collection import delete_run
+from opd.runs.run import (
+    Run,
+    RunBusyError,
+    RunExistsError,
+    all_runs,
+    create_run,
+    list_runs,
+    open_run,
+    runs_dir,
+)
 from opd.trajectory import StepReport
 
 
@@ -169,3 +179,44 @@ def test_a_look_at_a_long_run_costs_far_less_than_one_per_cent_of_a_core_at_1_hz
             assert run.status().state == "running"
         spent = (time.process_time() - before) / polls
     assert spent < 0.002, f"{1000 * spent:.2f} ms a look"
+
+
+def test_what_a_deletion_or_a_start_left_halfway_is_no_run_and_is_removed_in_the_end(monkeypatch):
+    left = [runs_dir() / name for name in (".gone.deleted", ".start.0123abcd.partial", ".held.deleted")]
+    for path in left:
+        run = create_run("gone", opd.DistillConfig())
+        run.path.rename(path)
+    mine = [runs_dir() / name for name in (".git", ".mine.partial", ".deleted")]
+    for path in mine:
+        path.mkdir()
+    assert all_runs() == []
+    create_run("new", opd.DistillConfig())
+    assert all(path.exists() for path in left), "somebody may be at work on them"
+    monkeypatch.setattr("opd.runs.run.LEFT_SECONDS", -1)
+    with Run(left[-1]).hold():
+        create_run("newer", opd.DistillConfig())
+    assert [path.exists() for path in left] == [False, False, True]
+    assert all(path.exists() for path in mine)
+    delete_run(open_run("new"))
+    assert not left[-1].exists()
+
+
+def test_a_start_that_was_killed_gives_its_name_back(monkeypatch):
+    for name, left in (("empty", []), ("halfway", ["config.json.partial"])):
+        (runs_dir() / name).mkdir(parents=True)
+        for file in left:
+            (runs_dir() / name / file).touch()
+        assert create_run(name, opd.DistillConfig()).config.steps == 60
+    (runs_dir() / "mine").mkdir()
+    (runs_dir() / "mine" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="mine exists already and is no run"):
+        create_run("mine", opd.DistillConfig())
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opd.runs.run.write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        create_run("killed", opd.DistillConfig())
+    monkeypatch.undo()
+    assert not (runs_dir() / "killed").exists()
