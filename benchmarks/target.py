@@ -101,7 +101,7 @@ class Race:
         run, side = distill(config, load_pair()), Progress()
         next(run)
         if config.compile:
-            side.warm_up = run.rehearse()[1] - run.rehearse()[1]
+            side.warm_up = run.preview_step()[1] - run.preview_step()[1]
         return run, side
 
     def _count(self, side: Progress, step: int, cost: Cost, student: LanguageModel) -> None:

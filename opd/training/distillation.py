@@ -219,7 +219,7 @@ class Distillation:
             r.lesson.pair, r.example.prompt, r.trajectory, grades, seed=self.config.seed, correct=r.right
         )
 
-    def rehearse(self) -> tuple[list[tuple[Rollout, Grades]], float]:
+    def preview_step(self) -> tuple[list[tuple[Rollout, Grades]], float]:
         """Do all of the next step but the update, and forget the gradient.
 
         Returns:

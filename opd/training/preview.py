@@ -156,7 +156,7 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     """
     # What is compiled takes many seconds at its first step: too long for a look.
     run = distill(config.model_copy(update={"compile": False}), pair)
-    graded, seconds = run.rehearse()
+    graded, seconds = run.preview_step()
     evaluations, of_student, of_teacher = _evaluating(run)
     given = [given_advantage(config, rollout, grades) for rollout, grades in graded]
     owner = np.repeat(np.arange(len(given)), [len(g) for g in given])
