@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from opd.divergence import over_chunks, reverse_kl, token_signals
-from opd.engines.transformers import batches, distributions
+from opd.engines.transformers import batches
 from opd.models.pair import Pair
+from opd.models.scoring import distributions
 from opd.trajectory import Trajectory
 
 TOP_K = 8

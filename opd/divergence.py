@@ -11,8 +11,8 @@ All log-softmaxes are fp32 whatever the model's dtype: in bf16 two equal models 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -57,37 +57,60 @@ class Distributions:
             logits = logits / self.temperature
         return torch.log_softmax(logits, dim=-1)
 
-    def of(self, hidden: Tensor) -> Distributions:
-        """Return the distributions that other hidden states ``[M, H]`` of the model stand for."""
-        return replace(self, hidden=hidden)
+    def rows(self, part: slice) -> Tensor:
+        """Return fp32 log-probs ``[n, V]`` of some rows."""
+        return self.log_probs(self.hidden[part])
 
-    def rows(self, cut: slice) -> Tensor:
-        """Return fp32 log-probs ``[n, V]`` of the rows of a cut."""
-        return self.log_probs(self.hidden[cut])
+    def __getitem__(self, part: slice) -> Distributions:
+        """Return the distributions of some rows, a view."""
+        return replace(self, hidden=self.hidden[part])
+
+    @staticmethod
+    def joined(parts: Sequence[Distributions]) -> Distributions:
+        """Put distributions of one model behind one another."""
+        return replace(parts[0], hidden=torch.cat([part.hidden for part in parts]))
 
 
 @dataclass(frozen=True)
 class TopK:
-    """What an engine elsewhere tells of ``N`` next-token distributions: exact, but not all of it.
+    """What an engine elsewhere says of ``N`` next-token distributions: exact, but not all of it.
+
+    The fields are those of :class:`opd.trajectory.TokenScores`; there is no entropy.
 
     Attributes:
-        taken: ``[N]``, log-prob of each token that was taken.
-        ids: int64 ``[N, K]``, the model's likeliest tokens.
-        logprobs: ``[N, K]``, their log-probs.
+        logprobs: ``[N]``, log-prob of each token that was taken.
+        ranks: int64 ``[N]``, how many tokens are strictly likelier than it.
+        top_ids: int64 ``[N, K]``, the model's likeliest tokens.
+        top_logprobs: ``[N, K]``, their log-probs.
     """
 
-    taken: Tensor
-    ids: Tensor
     logprobs: Tensor
+    ranks: Tensor
+    top_ids: Tensor
+    top_logprobs: Tensor
 
-    def rows(self, cut: slice) -> TopK:
-        """Return the same of the rows of a cut."""
-        return TopK(self.taken[cut], self.ids[cut], self.logprobs[cut])
+    def __getitem__(self, part: slice) -> TopK:
+        """Return what is known of some rows, a view."""
+        return self._each(lambda column: column[part])
+
+    rows = __getitem__
 
     def to(self, device: torch.device) -> TopK:
         """Return the same on a device."""
-        return TopK(self.taken.to(device), self.ids.to(device), self.logprobs.to(device))
+        return self._each(lambda column: column.to(device))
 
+    @staticmethod
+    def joined(parts: Sequence[TopK]) -> TopK:
+        """Put what is known of several texts behind one another."""
+        return TopK(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(TopK)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TopK:
+        return TopK(*(change(getattr(self, f.name)) for f in fields(self)))
+
+
+Predictions = Distributions | TopK
+"""What a model says of ``N`` tokens, wherever it computes: looked at a few ``rows`` at a time, cut by texts
+(:func:`opd.packed.cut`) and ``joined`` again."""
 
 ChunkFn = Callable[..., tuple[Tensor | None, dict[str, Tensor]]]
 
@@ -95,7 +118,7 @@ ChunkFn = Callable[..., tuple[Tensor | None, dict[str, Tensor]]]
 def over_chunks(
     fn: ChunkFn,
     student: Distributions,
-    teacher: Distributions | TopK,
+    teacher: Predictions,
     *columns: Tensor,
     backward: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
@@ -145,10 +168,10 @@ def over_chunks(
 
 
 def sampled(logprobs: Tensor | TopK, ids: Tensor) -> Tensor:
-    """Return the log-prob of each row's token: ``[n, V]``, ``[n]`` -> ``[n]``."""
+    """Return the log-prob of each row's token: ``[n, V]``, ``[n]`` on any device -> ``[n]``."""
     if isinstance(logprobs, TopK):
-        return logprobs.taken
-    return logprobs.gather(1, ids[:, None]).squeeze(1)
+        return logprobs.logprobs
+    return logprobs.gather(1, ids.to(logprobs.device)[:, None]).squeeze(1)
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -175,12 +198,12 @@ def topk_reverse_kl(student: Tensor, teacher: Tensor | TopK, support: Tensor) ->
 
     Args:
         student: log-probs ``[n, V]``.
-        teacher: log-probs ``[n, V]``, or what is known of them; then ``support`` is the first K of its ids.
+        teacher: log-probs ``[n, V]``, or what is known of them; then ``support`` are its first K tokens.
         support: the tokens kept, int64 ``[n, K]``.
     """
     kept_student = student.gather(1, support)
     if isinstance(teacher, TopK):
-        kept_teacher = teacher.logprobs[:, : support.shape[1]]
+        kept_teacher = teacher.top_logprobs[:, : support.shape[1]]
     else:
         kept_teacher = teacher.gather(1, support)
     tail_student, tail_teacher = _tail(kept_student), _tail(kept_teacher)
@@ -200,7 +223,7 @@ def token_signals(
     Args:
         student: the student's log-probs ``[n, V]``.
         teacher: the teacher's log-probs ``[n, V]``; or what is known of them, and then the reverse KL is the
-            lower bound by its tokens and the tail, and there are no signals of the teacher alone.
+            lower bound by its tokens and the tail, and the teacher has no entropy.
         ids: the tokens that were taken, int64 ``[n]``.
         top_k: how many alternatives of each model to keep.
         all_divergences: forward KL and JSD too. To look at, not to train on: they cost more passes over the
@@ -213,7 +236,8 @@ def token_signals(
         **_of("student", scores(student, ids, top_k, p)),
     }
     if isinstance(teacher, TopK):
-        return out | {"reverse_kl": topk_reverse_kl(student, teacher, teacher.ids).clamp_min(0)}
+        bound = topk_reverse_kl(student, teacher, teacher.top_ids).clamp_min(0)
+        return out | {"reverse_kl": bound, **_of("teacher", vars(teacher))}
     out["reverse_kl"] = (p * (student - teacher)).sum(-1).clamp_min(0)
     del p  # each is as large as the chunk
     q = teacher.exp()

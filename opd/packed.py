@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Column = TypeVar("Column", NDArray, Tensor)
+from opd.divergence import Predictions
+
+Column = TypeVar("Column", NDArray, Tensor, Predictions)
 
 
 def pack(parts: Iterable[NDArray], device: torch.device | str = "cpu") -> Tensor:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from opd.divergence import Predictions
 from opd.objectives import Need
-from opd.trajectory import TokenScores, Trajectory
+from opd.trajectory import Trajectory
 
 
 class EngineError(RuntimeError):
@@ -98,16 +100,26 @@ class Sampler(Protocol):
 class Scorer(Protocol):
     """Scores given completions with one model, wherever that model lives.
 
-    A log-prob that it gives is exact (to round-off). What it cannot tell is None in the scores, never 0; a
-    divergence formed from its top-k and the tail's mass is a lower bound of the one over the vocabulary.
+    A log-prob that it gives is exact (to round-off). A divergence formed from its likeliest tokens and the
+    tail's mass is a lower bound of the one over the vocabulary.
 
     Attributes:
         name: the model's, for messages.
         vocabulary: number of token ids that count.
+        device: where in this process it computes; None = elsewhere.
+        writes: whether its model is in this process, so that it can write text, too.
+        packs: whether it reads texts of any lengths together without padding.
     """
 
     name: str
     vocabulary: int
+    device: torch.device | None
+    writes: bool
+    packs: bool
+
+    def gives(self, top_k: int) -> int:
+        """Return how many of its likeliest tokens it gives at each position where ``top_k`` are asked for."""
+        ...
 
     def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
         """Say in a sentence why a need cannot be served, before a run begins; None where it can.
@@ -126,15 +138,18 @@ class Scorer(Protocol):
         side: Literal["student", "teacher"],
         temperature: float = 1.0,
         top_k: int = 0,
-    ) -> list[TokenScores]:
+    ) -> Predictions:
         """Score every token of every trajectory: all of them, or an exception.
 
         Args:
             trajectories: what to score.
             side: whose prompt goes before the completion.
             temperature: divides the logits.
-            top_k: how many of the model's likeliest tokens to return at each position; with ``vocabulary``
-                of them the entropy is there too.
+            top_k: how many of the model's likeliest tokens are wanted at each position, if it does not give
+                whole distributions anyway.
+
+        Returns:
+            What the model says, packed row by row in the order of the trajectories, ``N = sum(len(t))``.
 
         Raises:
             ValueError: this cannot be asked of it.

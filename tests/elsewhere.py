@@ -2,14 +2,14 @@
 
 import torch
 
-from opd.divergence import sampled
+from opd.divergence import TopK, sampled
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.engines.transformers import distributions
-from opd.trajectory import TokenScores, Trajectory
+from opd.models.scoring import distributions
+from opd.trajectory import Trajectory
 
 
 class Elsewhere(PromptLogprobScorer):
-    """What a vLLM server tells, told by a local model."""
+    """What a vLLM server says, said by a local model."""
 
     def __init__(self, model, name="elsewhere"):
         self.model, self.name, self.vocabulary, self.context = model, name, model.vocabulary, 256
@@ -17,7 +17,7 @@ class Elsewhere(PromptLogprobScorer):
     def close(self):
         pass
 
-    def _prompt_logprobs(self, sequences, lengths, top_k):
+    def prompt_logprobs(self, sequences, lengths, top_k):
         out = []
         for ids, n in zip(sequences, lengths, strict=True):
             t = Trajectory(ids[:-n], ids[-n:], None, None, ids[:-n])
@@ -29,6 +29,5 @@ class Elsewhere(PromptLogprobScorer):
             top = logprobs.topk(top_k, -1)
             taken = sampled(logprobs, torch.from_numpy(ids[-n:]))
             ranks = (logprobs > taken[:, None]).sum(-1)
-            columns = (taken, None, ranks.int(), top.indices.int(), top.values)
-            out.append(TokenScores(*(c if c is None else c.numpy() for c in columns)))
+            out.append(TopK(taken, ranks, top.indices, top.values))
         return out

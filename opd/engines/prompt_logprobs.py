@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from opd.divergence import Distributions, Predictions, TopK
 from opd.protocols import Need
-from opd.trajectory import TokenScores, Trajectory
+from opd.trajectory import Trajectory
 
 FULL_ENTRIES = 2_000_000
 """Log-probs of whole vocabularies that one call may ask for. vLLM makes a Python object of every one, and a
@@ -32,6 +33,9 @@ class PromptLogprobScorer(ABC):
     name: str
     vocabulary: int
     context: int
+    device = None
+    writes = False
+    packs = True
 
     @abstractmethod
     def close(self) -> None:
@@ -46,10 +50,14 @@ class PromptLogprobScorer(ABC):
         self.close()
 
     @abstractmethod
-    def _prompt_logprobs(
+    def prompt_logprobs(
         self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
-    ) -> list[TokenScores]:
-        """Score the last ``lengths[i]`` tokens of each sequence, without entropy."""
+    ) -> list[TopK]:
+        """Score the last ``lengths[i]`` tokens of each sequence."""
+
+    def gives(self, top_k: int) -> int:
+        """Return how many likely tokens it gives at each position: those that are asked for."""
+        return min(top_k, self.vocabulary)
 
     def refusal(self, need: Need, *, temperature: float = 1.0, tokens: int = 0) -> str | None:
         """Say why a need cannot be served; see :class:`opd.protocols.Scorer`."""
@@ -78,7 +86,7 @@ class PromptLogprobScorer(ABC):
         side: Literal["student", "teacher"],
         temperature: float = 1.0,
         top_k: int = 0,
-    ) -> list[TokenScores]:
+    ) -> Predictions:
         """Score every token of every trajectory; see :class:`opd.protocols.Scorer`."""
         prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
         sequences = [
@@ -94,15 +102,13 @@ class PromptLogprobScorer(ABC):
                     f"A prompt of {len(ids) - len(trajectory)} tokens and a completion of {len(trajectory)} "
                     f"exceed the {self.context} tokens that {self.name} can score. Shorten one of them."
                 )
-        top_k = min(top_k, self.vocabulary)
+        top_k = self.gives(top_k)
         need: Need = "full" if top_k == self.vocabulary else "top_k"
         tokens = sum(len(ids) for ids in sequences)
         if sentence := self.refusal(need, temperature=temperature, tokens=tokens):
             raise ValueError(sentence)
-        scores = self._prompt_logprobs(sequences, [len(t) for t in trajectories], top_k)
-        return [_with_entropy(s) for s in scores] if need == "full" else scores
-
-
-def _with_entropy(scores: TokenScores) -> TokenScores:
-    """Complete the scores of a whole vocabulary."""
-    return replace(scores, entropy=-(np.exp(scores.top_logprobs) * scores.top_logprobs).sum(1))
+        known = TopK.joined(self.prompt_logprobs(sequences, [len(t) for t in trajectories], top_k))
+        if need != "full":
+            return known
+        whole = torch.empty_like(known.top_logprobs).scatter_(1, known.top_ids, known.top_logprobs)
+        return Distributions(whole, torch.nn.Identity(), self.vocabulary)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opd.divergence import sampled
+from opd.divergence import TopK, sampled
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.engines.transformers import distributions
 from opd.models.language_model import LanguageModel
+from opd.models.scoring import distributions
 from opd.protocols import EngineError, must_be_finite
-from opd.trajectory import TokenScores, Trajectory
+from opd.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,8 @@ class RemoteScorer(PromptLogprobScorer):
         probe = Trajectory(ids[:1], ids[1:], None, None, ids[:1])
         with torch.inference_mode():
             own = distributions(copy, [probe], side="teacher", temperature=1.0, vocabulary=self.vocabulary)
-            known = sampled(own.log_probs(own.hidden), torch.from_numpy(ids[1:]).to(own.hidden.device))
-        off = float(np.abs(known.cpu().numpy() - scores.logprobs).mean())
+            known = sampled(own.log_probs(own.hidden), torch.from_numpy(ids[1:]))
+        off = float((known.cpu() - scores.logprobs).abs().mean())
         if not off <= AGREEMENT:
             raise ValueError(
                 f"{self.name} at {self.url} scores a probe {off:.2g} nats a token differently from "
@@ -141,9 +141,10 @@ class RemoteScorer(PromptLogprobScorer):
         """Close the connections."""
         self._client.close()
 
-    def _prompt_logprobs(
+    def prompt_logprobs(
         self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
-    ) -> list[TokenScores]:
+    ) -> list[TopK]:
+        """Score the end of sequences; see :class:`PromptLogprobScorer`."""
         given_up = threading.Event()
         pool = ThreadPoolExecutor(self._concurrency)
         try:
@@ -158,9 +159,7 @@ class RemoteScorer(PromptLogprobScorer):
             given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _score(
-        self, ids: NDArray[np.int64], length: int, top_k: int, given_up: threading.Event
-    ) -> TokenScores:
+    def _score(self, ids: NDArray[np.int64], length: int, top_k: int, given_up: threading.Event) -> TopK:
         return self._read(ids, self._complete(ids, top_k, given_up), length, top_k)
 
     def _complete(
@@ -182,7 +181,7 @@ class RemoteScorer(PromptLogprobScorer):
 
     def _read(
         self, ids: NDArray[np.int64], entries: Sequence[dict[str, dict[str, Any]]], length: int, top_k: int
-    ) -> TokenScores:
+    ) -> TopK:
         """Turn the entries of the last ``length`` tokens into scores; refuse what is incomplete."""
         taken, ranks, top = [], [], []
         try:
@@ -192,16 +191,15 @@ class RemoteScorer(PromptLogprobScorer):
                 by_rank = {entry["rank"]: (int(i), entry["logprob"]) for i, entry in found.items()}
                 top.append([by_rank[rank] for rank in range(1, top_k + 1)])
             pairs = np.array(top, np.float64).reshape(length, top_k, 2)
-            scores = TokenScores(
-                logprobs=np.array(taken, np.float32),
-                entropy=None,
-                ranks=np.array(ranks, np.int32),
-                top_ids=pairs[:, :, 0].astype(np.int32),
-                top_logprobs=pairs[:, :, 1].astype(np.float32),
+            scores = TopK(
+                logprobs=torch.tensor(taken, dtype=torch.float32),
+                ranks=torch.tensor(ranks, dtype=torch.int64),
+                top_ids=torch.from_numpy(pairs[:, :, 0]).long(),
+                top_logprobs=torch.from_numpy(pairs[:, :, 1]).float(),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.name} at {self.url} returns log-probs that lack a token's.") from error
-        must_be_finite(f"{self.name} at {self.url}", scores.logprobs, scores.top_logprobs)
+        must_be_finite(f"{self.name} at {self.url}", scores.logprobs.numpy(), scores.top_logprobs.numpy())
         if top_k and scores.top_ids.max() >= self.vocabulary:
             raise ValueError(
                 f"{self.name} at {self.url} expects token {scores.top_ids.max()}, which the student does not "

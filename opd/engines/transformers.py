@@ -360,44 +360,6 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_max(logprobs.shape[1] - 1)
 
 
-def distributions(
-    model: LanguageModel,
-    trajectories: Sequence[Trajectory],
-    *,
-    side: Literal["student", "teacher"],
-    temperature: float,
-    vocabulary: int,
-) -> Distributions:
-    """Score given completions: the distribution that predicts each completion token, packed row by row.
-
-    Row order is that of the trajectories, ``N = sum(len(t))``. Gradients flow if they are enabled.
-
-    Args:
-        model: who scores.
-        trajectories: what is scored.
-        side: whose prompt goes before the completion.
-        temperature: divides the logits.
-        vocabulary: number of token ids that count.
-
-    Raises:
-        ValueError: a trajectory is too long for the model.
-    """
-    prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
-    for prompt, t in zip(prompts, trajectories, strict=True):
-        model.must_fit(len(prompt), len(t), "Shorten the text, or use a model of a longer context.")
-    # The last token is predicted but predicts nothing that is graded: it stays out of the input.
-    inputs = [np.concatenate([p, t.completion_ids[:-1]]) for p, t in zip(prompts, trajectories, strict=True)]
-    hidden, starts = model.read(inputs)
-    predicts = np.concatenate(
-        [
-            np.arange(start + len(prompt) - 1, start + len(ids))
-            for start, prompt, ids in zip(starts, prompts, inputs, strict=True)
-        ]
-    )
-    hidden = hidden.index_select(0, torch.from_numpy(predicts).to(hidden.device))
-    return Distributions(hidden, model.head, vocabulary, temperature)
-
-
 def batches(trajectories: Sequence[Trajectory], tokens: int, *, packed: bool) -> list[list[int]]:
     """Group trajectories so that no group has more than ``tokens`` to read (one trajectory may).
 

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
+from opd.divergence import TopK
 from opd.engines.prompt_logprobs import PromptLogprobScorer
 from opd.models.language_model import LanguageModel
 from opd.models.load import locate, resolve_dtype
 from opd.protocols import EngineError, SampleRequest, must_be_finite
-from opd.trajectory import TokenScores, Trajectory
+from opd.trajectory import Trajectory
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker is the one process
@@ -190,13 +191,15 @@ class VllmEngine(PromptLogprobScorer):
         """End vLLM's process."""
         self._finalizer()
 
-    def _prompt_logprobs(
+    def prompt_logprobs(
         self, sequences: Sequence[NDArray[np.int64]], lengths: Sequence[int], top_k: int
-    ) -> list[TokenScores]:
+    ) -> list[TopK]:
+        """Score the end of sequences; see :class:`PromptLogprobScorer`."""
         found = {}
         for index, logprobs, ids, ranks in self._ask("score", sequences, lengths, top_k=top_k):
             must_be_finite(self.name, logprobs)
-            found[index] = TokenScores(logprobs[:, 0], None, ranks, ids[:, 1:], logprobs[:, 1:])
+            given, ids, ranks = (torch.from_numpy(column) for column in (logprobs, ids, ranks))
+            found[index] = TopK(given[:, 0], ranks.long(), ids[:, 1:].long(), given[:, 1:])
         return [found[i] for i in range(len(sequences))]
 
     def _source(self) -> str:

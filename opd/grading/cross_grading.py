@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 
 from opd.divergence import chunk_rows, scores
-from opd.engines.transformers import distributions
 from opd.models.language_model import LanguageModel
 from opd.models.pair import Pair
+from opd.models.scoring import distributions
 from opd.packed import cut, pack
 from opd.protocols import must_be_finite
 from opd.spans import Span, align

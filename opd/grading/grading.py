@@ -8,10 +8,11 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from opd.divergence import Distributions, TopK, over_chunks, token_signals
-from opd.engines.transformers import batches, distributions
+from opd.divergence import Predictions, over_chunks, token_signals
+from opd.engines.transformers import batches
 from opd.grading.cross_grading import grade_spans
 from opd.models.pair import Pair
+from opd.models.scoring import distributions
 from opd.packed import pack, places
 from opd.protocols import must_be_finite
 from opd.trajectory import Grades, TokenScores, Trajectory
@@ -31,10 +32,7 @@ LOWER_BOUND = (
     "all others. The penalty is exact."
 )
 
-
-Told = tuple[Distributions | TopK, list[TokenScores] | None]
-AskTeacher = Callable[..., Told]
-"""Takes and returns what :func:`teacher_distributions` does."""
+AskTeacher = Callable[[Pair, Sequence[Trajectory]], Predictions]
 
 
 def grade(
@@ -58,7 +56,7 @@ def grade(
         temperature: to score at; None = the one each trajectory was sampled at (1 for greedy ones).
         top_k: alternatives kept of each model.
         all_divergences: forward KL and JSD too; the training loop does without.
-        ask: instead of :func:`teacher_distributions`, where the teacher may have been asked already.
+        ask: returns what the teacher says, where it may have been asked already.
 
     Returns:
         One :class:`Grades` a trajectory, in their order.
@@ -66,6 +64,7 @@ def grade(
     Raises:
         ValueError: a trajectory is empty or contains ids outside the vocabulary, or ``temperature`` <= 0.
         NotFiniteError: one of the models says what is no number; the message says which.
+        EngineError: the teacher computes elsewhere and cannot go on.
     """
     if temperature is not None and not 0 < temperature < float("inf"):
         raise ValueError(f"Grades need a temperature above 0, not {temperature}.")
@@ -81,7 +80,7 @@ def grade(
         for group in batches([trajectories[i] for i in chosen], SCORE_TOKENS, packed=pair.packs):
             indices = [chosen[i] for i in group]
             part = [trajectories[i] for i in indices]
-            done = _grade_batch(pair, part, at, top_k, all_divergences, ask or teacher_distributions)
+            done = _grade_batch(pair, part, at, top_k, all_divergences, ask)
             graded.update(zip(indices, done, strict=True))
     return [graded[i] for i in range(len(trajectories))]
 
@@ -93,7 +92,7 @@ def _grade_batch(
     temperature: float,
     top_k: int,
     all_divergences: bool,
-    ask: AskTeacher,
+    ask: AskTeacher | None,
 ) -> list[Grades]:
     if pair.cross_tokenizer:
         spans = grade_spans(pair, trajectories, temperature, top_k)
@@ -106,47 +105,18 @@ def _grade_batch(
     student = distributions(
         pair.student, trajectories, side="student", temperature=temperature, vocabulary=pair.vocabulary
     )
-    teacher, told = ask(pair, trajectories, temperature=temperature, top_k=top_k)
+    teacher = (
+        ask(pair, trajectories)
+        if ask
+        else pair.scorer.score(trajectories, side="teacher", temperature=temperature, top_k=top_k)
+    )
     signals = over_chunks(
         lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
         student,
         teacher,
         pack((t.completion_ids for t in trajectories), student.hidden.device),
     )
-    return to_grades(pair, signals, trajectories, temperature, told)
-
-
-def teacher_distributions(
-    pair: Pair, trajectories: Sequence[Trajectory], *, temperature: float, top_k: int
-) -> Told:
-    """Let a pair's teacher score completions, here or wherever it computes.
-
-    Args:
-        pair: the pair.
-        trajectories: what is scored.
-        temperature: divides the logits.
-        top_k: how many of the teacher's likeliest tokens are asked for where it computes elsewhere.
-
-    Returns:
-        The distributions, packed row by row, or what is known of them; and then also the teacher's scores as
-        they came, one a trajectory.
-
-    Raises:
-        EngineError: the teacher computes elsewhere and cannot go on.
-    """
-    if pair.scorer is None:
-        return distributions(
-            pair.teacher, trajectories, side="teacher", temperature=temperature, vocabulary=pair.vocabulary
-        ), None
-    told = pair.scorer.score(trajectories, side="teacher", temperature=temperature, top_k=top_k)
-    columns = (
-        pack(getattr(scores, name) for scores in told) for name in ("logprobs", "top_ids", "top_logprobs")
-    )
-    taken, top_ids, top_logprobs = columns
-    if top_ids.shape[1] == pair.vocabulary:
-        whole = torch.empty_like(top_logprobs).scatter_(1, top_ids.long(), top_logprobs)
-        return Distributions(whole, torch.nn.Identity(), pair.vocabulary), None
-    return TopK(taken, top_ids.long(), top_logprobs), told
+    return to_grades(pair, signals, trajectories, temperature)
 
 
 def to_grades(
@@ -154,23 +124,19 @@ def to_grades(
     signals: dict[str, torch.Tensor],
     trajectories: Sequence[Trajectory],
     temperature: float,
-    told: Sequence[TokenScores] | None = None,
 ) -> list[Grades]:
     """Cut what :func:`opd.divergence.token_signals` says of packed rows into :class:`Grades`.
-
-    ``told`` are the teacher's scores where an engine elsewhere gave them.
 
     Raises:
         NotFiniteError: one of the models says what is no number.
     """
     columns = {name: value.cpu().numpy() for name, value in signals.items()}
-    student = _token_scores(columns, "student")
-    teacher = _joined(told) if told else _token_scores(columns, "teacher")
+    student, teacher = (_token_scores(columns, side) for side in ("student", "teacher"))
     for model, scores in ((pair.student, student), (pair.teacher, teacher)):
         must_be_finite(model.name, scores.logprobs, scores.entropy, scores.top_logprobs)
     judged = verdicts(student, teacher)
     out = []
-    for i, (trajectory, part) in enumerate(zip(trajectories, places(trajectories), strict=True)):
+    for trajectory, part in zip(trajectories, places(trajectories), strict=True):
         divergences = {
             name: columns[name][part].astype(np.float32)
             for name in ("penalty", "reverse_kl", "forward_kl", "jsd")
@@ -180,12 +146,12 @@ def to_grades(
             Grades(
                 **divergences,
                 student=_cut(student, part),
-                teacher=told[i] if told else _cut(teacher, part),
+                teacher=_cut(teacher, part),
                 verdicts=judged[part].copy(),
                 forks=np.zeros(len(trajectory), dtype=bool),
                 temperature=temperature,
                 bias=sampling_bias(trajectory, temperature),
-                bound=told and LOWER_BOUND.format(told[i].top_ids.shape[1]),
+                bound=LOWER_BOUND.format(teacher.top_ids.shape[1]) if teacher.entropy is None else None,
             )
         )
     return _marked(out)
@@ -197,20 +163,14 @@ def _marked(graded: Sequence[Grades]) -> list[Grades]:
 
 
 def _token_scores(columns: Mapping[str, np.ndarray], side: str) -> TokenScores:
-    return TokenScores(*(columns[f"{side}.{field.name}"] for field in fields(TokenScores)))
-
-
-def _joined(told: Sequence[TokenScores]) -> TokenScores:
-    """Put the scores of trajectories behind one another; what is not known of them stays None."""
-    columns = ([getattr(scores, field.name) for scores in told] for field in fields(TokenScores))
-    return TokenScores(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    return TokenScores(*(columns.get(f"{side}.{field.name}") for field in fields(TokenScores)))
 
 
 def _cut(scores: TokenScores, part: slice) -> TokenScores:
     """Copy the scores of one trajectory: a view would keep those of all others alive."""
     return TokenScores(
         logprobs=scores.logprobs[part].astype(np.float32),
-        entropy=scores.entropy[part].astype(np.float32),
+        entropy=None if scores.entropy is None else scores.entropy[part].astype(np.float32),
         ranks=scores.ranks[part].astype(np.int32),
         top_ids=scores.top_ids[part].astype(np.int32),
         top_logprobs=scores.top_logprobs[part].astype(np.float32),

@@ -7,6 +7,7 @@ from typing import Any
 
 from opd.models.language_model import LanguageModel
 from opd.models.load import load_model
+from opd.models.scoring import TransformersScorer
 from opd.protocols import Scorer
 
 
@@ -21,14 +22,14 @@ class Pair:
     Attributes:
         student: who writes.
         teacher: who grades; a skeleton (:func:`load_skeleton`) where it computes elsewhere.
-        scorer: the engine that scores for the teacher where it computes elsewhere.
+        elsewhere: the engine that scores for the teacher where it computes elsewhere; see :attr:`scorer`.
         cross_tokenizer: the vocabularies may map differently, and then the teacher grades text instead of ids
             (:mod:`opd.grading.cross_grading`). False once it turns out that they do not.
     """
 
     student: LanguageModel
     teacher: LanguageModel
-    scorer: Scorer | None = None
+    elsewhere: Scorer | None = None
     cross_tokenizer: bool = False
 
     def __post_init__(self) -> None:
@@ -52,9 +53,19 @@ class Pair:
         )
 
     @property
+    def scorer(self) -> Scorer:
+        """Who scores for the teacher: an engine elsewhere, or its own model, which is here."""
+        return self.elsewhere or TransformersScorer(self.teacher, self.vocabulary)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the teacher computes beside the student, elsewhere or on a device of its own."""
+        return self.scorer.device != self.student.device
+
+    @property
     def packs(self) -> bool:
         """Whether all that is computed here needs no padding; see :attr:`LanguageModel.packs`."""
-        return self.student.packs and (self.scorer is not None or self.teacher.packs)
+        return self.student.packs and self.scorer.packs
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401

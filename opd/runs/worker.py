@@ -176,7 +176,7 @@ def _examine(run: Run, distillation: Distillation) -> None:
     for lesson, findings in zip(distillation.lessons, _all(_findings, distillation), strict=True):
         _log_task(run, lesson.task)
         vocabulary = lesson.pair.vocabulary
-        if lesson.pair.scorer is not None and (kept := alternatives(run.config, vocabulary)) < vocabulary:
+        if (kept := lesson.pair.scorer.gives(alternatives(run.config, vocabulary))) < vocabulary:
             run.log_event("note", message=LOWER_BOUND.format(kept))
         run.log_event("examined", findings=[asdict(finding) for finding in findings])
         failed = " ".join(f.message for f in findings if f.level == "fail")

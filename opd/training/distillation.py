@@ -145,7 +145,7 @@ class Distillation:
             "temperature": self.config.temperature,
             "top_k": TOP_K,
             "all_divergences": False,
-            "ask": lambda pair, trajectories, **_: self.teachers.ask(pair, trajectories),
+            "ask": self.teachers.ask,
         }
         with self.clock("update"), self.learner.asking():
             for part in divide(rollouts, self.config.substeps):

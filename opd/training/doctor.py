@@ -25,13 +25,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from opd.config import DistillConfig
+from opd.divergence import TopK, sampled
 from opd.engines.sampling import requests, uniforms
-from opd.engines.transformers import TransformersSampler, distributions
+from opd.engines.transformers import TransformersSampler
 from opd.files import size_in_words
 from opd.grading.grading import grade
 from opd.models.language_model import LanguageModel, as_messages
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world
+from opd.models.scoring import TransformersScorer, distributions
 from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
@@ -132,12 +134,12 @@ def examine(
         One finding a check, in a fixed order. Models without a common vocabulary get no further checks: all
         of them compare ids.
     """
-    scorer = None
+    elsewhere = None
     if isinstance(pair, Pair):
-        scorer, pair = pair.scorer, (pair.student, pair.teacher)
+        elsewhere, pair = pair.elsewhere, (pair.student, pair.teacher)
     student, teacher = pair
     patient = _Patient(
-        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), scorer
+        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), elsewhere
     )
     findings = [_find("vocabulary", _vocabulary, patient)]
     if findings[0].level != "fail":
@@ -180,7 +182,11 @@ class _Patient:
     config: DistillConfig
     task: Task | None
     sampler: Sampler
-    scorer: Scorer | None = None
+    elsewhere: Scorer | None = None
+
+    @functools.cached_property
+    def pair(self) -> Pair:
+        return Pair(self.student, self.teacher, self.elsewhere)
 
     @property
     def models(self) -> tuple[LanguageModel, LanguageModel]:
@@ -189,7 +195,7 @@ class _Patient:
     @property
     def local(self) -> tuple[LanguageModel, ...]:
         """The models that compute here."""
-        return self.models if self.scorer is None else (self.student,)
+        return self.models if self.pair.scorer.writes else (self.student,)
 
     @property
     def probe_tokens(self) -> int:
@@ -198,8 +204,7 @@ class _Patient:
     @functools.cached_property
     def lesson(self) -> Lesson:
         """Who teaches what, to ask what the teacher is told."""
-        pair = Pair(self.student, self.teacher, self.scorer)
-        return Lesson(self.task, pair, 0, self.config.teacher_system, self.config.teacher_hint)
+        return Lesson(self.task, self.pair, 0, self.config.teacher_system, self.config.teacher_hint)
 
     @functools.cached_property
     def examples(self) -> list[Example]:
@@ -264,7 +269,7 @@ class _Patient:
             for i, ids in enumerate(right)
             for j in range(2)
         ]
-        if model is self.student or self.scorer is None:
+        if model is self.student or self.pair.scorer.writes:
             written = list(TransformersSampler(model).sample(asked))
         else:
             written = self._dictated(right)
@@ -286,26 +291,22 @@ class _Patient:
                 Trajectory(prompt, np.append(ids, 0), None, None, prompt)
                 for prompt, ids in zip(prompts, begun, strict=True)
             ]
-            scores = self.scorer.score(asked, side="teacher", top_k=1)
-            begun = [np.append(ids, s.top_ids[-1, 0]) for ids, s in zip(begun, scores, strict=True)]
+            scores = cut(self.pair.scorer.score(asked, side="teacher", top_k=1), asked)
+            begun = [np.append(ids, int(s.top_ids[-1, 0])) for ids, s in zip(begun, scores, strict=True)]
         return [
             Trajectory(prompt, ids, None, None, prompt, prompt_index=i)
             for i, (prompt, ids) in enumerate(zip(prompts, begun, strict=True))
         ]
 
-    def log_probs(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
-        """What a model predicts at each token of some trajectories, ``[N, V]``."""
-        side = "student" if model is self.student else "teacher"
-        vocabulary = min(self.student.vocabulary, self.teacher.vocabulary)
-        found = distributions(model, trajectories, side=side, temperature=1.0, vocabulary=vocabulary)
-        return found.log_probs(found.hidden)
+    def log_probs(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor | TopK:
+        """What a model predicts at each token of some trajectories, ``[N, V]``; elsewhere, part of it."""
+        student = TransformersScorer(self.student, self.pair.vocabulary)
+        scorer, side = (student, "student") if model is self.student else (self.pair.scorer, "teacher")
+        return scorer.score(trajectories, side=side, top_k=1).rows(slice(None))
 
     def taken(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
         """What a model gives to each token of some trajectories, ``[N]``, wherever it computes."""
-        if model is self.student or self.scorer is None:
-            return _taken(self.log_probs(model, trajectories), _ids(trajectories))
-        scores = self.scorer.score(trajectories, side="teacher", top_k=1)
-        return pack(s.logprobs for s in scores)
+        return sampled(self.log_probs(model, trajectories), _ids(trajectories))
 
 
 def _vocabulary(p: _Patient) -> Verdict:
@@ -484,7 +485,7 @@ def _end_of_sequence(p: _Patient) -> Verdict:
             f"{p.student.name} has no end-of-sequence id, so no completion would ever end. Set eos_token_id "
             "in its generation_config.json."
         )
-    if p.scorer is not None:
+    if not p.pair.scorer.writes:
         if ours & theirs:
             return "pass", f"Both models end with {_tokens(p, ours & theirs)}, by their own settings."
         return "warn", (
@@ -558,7 +559,7 @@ def _self_grade(p: _Patient) -> Verdict:
             )
         logprobs, ids = p.log_probs(model, p.probes), _ids(p.probes)
         # Ids against the distribution one place too early: nothing but a broken model scores both alike.
-        shifted = (_taken(logprobs[:-1], ids[1:]) - _taken(logprobs[1:], ids[1:])).abs().max()
+        shifted = (sampled(logprobs[:-1], ids[1:]) - sampled(logprobs[1:], ids[1:])).abs().max()
         if shifted < AGREEMENT[torch.float32]:
             return "fail", f"{model.name} predicts the same at every place. Check its weights."
     return "pass", "Each model graded against itself gets exactly 0, and not when shifted by one token."
@@ -589,12 +590,12 @@ def _sampler_verdict(
     student: LanguageModel, sampler: Sampler, prompts: Sequence[Prompt], temperature: float, tokens: int
 ) -> Verdict:
     asked = requests(student, prompts, n=2, max_tokens=tokens)
-    sampled = list(sampler.sample(asked, temperature=temperature))
+    written = list(sampler.sample(asked, temperature=temperature))
     vocabulary = student.vocabulary
-    scored = distributions(student, sampled, side="student", temperature=temperature, vocabulary=vocabulary)
-    own = _taken(scored.log_probs(scored.hidden), _ids(sampled))
-    behaviour = pack((t.behaviour_logprobs for t in sampled), own.device)
-    mean, worst, bound = _disagreement(student, own, behaviour, sampled, temperature=temperature)
+    scored = distributions(student, written, side="student", temperature=temperature, vocabulary=vocabulary)
+    own = sampled(scored.log_probs(scored.hidden), _ids(written))
+    behaviour = pack((t.behaviour_logprobs for t in written), own.device)
+    mean, worst, bound = _disagreement(student, own, behaviour, written, temperature=temperature)
     if not mean <= bound:
         return "fail", (
             f"The sampler's log-probs are {mean:.2g} nats a token off the student's own (at most "
@@ -649,13 +650,13 @@ def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: flo
         )[:, -1]
         for start, end in zip((0, *ends), ends, strict=False)
     ]
-    one_by_one, at_once = (_taken(found.log_probs(h), _ids([t])) for h in (torch.cat(hidden), found.hidden))
+    one_by_one, at_once = (sampled(found.log_probs(h), _ids([t])) for h in (torch.cat(hidden), found.hidden))
     return float((one_by_one - at_once).abs().mean())
 
 
 def _teacher(p: _Patient) -> Verdict:
     sizes = [sum(w.numel() for w in model.causal_lm.parameters()) for model in p.models]
-    grades = grade(Pair(*p.models, p.scorer), p.probes)
+    grades = grade(p.pair, p.probes)
     kl = np.concatenate([g.reverse_kl for g in grades])
     if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
         return "warn", (
@@ -811,11 +812,6 @@ def _memory(p: _Patient) -> Verdict:
 
 def _ids(trajectories: Sequence[Trajectory]) -> Tensor:
     return pack(t.completion_ids for t in trajectories)
-
-
-def _taken(logprobs: Tensor, ids: Tensor) -> Tensor:
-    """Log-prob of each row's token, ``[N, V]``, ``[N]`` -> ``[N]``."""
-    return logprobs.gather(1, ids.to(logprobs.device)[:, None]).squeeze(1)
 
 
 CHECKS: dict[str, Callable[[_Patient], Verdict]] = {

@@ -10,11 +10,11 @@ import torch
 
 from opd.config import DistillConfig
 from opd.divergence import Distributions
-from opd.engines.transformers import distributions
 from opd.models.language_model import LanguageModel
 from opd.models.load import resolve_dtype
 from opd.models.pair import Pair
 from opd.models.parallel import gathered, shard
+from opd.models.scoring import distributions
 from opd.trajectory import Trajectory
 
 BETAS = (0.9, 0.95)  # of AdamW, as in the Tinker recipe

@@ -100,7 +100,7 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
     tasks = [load_lesson_task(name, config) for name in names]
     main, *shares = prompts_of_lessons(config)
     student = trainable(pair.student if pair else load_student(config), config)
-    if pair and pair.scorer:
+    if pair:
         _must_serve(pair.scorer, config)
     # What compares tokens cannot train on spans of text: such a pair is refused here.
     pair = replace(pair, student=student, cross_tokenizer=False) if pair else main_pair(student, config)
@@ -215,7 +215,7 @@ def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
     scorer = RemoteScorer(config.teacher_url, name, vocabulary=pair.vocabulary)
     _must_serve(scorer, config)
     scorer.check(student, top_k=alternatives(config, pair.vocabulary))
-    return replace(pair, scorer=scorer)
+    return replace(pair, elsewhere=scorer)
 
 
 def must_only_score(config: DistillConfig) -> None:

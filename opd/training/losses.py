@@ -87,7 +87,7 @@ def jsd(chunk: Chunk, config: DistillConfig) -> Tensor:
 def topk_reverse_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
     """Reverse KL over the k likeliest tokens of one model and a bucket for all others."""
     if isinstance(chunk.teacher, TopK):
-        support = chunk.teacher.ids[:, : config.top_k]
+        support = chunk.teacher.top_ids[:, : config.top_k]
     else:
         chooser = chunk.student if config.top_k_from == "student" else chunk.teacher
         support = chooser.detach().topk(min(config.top_k, chooser.shape[1]), dim=-1).indices

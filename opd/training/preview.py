@@ -247,7 +247,7 @@ def _evaluating(run: Distillation) -> tuple[int, float, float]:
             informed = lesson.informed(written, probes, room=config.max_tokens)
             spread(partial(grade, lesson.pair, top_k=TOP_K), informed, len)
         of_student += (time.perf_counter() - started) * len(probes) / len(written)
-        if measured and lesson.pair.scorer is None:
+        if measured and lesson.pair.scorer.writes:
             of_teacher += _sampling(run, lesson.pair.teacher, examples)[0](measured)
     return 1 + -(-config.steps // config.eval_every), of_student, of_teacher
 
@@ -312,7 +312,7 @@ def plan(run: Distillation) -> list[str]:
         where += ", once for each process)" if count > 1 else ")"
         if teacher is run.student:
             where = "is the student as it trains"
-        elif lesson.pair.scorer is not None:
+        elif not lesson.pair.scorer.writes:
             where = f"is asked at {config.teacher_url}" + (", by each process" if count > 1 else "")
         said.append(f"The teacher {teacher.name} {where}.")
     if sharded:

@@ -14,21 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from opd.divergence import TopK
+from opd.divergence import Predictions
 from opd.engines.transformers import batches
-from opd.grading.grading import Told, teacher_distributions
 from opd.models.pair import Pair
 from opd.models.parallel import world
-from opd.packed import places
+from opd.packed import cut
 from opd.training.learner import Learner
 from opd.training.losses import alternatives
 from opd.training.step_metrics import Clock
 from opd.trajectory import Trajectory
-
-
-def computes_elsewhere(pair: Pair) -> bool:
-    """Say whether a pair's teacher computes beside its student, on a server or on another device."""
-    return pair.scorer is not None or pair.teacher.device != pair.student.device
 
 
 class TeacherScores:
@@ -46,16 +40,16 @@ class TeacherScores:
             clock: is told of the time that is spent waiting for them.
         """
         self.learner, self.clock = learner, clock
-        self.kept: dict[int, tuple[Trajectory, Future[Told]]] = {}  # by identity, kept alive beside it
+        self.kept: dict[int, tuple[Trajectory, Future[Predictions]]] = {}  # by identity, kept alive beside it
         self._pool = ThreadPoolExecutor(1, "opd-teacher")
-        self._finished: deque[tuple[Pair, Trajectory, Future[Told]]] = deque()
+        self._finished: deque[tuple[Pair, Trajectory, Future[Predictions]]] = deque()
 
     def finished(self, pair: Pair, trajectory: Trajectory) -> None:
         """Let a teacher that computes elsewhere score a trajectory while the student writes the rest."""
-        if computes_elsewhere(pair) and world() == 1:  # of several processes another one may train on it
+        if pair.overlaps and world() == 1:  # of several processes another one may train on it
             self._begin(pair, [trajectory])
 
-    def ask(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
+    def ask(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Predictions:
         """Return what the teacher says of some trajectories; one elsewhere is asked once, however often.
 
         What failed is asked anew by the next call: out of memory, that is a smaller one.
@@ -64,7 +58,7 @@ class TeacherScores:
             EngineError: the teacher cannot go on.
         """
         with self.clock("teacher"):
-            if not computes_elsewhere(pair):
+            if not pair.overlaps:
                 return self.ask_anew(pair, trajectories)
             self._begin(pair, trajectories)
             try:
@@ -73,17 +67,13 @@ class TeacherScores:
                 kept = list(self.kept.values())
                 self.forget(t for t, future in kept if future.done() and future.exception())
                 raise
-            first = parts[0][0]
-            if isinstance(first, TopK):
-                columns = zip(*((part.taken, part.ids, part.logprobs) for part, _ in parts), strict=True)
-                return TopK(*map(torch.cat, columns)), [scores for _, told in parts for scores in told]
-            return first.of(torch.cat([part.hidden for part, _ in parts])), None
+            return parts[0].joined(parts)
 
-    def ask_anew(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Told:
+    def ask_anew(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Predictions:
         """Return what the teacher says of some trajectories, which nobody keeps."""
         top_k = alternatives(self.learner.config, pair.vocabulary)
         temperature = self.learner.config.temperature
-        return teacher_distributions(pair, trajectories, temperature=temperature, top_k=top_k)
+        return pair.scorer.score(trajectories, side="teacher", temperature=temperature, top_k=top_k)
 
     def forget(self, trajectories: Iterable[Trajectory]) -> None:
         """Let go of the scores of a step that is over."""
@@ -94,7 +84,7 @@ class TeacherScores:
         """Let trajectories be scored as soon as the teacher is free, those that are not begun yet."""
         for trajectory in trajectories:
             if id(trajectory) not in self.kept:
-                future: Future[Told] = Future()
+                future: Future[Predictions] = Future()
                 self.kept[id(trajectory)] = trajectory, future
                 self._finished.append((pair, trajectory, future))
         self._pool.submit(self._work)
@@ -107,16 +97,15 @@ class TeacherScores:
             for group in batches([t for t, _ in own], self.learner.micro_batch_tokens, packed=True):
                 self._score(pair, [own[i] for i in group])
 
-    def _score(self, pair: Pair, batch: Sequence[tuple[Trajectory, Future[Told]]]) -> None:
+    def _score(self, pair: Pair, batch: Sequence[tuple[Trajectory, Future[Predictions]]]) -> None:
         """Score one batch and keep what each trajectory got, or why it got nothing."""
         try:
             with torch.inference_mode(), self.learner.precision():  # which a thread does not inherit
-                scores, told = self.ask_anew(pair, [t for t, _ in batch])
+                scores = self.ask_anew(pair, [t for t, _ in batch])
         except Exception as error:  # it is for whoever asks for the scores
             traceback.clear_frames(error.__traceback__)  # which would keep the tensors that lie there
             for _, future in batch:
                 future.set_exception(error)
             return
-        for i, ((_, future), place) in enumerate(zip(batch, places(t for t, _ in batch), strict=True)):
-            part = scores.rows(place) if isinstance(scores, TopK) else scores.of(scores.hidden[place])
-            future.set_result((part, told and [told[i]]))
+        for part, (_, future) in zip(cut(scores, (t for t, _ in batch)), batch, strict=True):
+            future.set_result(part)

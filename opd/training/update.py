@@ -111,13 +111,13 @@ def gradient(learner: Learner, rollouts: Sequence[Rollout], teachers: TeacherSco
             ids = pack((t.completion_ids for t in trajectories), student.device)
             columns = pack(map(_columns, batch), student.device)
             with torch.no_grad():
-                theirs, told = teachers.ask(pair, trajectories)
+                theirs = teachers.ask(pair, trajectories)
             with train_mode(student):
                 ours = learner.score(pair, trajectories)
                 signals = over_chunks(loss_and_grades, ours, theirs, ids, columns, backward=True)
             loss += float(signals.pop("loss").sum())
             stop_mass = [float(part[-1]) for part in cut(signals.pop("stop_mass").cpu(), trajectories)]
-            graded = to_grades(pair, signals, trajectories, config.temperature, told)
+            graded = to_grades(pair, signals, trajectories, config.temperature)
             # What counts for nothing has no index.
             found |= zip(indices, zip(graded, stop_mass, strict=True), strict=False)
             count(len(found), len(rollouts))

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from opd.divergence import Distributions, TopK, over_chunks, sampled, token_signals
+from opd.divergence import Predictions, over_chunks, sampled, token_signals
 from opd.engines.sampling import sample
 from opd.grading.evaluation import evaluate
 from opd.grading.grading import grade
@@ -48,7 +48,7 @@ class Watch:
     def freeze(self, frozen: Sequence[Trajectory]) -> None:
         """Score these from now on, whatever becomes of the student."""
         self.frozen = list(frozen)
-        self._teacher_of_frozen: Distributions | TopK | None = None
+        self._teacher_of_frozen: Predictions | None = None
 
     def before(self) -> StepReport:
         """Say what is known before the first evaluation: how many prompts train and are held out."""
@@ -101,7 +101,7 @@ class Watch:
         """Measure how many held-out problems the student solves, and once how many its teacher does."""
         options = {"n": self.learner.config.eval_prompts, "split": self.learner.config.eval_split, **sampling}
         known, key = self.teacher_accuracies, f"{number}"
-        if key not in known and lesson.pair.scorer is None:  # one that only scores answers nothing
+        if key not in known and lesson.pair.scorer.writes:  # one that only scores answers nothing
             seen = lesson.teacher_messages if lesson.privileged else None
             known[key] = evaluate(lesson.pair.teacher, lesson.task, prompt_of=seen, **options).value
         found = evaluate(self.learner.student, lesson.task, **options)
@@ -125,7 +125,7 @@ class Watch:
             return []
         pair = self.lessons[0].pair
         if self._teacher_of_frozen is None or pair.teacher is self.learner.student:
-            self._teacher_of_frozen, _ = self.teachers.ask_anew(pair, self.frozen)
+            self._teacher_of_frozen = self.teachers.ask_anew(pair, self.frozen)
         signals = over_chunks(
             lambda student, teacher, ids: (None, token_signals(student, teacher, ids, 1)),
             self.learner.score(pair, self.frozen),

@@ -22,9 +22,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import opd
 from opd.engines.columns import ColumnsCache
 from opd.engines.sampling import requests, uniforms
-from opd.engines.transformers import TransformersSampler, batches, distributions, draw
+from opd.engines.transformers import TransformersSampler, batches, draw
 from opd.models.kernels.attention import grouped_attention
 from opd.models.pair import Pair
+from opd.models.scoring import distributions
 from opd.protocols import NotFiniteError
 from opd.trajectory import Trajectory
 

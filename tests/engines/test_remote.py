@@ -14,6 +14,7 @@ from tiny import make_model
 import opd
 from opd.cli import main
 from opd.engines.remote import KEY_VARIABLE, RemoteScorer
+from opd.packed import cut
 from opd.protocols import EngineError
 from opd.runs.run import open_run
 from opd.trajectory import Trajectory
@@ -146,7 +147,8 @@ def test_scores_are_the_models_own(server):
     ]
     with connect(server) as scorer:
         for side, done in (("student", trajectories), ("teacher", told)):
-            for t, scores in zip(done, scorer.score(done, side=side, top_k=5), strict=True):
+            found = cut(scorer.score(done, side=side, top_k=5), done)
+            for t, scores in zip(done, found, strict=True):
                 prompt = t.prompt_ids if side == "student" else t.teacher_prompt_ids
                 rows = plain_logprobs(server.model, [*prompt, *t.completion_ids])[len(prompt) - 1 :]
                 taken = rows.gather(1, torch.tensor(t.completion_ids)[:, None])
@@ -155,7 +157,6 @@ def test_scores_are_the_models_own(server):
                 np.testing.assert_array_equal(scores.ranks, (rows > taken).sum(-1))
                 np.testing.assert_array_equal(scores.top_ids, top.indices)
                 np.testing.assert_allclose(scores.top_logprobs, top.values, atol=1e-5)
-                assert scores.entropy is None, "the tail is unknown, so the entropy is"
         assert all(type(i) is int for body in server.bodies for i in body["prompt"]), "ids travel, not text"
 
 
@@ -164,7 +165,8 @@ def test_no_more_requests_at_once_than_allowed(server):
     with connect(server, concurrency=3) as scorer:
         timer = threading.Timer(0.5, server.gate.set)
         timer.start()
-        assert len(scorer.score(written(n=4), side="teacher")) == 12
+        done = written(n=4)
+        assert len(scorer.score(done, side="teacher").logprobs) == sum(len(t) for t in done)
     assert server.most == 3
 
 
@@ -173,7 +175,7 @@ def test_a_server_in_trouble_is_asked_again_until_every_grade_is_there(server):
     heard, trajectories = [], written(n=2)
     with connect(server, on_wait=heard.append) as scorer:
         scores = scorer.score(trajectories, side="teacher", top_k=2)
-    assert [len(s.logprobs) for s in scores] == [len(t) for t in trajectories]
+    assert len(scores.logprobs) == sum(len(t) for t in trajectories)
     assert len(server.bodies) == len(trajectories) + 5
     assert 1 <= len(heard) < 5, "an outage is told once, not by each request that waits"
     assert server.url in heard[0]
@@ -337,12 +339,12 @@ def test_needs_that_cannot_be_served_are_refused_before_the_run(server):
     assert not server.bodies
 
 
-def test_a_whole_vocabulary_brings_the_entropy(server):
+def test_a_whole_vocabulary_is_the_distribution(server):
     (t,) = written()[:1]
     with connect(server) as scorer:
-        (scores,) = scorer.score([t], side="teacher", top_k=server.model.vocabulary)
+        scores = scorer.score([t], side="teacher", top_k=server.model.vocabulary)
     rows = plain_logprobs(server.model, [*t.prompt_ids, *t.completion_ids])[len(t.prompt_ids) - 1 :]
-    np.testing.assert_allclose(scores.entropy, -(rows.exp() * rows).sum(-1), atol=1e-5)
+    np.testing.assert_allclose(scores.rows(slice(None)), rows, atol=1e-5)
 
 
 def test_a_run_with_a_teacher_on_a_server_trains_and_is_listed(server, folders, capsys):

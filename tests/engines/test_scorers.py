@@ -86,7 +86,7 @@ def test_the_bound_by_what_is_known_equals_the_one_by_the_whole():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.log_softmax(torch.randn(6, 40, generator=generator) * 2, -1) for _ in range(2))
     top = teacher.topk(7, -1)
-    known = TopK(teacher[:, 0], top.indices, top.values)
+    known = TopK(teacher[:, 0], torch.zeros(len(teacher)), top.indices, top.values)
     torch.testing.assert_close(
         topk_reverse_kl(student, known, top.indices), topk_reverse_kl(student, teacher, top.indices)
     )
@@ -143,7 +143,7 @@ def test_each_kl_says_over_how_many_tokens_it_is_a_bound(pairs, objective, bound
 
 def test_a_teacher_elsewhere_that_ran_out_of_memory_is_asked_anew_for_less(pairs, monkeypatch):
     pair, failures = pairs[1], [1]
-    inner = pair.scorer._prompt_logprobs
+    inner = pair.scorer.prompt_logprobs
 
     def flaky(*args):
         if failures:
@@ -151,7 +151,7 @@ def test_a_teacher_elsewhere_that_ran_out_of_memory_is_asked_anew_for_less(pairs
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inner(*args)
 
-    monkeypatch.setattr(pair.scorer, "_prompt_logprobs", flaky)
+    monkeypatch.setattr(pair.scorer, "prompt_logprobs", flaky)
     config = opd.DistillConfig(
         objective="topk_reverse_kl", top_k_from="teacher", steps=1, prompts_per_step=4, substeps=1,
         max_tokens=12, eval_prompts=0, micro_batch_tokens=4000, device="cpu",
@@ -186,7 +186,7 @@ def test_a_pair_whose_teacher_cannot_serve_the_objective_is_refused_before_the_r
 @pytest.mark.parametrize("substeps", [1, 2])
 def test_no_more_is_asked_at_once_than_a_micro_batch_holds(pairs, monkeypatch, substeps):
     """Also of what has piled up while the student wrote."""
-    asked, inner = [], pairs[1].scorer._prompt_logprobs
+    asked, inner = [], pairs[1].scorer.prompt_logprobs
 
     def watched(sequences, lengths, top_k):
         asked.append(sum(map(len, sequences)))
@@ -200,7 +200,7 @@ def test_no_more_is_asked_at_once_than_a_micro_batch_holds(pairs, monkeypatch, s
         pairs[1],
     )
     next(run)
-    monkeypatch.setattr(pairs[1].scorer, "_prompt_logprobs", watched)
+    monkeypatch.setattr(pairs[1].scorer, "prompt_logprobs", watched)
     next(run)
     assert len(asked) > 4
     assert 400 < max(asked) <= 800

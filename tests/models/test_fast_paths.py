@@ -25,12 +25,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import opd
 from opd.engines.sampling import requests
-from opd.engines.transformers import TransformersSampler, distributions, next_tokens
+from opd.engines.transformers import TransformersSampler, next_tokens
 from opd.models.kernels.attention import grouped_attention
 from opd.models.kernels.linear import OneDnnLinear, available, use_onednn
 from opd.models.kernels.norms import FastRMSNorm, use_fast_norms
 from opd.models.kernels.packing import alike
 from opd.models.language_model import LanguageModel
+from opd.models.scoring import distributions
 from opd.training.lessons import load_lessons
 
 SHAPES = {

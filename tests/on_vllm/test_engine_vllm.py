@@ -14,10 +14,10 @@ from tiny import make_model
 
 import opd
 from opd.engines.sampling import requests
-from opd.engines.transformers import distributions
 from opd.engines.vllm import VllmEngine
 from opd.models.language_model import LanguageModel
 from opd.models.load import load_model, load_skeleton
+from opd.models.scoring import distributions
 from opd.packed import cut
 from opd.protocols import EngineError
 from opd.training.doctor import check_sampler
@@ -145,7 +145,7 @@ def test_more_prompt_tokens_than_one_step_of_the_engine_takes(engine, student):
     done = take(engine, student, [f"{i} {LONG_PROMPT}" for i in range(40)], n=2, max_tokens=4)
     assert len(done) == 80
     assert_close([t.behaviour_logprobs for t in done], own_logprobs(student, done), FP32)
-    assert_close([s.logprobs for s in engine.score(done, side="student")], own_logprobs(student, done), FP32)
+    assert_close([engine.score(done, side="student").logprobs], own_logprobs(student, done), FP32)
 
 
 def test_a_forced_prefix_is_kept_and_scored(engine, student):
@@ -188,34 +188,31 @@ def test_scores_are_transformers(engine, student, top_k):
     for side in ("student", "teacher"):
         rows = full_logprobs(student, told, side=side)
         scores = engine.score(told, side=side, top_k=top_k)
-        assert_close([s.logprobs for s in scores], own_logprobs(student, told, side=side), FP32)
-        for s, r, t in zip(scores, rows, told, strict=True):
+        if top_k == student.vocabulary:
+            np.testing.assert_allclose(scores.rows(slice(None)), np.concatenate(rows), rtol=0, atol=2e-4)
+            continue
+        assert_close([scores.logprobs], own_logprobs(student, told, side=side), FP32)
+        for s, r, t in zip(cut(scores, told), rows, told, strict=True):
             taken = r[np.arange(len(t)), t.completion_ids]
             best = -np.sort(-r, axis=1)[:, :top_k]
             np.testing.assert_array_equal(s.ranks, (r > taken[:, None]).sum(1))
             np.testing.assert_allclose(s.top_logprobs, best, rtol=0, atol=FP32)
-            np.testing.assert_allclose(np.take_along_axis(r, s.top_ids, 1), best, rtol=0, atol=FP32)
-            if top_k < student.vocabulary:
-                assert s.entropy is None
-            else:
-                np.testing.assert_allclose(s.entropy, -(np.exp(r) * r).sum(1), atol=2e-4)
+            np.testing.assert_allclose(np.take_along_axis(r, s.top_ids.numpy(), 1), best, rtol=0, atol=FP32)
 
 
 def test_a_model_against_itself_gets_zero_and_a_shift_does_not(engine, student):
     done = take(engine, student, n=3, max_tokens=30)
     own = own_logprobs(student, done)
-    assert_close([s.logprobs for s in engine.score(done, side="teacher")], own, FP32)
+    assert_close([engine.score(done, side="teacher").logprobs], own, FP32)
     shifted = [replace(t, teacher_prompt_ids=t.prompt_ids[:-1]) for t in done]
-    penalty = np.concatenate(own) - np.concatenate(
-        [s.logprobs for s in engine.score(shifted, side="teacher")]
-    )
+    penalty = np.concatenate(own) - engine.score(shifted, side="teacher").logprobs.numpy()
     assert np.abs(penalty).max() > 0.01
 
 
 def test_a_completion_may_fill_the_context(engine, student):
     (t,) = opd.sample(student, ["x" * (512 - 3 - 20)], max_tokens=20, temperature=0)
     t = replace(t, completion_ids=np.resize(t.completion_ids, 512 - len(t.prompt_ids)))
-    assert_close([s.logprobs for s in engine.score([t], side="student")], own_logprobs(student, [t]), FP32)
+    assert_close([engine.score([t], side="student").logprobs], own_logprobs(student, [t]), FP32)
     with pytest.raises(ValueError, match="exceed the 512 tokens that tiny can score"):
         engine.score([replace(t, completion_ids=np.append(t.completion_ids, 65))], side="student")
     (asked,) = requests(student, ["hi"], max_tokens=500)
@@ -244,7 +241,7 @@ def test_new_weights_reach_a_tied_head_and_a_cached_prompt(engine, student):
             engine.sync()
             done = take(engine, student, prompts, n=4)
             assert_close([t.behaviour_logprobs for t in done], own_logprobs(student, done), FP32)
-            scored = [s.logprobs for s in engine.score(done, side="student")]
+            scored = [engine.score(done, side="student").logprobs]
             assert_close(scored, own_logprobs(student, done), FP32)
     finally:
         with torch.no_grad():
@@ -284,7 +281,7 @@ def test_an_adapter_is_swapped_while_vllm_runs():
         for seed in (6, 7):
             done = take(engine, adapted, [LONG_PROMPT, "hi"], n=4)
             assert_close([t.behaviour_logprobs for t in done], own_logprobs(adapted, done), FP32)
-            scored = [s.logprobs for s in engine.score(done, side="student", top_k=3)]
+            scored = [engine.score(done, side="student", top_k=3).logprobs]
             assert_close(scored, own_logprobs(adapted, done), FP32)
             move(adapted, seed, 0.3)
             assert check_sampler(adapted, engine, prompts=[LONG_PROMPT]).level == "fail"
@@ -300,7 +297,7 @@ def test_bfloat16_and_untied_weights():
             done = take(engine, model, n=8)
             own = np.concatenate(own_logprobs(model, done))
             behaviour = np.concatenate([t.behaviour_logprobs for t in done])
-            scored = np.concatenate([s.logprobs for s in engine.score(done, side="student")])
+            scored = engine.score(done, side="student").logprobs.numpy()
             for found in (behaviour, scored):
                 assert np.abs(found - own).mean() < BF16_MEAN
                 assert np.abs(found - own).max() < BF16_LARGEST
@@ -317,7 +314,7 @@ def test_a_teacher_that_only_vllm_loads_and_that_dies():
     with VllmEngine(load_skeleton("demo-teacher"), **SMALL) as engine:
         scores = engine.score(done, side="teacher", top_k=16)
         own = own_logprobs(teacher, done, side="teacher")
-        assert_close([s.logprobs for s in scores], own, FP32)
+        assert_close([scores.logprobs], own, FP32)
         sampling = engine.sample(requests(student, PROMPTS, n=40, max_tokens=192))
         next(sampling)
         os.kill(engine._process.pid, signal.SIGKILL)

@@ -16,9 +16,9 @@ from tiny import make_model
 
 import opd
 from opd.engines.remote import KEY_VARIABLE, RemoteScorer
-from opd.engines.transformers import distributions
 from opd.models.load import load_skeleton, locate
 from opd.models.pair import load_pair
+from opd.models.scoring import distributions
 
 KEY = "a-key-for-this-test"
 FP32 = 1e-4
@@ -115,12 +115,11 @@ def assert_scores_are_those_of(teacher, trajectories, scores):
         rows = d.log_probs(d.hidden).numpy()
     ids = np.concatenate([t.completion_ids for t in trajectories])
     own = rows[np.arange(len(ids)), ids]
-    np.testing.assert_allclose(np.concatenate([s.logprobs for s in scores]), own, rtol=0, atol=FP32)
-    top = np.concatenate([s.top_ids for s in scores])
+    np.testing.assert_allclose(scores.logprobs, own, rtol=0, atol=FP32)
+    top = scores.top_ids.numpy()
     best = -np.sort(-rows, axis=1)[:, : top.shape[1]]
     np.testing.assert_allclose(np.take_along_axis(rows, top, 1), best, rtol=0, atol=FP32)
-    said = np.concatenate([s.top_logprobs for s in scores])
-    np.testing.assert_allclose(said, best, rtol=0, atol=FP32)
+    np.testing.assert_allclose(scores.top_logprobs, best, rtol=0, atol=FP32)
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 20])

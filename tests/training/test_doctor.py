@@ -131,7 +131,7 @@ def test_the_cost_of_a_template_is_what_the_teacher_loses_on_its_own_text(pair):
 def test_a_student_without_template_costs_its_teacher_much(elsewhere):
     pair = opd.load_pair()
     if elsewhere:
-        pair.scorer = Elsewhere(pair.teacher)
+        pair.elsewhere = Elsewhere(pair.teacher)
     with_template(pair.student, None)
     finding = found("chat template", pair)
     assert finding.level == "fail"

@@ -10,8 +10,8 @@ from tiny import make_model, small_config
 
 import opd
 from opd.divergence import CHUNK_ROWS
-from opd.engines.transformers import distributions
 from opd.models.pair import Pair
+from opd.models.scoring import distributions
 from opd.training.distillation import distill
 from opd.training.memory import estimate_memory, forget_peak, free_memory, peak_memory
 
