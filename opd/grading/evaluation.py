@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opd.engines.sampling import sample
 from opd.models.language_model import LanguageModel
 from opd.phases import announce
-from opd.tasks import Example, Split, Task, verify
+from opd.tasks import Example, Split, Task, must_verify, verify
 from opd.trajectory import Prompt, Trajectory
 
 Z95 = 1.959963984540054
@@ -98,8 +98,9 @@ def evaluate(
         prompt_of: what the model is asked instead of the problem's own prompt.
 
     Raises:
-        ValueError: ``n`` is below 1, or the task has no held-out problems.
+        ValueError: ``n`` is below 1, or the task has no held-out problems or cannot verify answers.
     """
+    must_verify(task)
     if n < 1:
         raise ValueError(f"An evaluation needs at least 1 problem, not {n}.")
     examples = task.heldout(n, split=split)

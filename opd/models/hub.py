@@ -1,4 +1,7 @@
-"""Models of the Hugging Face Hub: which of them are not here yet, and fetching one with its progress."""
+"""Models of the Hugging Face Hub: which of them are not here yet, and fetching one with its progress.
+
+What the hub refuses, of models and data sets, is said here.
+"""
 
 from __future__ import annotations
 
@@ -233,8 +236,27 @@ def _meter() -> Any:  # noqa: ANN401
     return Meter
 
 
-def _sentence(name: str, error: Exception) -> str:
-    """Say why a model cannot be downloaded, and the way out."""
+def data_set_problem(name: str, error: Exception) -> str:
+    """Say why a data set of the hub cannot be read: what the hub says to us of it, else ``error``'s words."""
+    from huggingface_hub import HfApi
+
+    if isinstance(error, OSError):  # the datasets package names no cause: whoever may not read is asked
+        try:
+            HfApi().auth_check(name, repo_type="dataset")
+        except Exception as refused:
+            return _sentence(name, refused, "data set", "a file of prompts")
+    return f"The data set {name} cannot be loaded: {' '.join(str(error).split())}"
+
+
+def _sentence(name: str, error: Exception, what: str = "model", instead: str = "the model's folder") -> str:
+    """Say why a repository of the hub cannot be downloaded, and the way out.
+
+    Args:
+        name: its name on the hub.
+        error: what a library raised.
+        what: a "model" or a "data set".
+        instead: what can be named in its place.
+    """
     from huggingface_hub import get_token
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -244,7 +266,8 @@ def _sentence(name: str, error: Exception) -> str:
         RepositoryNotFoundError,
     )
 
-    cause = error.__cause__ or error
+    of_the_hub = (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
+    cause = error if isinstance(error, of_the_hub) else error.__cause__ or error
     match cause:
         case GatedRepoError() if get_token():
             return (
@@ -258,13 +281,13 @@ def _sentence(name: str, error: Exception) -> str:
             )
         case RepositoryNotFoundError() | HFValidationError():
             private = "HF_TOKEN may not read it" if get_token() else "HF_TOKEN is not set"
-            return f"There is no model {name} on the hub, or it is private and {private}."
+            return f"There is no {what} {name} on the hub, or it is private and {private}."
         case HfHubHTTPError() if cause.response.status_code == 401:
             return f"The hub does not accept your token: {name} could not be downloaded. Set HF_TOKEN anew."
         case OfflineModeIsEnabled():
             return (
                 f"{name} is not (wholly) on this machine, and HF_HUB_OFFLINE forbids to ask the hub for it. "
-                "Unset it, or give the model's folder."
+                f"Unset it, or give {instead}."
             )
         case OSError(errno=errno.ENOSPC):
             return f"The disk is full: {name} could not be downloaded. Make room, or set HF_HOME."

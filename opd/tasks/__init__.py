@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -67,7 +68,10 @@ class TaskOptions:
 
 
 class Task(Protocol):
-    """A source of prompts and the verifier that goes with it."""
+    """A source of prompts and the verifier that goes with it.
+
+    Who subclasses it need not write its last three methods.
+    """
 
     name: str
 
@@ -89,19 +93,34 @@ class Task(Protocol):
 
     def fingerprint(self) -> str:
         """Return what changes with the examples or their order; empty where they never do."""
-        ...
+        return ""
 
     def sizes(self) -> dict[str, int]:
         """Return how many prompts "train", are for "tuning" and the "test"; empty where there is no end."""
-        ...
+        return {}
 
     def summary(self) -> str:
         """Say in a sentence or two what the task holds, malformed rows included."""
-        ...
+        return f"{self.name}."
 
 
 THINKING_TAIL = 8
 """Tokens at the end of a prompt among which a chat template opens the reasoning."""
+
+
+def must_verify(task: Task) -> None:
+    """Refuse a task of one's own whose ``verify`` cannot be called as :meth:`Task.verify` is.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        signature(task.verify).bind(None, "", cut=False)
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"The task {getattr(task, 'name', task)} needs a method verify(example, completion, *, "
+            "cut=False): cut says that the length limit cut the completion off. See opd.tasks.Task."
+        ) from None
 
 
 def verify(task: Task, example: Example, model: LanguageModel, trajectory: Trajectory) -> bool | None:
@@ -114,7 +133,11 @@ def verify(task: Task, example: Example, model: LanguageModel, trajectory: Traje
         example: the problem.
         model: whose ids the trajectory has.
         trajectory: the answer.
+
+    Raises:
+        ValueError: see :func:`must_verify`.
     """
+    must_verify(task)
     text = model.text(trajectory.completion_ids)
     if opens_reasoning(model, trajectory.prompt_ids):
         text = f"<think>{text}"

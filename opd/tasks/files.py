@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from opd.files import parse, read_text
+from opd.models.hub import data_set_problem
 from opd.tasks import FILE_TYPES, Example, Split, TaskOptions
 from opd.tasks.verifiers import Verifier, make_verifier
 from opd.trajectory import Messages, Prompt
@@ -232,8 +233,7 @@ def read_hub(spec: str, options: TaskOptions) -> RowsTask:
         # A data set brings no code that is run: scripts are refused by the library itself.
         loaded = load_dataset(name, config or None, split=options.task_split)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The data set {spec} cannot be loaded: {reason}") from error
+        raise ValueError(data_set_problem(name, error)) from error
     return RowsTask(spec, (Row(i, columns) for i, columns in enumerate(loaded, start=1)), options, unit="row")
 
 

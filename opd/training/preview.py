@@ -1,4 +1,4 @@
-"""Before the start: one step's batch sampled and graded, nothing learnt. What would it punish?"""
+"""The dry run: one step's batch sampled and graded, nothing learnt. What would it punish?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* Before the start. `element`, `props`, `trigger` and `watch` are given to this script by Gradio. */
+/* The dry run. `element`, `props`, `trigger` and `watch` are given to this script by Gradio. */
 const root = element.querySelector(".dry-run");
 const find = (selector) => root.querySelector(selector);
 const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });

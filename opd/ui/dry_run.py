@@ -1,4 +1,4 @@
-"""Before the start: what the doctor finds, what a run costs, and what its first step would punish."""
+"""The dry run: what the doctor finds, what a run costs, and what its first step would punish."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class TrainTab:
             self.setup.inputs,
             [self.dry_run, *self.looked_at],
             button=self.dry_run_button,
-            done="What the first step would do stands below the settings.",
+            done="The dry run stands below the settings.",
             answer="#dry-run",
             concurrency_id="models",
         )
@@ -209,7 +209,7 @@ class TrainTab:
             return self._previewed(str(field(event, "key")), opens=number(event, "review"))
 
     def _previewed(self, key: str, *, opens: int | None = None) -> list[Any]:
-        title = self.step.show_title("Before the start", "Completions that the tokens above stand in.")
+        title = self.step.show_title("Dry run", "Completions that the tokens above stand in.")
         return [title, self._read(key, self.dry_run_sets.find(key), opens)]
 
     def _as_code(self, *values: Any) -> list[Any]:  # noqa: ANN401

@@ -160,6 +160,30 @@ def test_a_repository_without_safetensors_and_a_full_disk_are_refused_before_any
     assert not [path for path in hub.asked if path.startswith("GET /tiny/model/resolve")]
 
 
+DATA_SET = """
+from opd.tasks import load_task
+try:
+    load_task({name!r})
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "sentence"),
+    [
+        ("tiny/none", {}, "There is no data set tiny/none on the hub, or it is private and HF_TOKEN"),
+        ("gated/rows", {}, "gated/rows is gated: accept its terms"),
+        ("tiny/rows", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids to ask the hub for it. Unset it, or"),
+        ("tiny/rows", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "Is there a network?"),
+    ],
+)
+def test_a_data_set_that_cannot_be_had_is_refused_in_the_same_words(hub, name, environment, sentence):
+    pytest.importorskip("datasets")
+    (said,) = run_program(DATA_SET.format(name=name), **environment).splitlines()
+    assert sentence in said
+
+
 LOAD = """
 import json, sys
 from contextlib import redirect_stderr

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from opd.tasks import Example, TaskOptions, load_task
+from opd.grading.evaluation import evaluate
+from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.tasks.demo import DemoTask
 
 ROWS = [{"prompt": f"What is {i} + 1?", "answer": i + 1} for i in range(300)]
@@ -298,3 +299,20 @@ def test_the_demo_task_takes_no_options():
     assert isinstance(load_task("demo", TaskOptions()), DemoTask)
     with pytest.raises(ValueError, match="demo has a verifier of its own and does not take verifier"):
         load_task("demo", TaskOptions(verifier="math"))
+
+
+class Own(Task):
+    """As little of a task as evaluates."""
+
+    name = "own"
+
+    def heldout(self, n, *, split="test"):
+        return [Example("One?", "1")] * n
+
+
+def test_a_task_of_one_s_own_is_refused_before_anything_is_sampled(pair):
+    assert (Own().sizes(), Own().fingerprint()) == ({}, "")
+    Own.verify = lambda self, example, completion: True
+    for task in (Own(), object()):
+        with pytest.raises(ValueError, match=r"needs a method verify\(example, completion, \*, cut=False\)"):
+            evaluate(pair.student, task, n=1)

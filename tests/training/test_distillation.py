@@ -10,6 +10,7 @@ import torch
 from tiny import make_model
 
 import opd
+from opd.config import GROUPS, grouped_settings
 from opd.grading.evaluation import evaluate
 from opd.models.pair import Pair
 from opd.protocols import NotFiniteError
@@ -191,14 +192,17 @@ def test_default_learning_rates_fit_the_student():
     assert opd.DistillConfig(student="Qwen/Qwen3-0.6B", lora_rank=32).learning_rate == 1e-4
 
 
-def test_every_default_has_its_reason():
+def test_every_default_has_its_reason_in_its_group():
     reasons = Path(__file__).parents[2].joinpath("docs/defaults.md").read_text(encoding="utf-8")
-    settings = {
-        name
-        for row in re.findall(r"^\|([^|]*)\|", reasons, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", row)
-    }
-    assert settings == set(opd.DistillConfig.model_fields)
+    _, *groups = re.split(r"^## (.+)$", reasons, flags=re.MULTILINE)
+    assert groups[::2] == list(GROUPS)
+    rows = [
+        (group, re.findall(r"`(\w+)`", row))
+        for group, text in zip(groups[::2], groups[1::2], strict=True)
+        for row in re.findall(r"^\|([^|]*)\|", text, re.MULTILINE)
+    ]
+    assert {name for _, names in rows for name in names} == set(opd.DistillConfig.model_fields)
+    assert all(names[0] in grouped_settings()[group] for group, names in rows if names)
 
 
 LOSSES = {

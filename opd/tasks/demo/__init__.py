@@ -13,7 +13,7 @@ from functools import cache
 from itertools import count, islice
 from typing import Literal
 
-from opd.tasks import Example, Split
+from opd.tasks import Example, Split, Task
 from opd.tasks.conclusion import conclusion
 from opd.tasks.demo.families import FAMILIES, Problem
 from opd.tasks.demo.writing import Draft, first_error
@@ -62,7 +62,7 @@ def known_problem(prompt: Prompt) -> Problem | None:
     return known_problems().get(prompt.strip())
 
 
-class DemoTask:
+class DemoTask(Task):
     """The embedded pair's own task; its examples are :class:`Problem` s, which the oracle understands."""
 
     name = "demo"
@@ -80,14 +80,6 @@ class DemoTask:
                 break
             found.setdefault(problem.prompt, problem)
         return list(found.values())
-
-    def fingerprint(self) -> str:
-        """Return nothing: these problems never change."""
-        return ""
-
-    def sizes(self) -> dict[str, int]:
-        """Return nothing: there are as many problems as are asked for."""
-        return {}
 
     def summary(self) -> str:
         """Name the families."""
