@@ -101,7 +101,7 @@ class Distillation:
         """
         if self.next_step > self.config.steps:
             raise StopIteration
-        self.clock.restart()
+        self.clock.seconds.clear()
         report = self.step(self.next_step) if self.next_step else self.watch.before()
         if self.next_step % self.config.eval_every == 0 or self.next_step == self.config.steps:
             report = self.evaluate(report)
@@ -225,7 +225,7 @@ class Distillation:
         Returns:
             The graded rollouts, and how many seconds it took.
         """
-        self.clock.restart()
+        self.clock.seconds.clear()
         with self.clock("sample"), self.learner.asking():
             announce("Sampling")
             rollouts = self._write(max(1, self.next_step))

@@ -69,21 +69,6 @@ def importance_sampling(chunk: Chunk, config: DistillConfig) -> Tensor:
     return policy_gradient(chunk, advantages + chunk.rewards, config.clip)
 
 
-def reverse_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
-    """KL(student || teacher) over the whole vocabulary at each visited prefix."""
-    return divergence.reverse_kl(chunk.student, chunk.teacher)
-
-
-def forward_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
-    """KL(teacher || student) over the whole vocabulary at each visited prefix."""
-    return divergence.reverse_kl(chunk.teacher, chunk.student)
-
-
-def jsd(chunk: Chunk, config: DistillConfig) -> Tensor:
-    """Generalised Jensen-Shannon divergence (Agarwal et al. 2024, "GKD")."""
-    return divergence.jsd(chunk.student, chunk.teacher, config.beta)
-
-
 def topk_reverse_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
     """Reverse KL over the k likeliest tokens of one model and a bucket for all others."""
     if isinstance(chunk.teacher, TopK):
@@ -94,27 +79,20 @@ def topk_reverse_kl(chunk: Chunk, config: DistillConfig) -> Tensor:
     return divergence.topk_reverse_kl(chunk.student, chunk.teacher, support)
 
 
-def sft(chunk: Chunk, config: DistillConfig) -> Tensor:
-    """Cross-entropy on the teacher's own samples."""
-    return -sampled(chunk.student, chunk.ids)
-
-
-def rl(chunk: Chunk, config: DistillConfig) -> Tensor:
-    """Policy gradient on the verifier's reward alone, centred within each prompt's group."""
-    return policy_gradient(chunk, chunk.rewards, config.clip)
-
-
 LOSSES: dict[str, Callable[[Chunk, DistillConfig], Tensor]] = {
-    "reverse_kl": reverse_kl,
+    "reverse_kl": lambda c, _: divergence.reverse_kl(c.student, c.teacher),
     "importance_sampling": importance_sampling,
-    "forward_kl": forward_kl,
-    "jsd": jsd,
+    "forward_kl": lambda c, _: divergence.reverse_kl(c.teacher, c.student),
+    "jsd": lambda c, config: divergence.jsd(c.student, c.teacher, config.beta),
     "topk_reverse_kl": topk_reverse_kl,
-    "sft": sft,
-    "gkd": jsd,
-    "rl": rl,
+    "sft": lambda c, _: -sampled(c.student, c.ids),
+    "gkd": lambda c, config: divergence.jsd(c.student, c.teacher, config.beta),
+    "rl": lambda c, config: policy_gradient(c, c.rewards, config.clip),
 }
-"""The loss of every objective by its name in :data:`opd.objectives.OBJECTIVES`."""
+"""The loss of every objective, a chunk's ``[n]``, by its name in :data:`opd.objectives.OBJECTIVES`.
+
+The Jensen-Shannon divergence is the generalised one of Agarwal et al. 2024, "GKD".
+"""
 
 
 def alternatives(config: DistillConfig, vocabulary: int) -> int:

@@ -18,7 +18,7 @@ from opd.models.pair import Pair
 from opd.models.parallel import world
 from opd.objectives import OBJECTIVES
 from opd.packed import cut
-from opd.protocols import Sampler
+from opd.protocols import Sampler, SampleRequest
 from opd.tasks import Example, verify
 from opd.training.lessons import Lesson
 from opd.trajectory import Grades, Trajectory
@@ -105,21 +105,12 @@ def gather(
             max_tokens=config.max_tokens,
         )
         asked = lesson.informed(asked, examples, room=config.max_tokens)
-        by_student = [_student_writes(config, r.prompt_index, r.sample_index, source_step) for r in asked]
-        own = [r for r, ours in zip(asked, by_student, strict=True) if ours]
+        by_student = [r for r in asked if _student_writes(config, r, source_step)]
         written = sample_together(
-            sampler, own, temperature=config.temperature, finished=partial(finished, lesson.pair)
+            sampler, by_student, temperature=config.temperature, finished=partial(finished, lesson.pair)
         )
-        theirs = [r for r, ours in zip(asked, by_student, strict=True) if not ours]
-        teacher = TransformersSampler(lesson.pair.teacher)
-        prompts = {(r.prompt_index, r.sample_index): r.prompt_ids for r in theirs}
-        informed = [
-            r if r.teacher_prompt_ids is None else replace(r, prompt_ids=r.teacher_prompt_ids) for r in theirs
-        ]
-        for t in sample_together(teacher, informed, temperature=config.temperature):
-            # The student did not sample it: it has no behaviour log-probs to form a ratio with.
-            ours = prompts[t.prompt_index, t.sample_index]
-            written.append(replace(t, prompt_ids=ours, behaviour_logprobs=None))
+        by_teacher = [r for r in asked if not _student_writes(config, r, source_step)]
+        written += _of_teacher(lesson, by_teacher, config.temperature)
         for t in sorted(written, key=lambda t: (t.prompt_index, t.sample_index)):
             example = examples[t.prompt_index]
             right = verify(lesson.task, example, lesson.pair.student, t)
@@ -127,14 +118,23 @@ def gather(
     return _with_rewards(config, out)
 
 
-def _student_writes(config: DistillConfig, prompt_index: int, sample_index: int, step: int) -> bool:
+def _student_writes(config: DistillConfig, request: SampleRequest, step: int) -> bool:
     """Say who writes a completion; a share is drawn anew for each, as a function of the seed."""
     source = OBJECTIVES[config.objective].source
     if source != "both":
         return source == "student"
-    apart = sample_index + 2**20  # another number than that of the completion's first token
-    draw = uniforms(1, seed=config.seed, step=step, prompt_index=prompt_index, sample_index=apart)
-    return bool(draw[0] < config.student_share)
+    apart = request.sample_index + 2**20  # another number than that of the completion's first token
+    place = {"step": step, "prompt_index": request.prompt_index, "sample_index": apart}
+    return bool(uniforms(1, seed=config.seed, **place)[0] < config.student_share)
+
+
+def _of_teacher(lesson: Lesson, asked: Sequence[SampleRequest], temperature: float) -> list[Trajectory]:
+    """Let the teacher write under its own prompt: the student has no log-probs to form a ratio with."""
+    prompts = {(r.prompt_index, r.sample_index): r.prompt_ids for r in asked}
+    own = [r if r.teacher_prompt_ids is None else replace(r, prompt_ids=r.teacher_prompt_ids) for r in asked]
+    written = sample_together(TransformersSampler(lesson.pair.teacher), own, temperature=temperature)
+    ours = (prompts[t.prompt_index, t.sample_index] for t in written)
+    return [replace(t, prompt_ids=p, behaviour_logprobs=None) for t, p in zip(written, ours, strict=True)]
 
 
 def _with_rewards(config: DistillConfig, rollouts: list[Rollout]) -> list[Rollout]:

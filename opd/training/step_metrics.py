@@ -24,12 +24,8 @@ class Clock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Wait for work; the device is the one that does it."""
+        """Wait for work of a device."""
         self.device, self._work, self._since = device, "", 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the step before."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from opd.models.parallel import spread
 from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import must_be_finite
-from opd.tasks import verify
+from opd.tasks import Example, verify
 from opd.traces import FrozenScores, Push
 from opd.training.learner import Learner
 from opd.training.lessons import PROBES, Lesson
@@ -69,15 +69,21 @@ class Watch:
 
         Also returns the first lesson's probes: graded answers to prompts that are the same at every call.
         """
+        config, student = self.learner.config, self.learner.student
         metrics: dict[str, float] = {}
         kept: list[Review] = []
-        for number, lesson in enumerate(self.lessons if self.learner.config.eval_prompts else ()):
-            found, probes = self._evaluate(number, lesson)
+        for number, lesson in enumerate(self.lessons if config.eval_prompts else ()):
+            found, graded = self._evaluate(number, lesson)
             metrics |= self._named(number, found)
-            kept = kept or probes
+            for e, t, g in graded[:PROBES_KEPT] if number == 0 else ():
+                right = verify(lesson.task, e, student, t)
+                kept.append(review(lesson.pair, e.prompt, t, g, seed=config.seed, correct=right))
         return metrics, kept
 
-    def _evaluate(self, number: int, lesson: Lesson) -> tuple[dict[str, float], list[Review]]:
+    def _evaluate(
+        self, number: int, lesson: Lesson
+    ) -> tuple[dict[str, float], list[tuple[Example, Trajectory, Grades]]]:
+        """Return the metrics of a lesson, and its probes."""
         config, student = self.learner.config, self.learner.student
         sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens, "seed": config.seed}
         announce("Asking the probes")
@@ -89,13 +95,9 @@ class Watch:
         grades = spread(scoring, probes, len)
         found = mean_kl("heldout_kl", grades) | {"heldout_prompts": len(problems)}
         found |= {f"heldout_{name}": value for name, value in shape(probes, student).items()}
-        kept = [
-            review(lesson.pair, e.prompt, t, g, seed=config.seed, correct=verify(lesson.task, e, student, t))
-            for e, t, g in list(zip(problems, probes, grades, strict=True))[:PROBES_KEPT]
-        ]
         if problems[0].answer is not None:
             found |= self._accuracies(number, lesson, sampling)
-        return found, kept
+        return found, list(zip(problems, probes, grades, strict=True))
 
     def _accuracies(self, number: int, lesson: Lesson, sampling: dict[str, float]) -> dict[str, float]:
         """Measure how many held-out problems the student solves, and once how many its teacher does."""
