@@ -37,7 +37,7 @@ class TeacherScores:
 
         Args:
             learner: says in which precision teachers compute, and how many tokens they score at once.
-            clock: is told of the time that is spent waiting for them.
+            clock: counts the time that is spent waiting for them.
         """
         self.learner, self.clock = learner, clock
         self.kept: dict[int, tuple[Trajectory, Future[Predictions]]] = {}  # by identity, kept alive beside it
