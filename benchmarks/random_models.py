@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from opd.models.language_model import LanguageModel
+from opd.models.kernels import prepare
+from opd.models.network import LanguageModel
 
 VOCABULARY = 151_936
 
@@ -60,4 +61,5 @@ def random_model(
     )
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    prepare(model)
     return LanguageModel(name, model.eval().requires_grad_(False), tokenizer)

@@ -10,8 +10,8 @@ from benchmarks.peers.generate import generating
 from opd.engines.sampling import requests
 from opd.engines.transformers import TransformersSampler
 from opd.files import assets_dir
-from opd.models.language_model import LanguageModel
 from opd.models.load import DEMO_MODELS, load_model
+from opd.models.network import LanguageModel
 from opd.protocols import SampleRequest
 from opd.tasks import load_task
 

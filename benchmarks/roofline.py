@@ -28,7 +28,7 @@ from benchmarks.random_models import QWEN3_0_6B, QWEN3_8B, SMALL, VOCABULARY, ra
 from opd.engines.transformers import TransformersSampler
 from opd.grading.grading import grade
 from opd.models.kernels.linear import use_onednn
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.protocols import SampleRequest
 from opd.trajectory import Trajectory

@@ -23,8 +23,8 @@ from benchmarks.measuring import Cost, Figure, Stopwatch, machine
 from benchmarks.peers import trl
 from opd.config import DistillConfig
 from opd.grading.evaluation import evaluate
-from opd.models.language_model import LanguageModel
 from opd.models.load import load_model
+from opd.models.network import LanguageModel
 from opd.models.pair import load_pair
 from opd.tasks import Split, Task, load_task
 from opd.training.distillation import Distillation, distill

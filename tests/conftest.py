@@ -40,8 +40,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     out = {}
     for seed, name in enumerate(("student", "teacher", "other")):
         model, folder = make_model(seed), tmp_path_factory.mktemp(name)
-        model.model.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
+        model.save(folder)
         out[name] = str(folder)
     return out
 

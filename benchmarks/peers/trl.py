@@ -29,8 +29,8 @@ from trl import DistillationConfig, DistillationTrainer
 from benchmarks.measuring import Cost, Stopwatch, partner
 from opd.config import DistillConfig
 from opd.files import assets_dir
-from opd.models.language_model import as_messages
 from opd.models.load import DEMO_MODELS
+from opd.models.text import as_messages
 from opd.training.learner import BETAS, learning_rate
 from opd.trajectory import Prompt
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from opd.engines.sampling import sample
 from opd.grading.evaluation import wilson
 from opd.grading.grading import grade
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair, load_pair
 from opd.tasks import Split, verify
 from opd.tasks.demo import DemoTask, Problem, first_error

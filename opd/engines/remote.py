@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from opd.divergence import TopK, sampled
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.scoring import distributions
+from opd.models.text import ModelText
 from opd.protocols import EngineError, must_be_finite
 from opd.trajectory import Trajectory
 
@@ -96,7 +97,7 @@ class RemoteScorer(PromptLogprobScorer):
         # One token more must fit: the server predicts a next token even to score.
         self.context = int(served[name].get("max_model_len") or 2**31) - 1
 
-    def check(self, student: LanguageModel, *, top_k: int = 0, copy: LanguageModel | None = None) -> None:
+    def check(self, student: ModelText, *, top_k: int = 0, copy: LanguageModel | None = None) -> None:
         """Make sure, before a run, that the server scores what the student writes.
 
         Token ids spread over the vocabulary must have the student's texts there, and log-probs.

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from opd.engines.transformers import TransformersSampler
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.parallel import exchange, rank, world
+from opd.models.text import ModelText
 from opd.phases import count
 from opd.protocols import Sampler, SampleRequest
 from opd.trajectory import Prompt, Trajectory
@@ -28,7 +29,7 @@ def uniforms(
 
 
 def requests(
-    pair: Pair | LanguageModel,
+    pair: Pair | ModelText,
     prompts: Sequence[Prompt],
     *,
     n: int = 1,

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 from opd.divergence import Distributions, chunk_rows, sampled
 from opd.engines.columns import ColumnsCache
 from opd.models.kernels.packing import alike
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.protocols import Sampler, SampleRequest, must_be_finite
 from opd.trajectory import Trajectory
 

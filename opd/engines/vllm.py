@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 
 from opd.divergence import TopK
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.models.language_model import LanguageModel
 from opd.models.load import locate, resolve_dtype
+from opd.models.network import LanguageModel
 from opd.protocols import EngineError, SampleRequest, must_be_finite
 from opd.trajectory import Trajectory
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from opd.divergence import chunk_rows, scores
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.scoring import distributions
 from opd.packed import cut, pack

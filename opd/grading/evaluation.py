@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opd.engines.sampling import sample
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.phases import announce
 from opd.tasks import Example, Split, Task, must_verify, verify
 from opd.trajectory import Prompt, Trajectory

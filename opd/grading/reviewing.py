@@ -9,8 +9,8 @@ from opd.engines.sampling import check_temperature, requests
 from opd.engines.transformers import TransformersSampler
 from opd.grading.grading import grade
 from opd.grading.own_text import chat_trajectories, text_trajectory
-from opd.models.language_model import LanguageModel, as_messages
 from opd.models.pair import Pair
+from opd.models.text import ModelText, as_messages
 from opd.tasks import Example, Task, verify
 from opd.trajectory import Grades, Messages, Prompt, Review, Trajectory
 
@@ -57,7 +57,7 @@ def review(
     )
 
 
-def _texts(model: LanguageModel, ids: set[int]) -> dict[int, str]:
+def _texts(model: ModelText, ids: set[int]) -> dict[int, str]:
     return {i: model.token_text(i) for i in sorted(ids)}
 
 

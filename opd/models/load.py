@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from opd.files import assets_dir
 from opd.models.hub import check_reachable, is_hub_id, no_safetensors
 from opd.models.hub import folder as hub_folder
-from opd.models.language_model import LanguageModel
+from opd.models.kernels import prepare
+from opd.models.network import LanguageModel
 from opd.phases import announce
 
 transformers_logging.disable_progress_bar()
@@ -127,9 +128,10 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Langu
         tokenizer = _load_tokenizer(source)
     except LOADING as error:
         raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
-    model.eval()
-    model.requires_grad_(False)
-    return LanguageModel(name, model if "device_map" in options else model.to(where), tokenizer)
+    model.eval().requires_grad_(False)
+    loaded = LanguageModel(name, model if "device_map" in options else model.to(where), tokenizer)
+    prepare(loaded.causal_lm)
+    return loaded
 
 
 def load_skeleton(name: str) -> LanguageModel:

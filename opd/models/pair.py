@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from opd.models.language_model import LanguageModel
 from opd.models.load import load_model
+from opd.models.network import LanguageModel
 from opd.models.scoring import TransformersScorer
 from opd.protocols import Scorer
 

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

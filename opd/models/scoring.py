@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from opd.divergence import Distributions
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.protocols import Need
 from opd.trajectory import Trajectory
 

@@ -11,7 +11,7 @@ import copy
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -27,14 +27,15 @@ LAST = "\ufdd1"
 class TypedText:
     """Hides the control tokens that a text spells, and encodes what was rendered with it."""
 
-    def __init__(self, tokenizer: Any, control: Mapping[int, AddedToken]) -> None:  # noqa: ANN401
-        """Prepare for a tokenizer; ``control`` holds the tokens by id that no typed text may become."""
-        self.tokenizer, self.control = tokenizer, control
+    def __init__(self, tokenizer: Any, special_ids: Collection[int]) -> None:  # noqa: ANN401
+        """Prepare for a tokenizer and the tokens that no typed text may become."""
+        added = tokenizer.added_tokens_decoder
+        self.tokenizer, self.control = tokenizer, {i: added[i] for i in special_ids if i in added}
         self._meant: dict[str, tuple[int, int]] = {}  # the twin's id and ours of control tokens met so far
         self._one_at_a_time = threading.Lock()
         # A noncharacter, which Unicode reserves for a program's own use, and what nobody can guess.
         self._key = f"\ufdd0{secrets.token_hex(4)}"
-        longest_first = sorted({token.content for token in control.values()}, key=len, reverse=True)
+        longest_first = sorted({token.content for token in self.control.values()}, key=len, reverse=True)
         self._spelled = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def hide(self, text: str) -> str:

@@ -20,7 +20,7 @@ from opd.files import size_in_words
 from opd.trajectory import write_atomically
 
 if TYPE_CHECKING:
-    from opd.models.language_model import LanguageModel
+    from opd.models.network import LanguageModel
 
 PINNED = "pinned"
 

@@ -42,7 +42,7 @@ from opd.runs.samples import SAMPLES_LIMIT, SampleFile, sample_file
 from opd.trajectory import StepReport, write_atomically
 
 if TYPE_CHECKING:
-    from opd.models.language_model import LanguageModel
+    from opd.models.network import LanguageModel
 
 State = Literal[
     *("queued", "running", "pausing", "paused", "stopping"),

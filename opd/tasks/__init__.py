@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from opd.models.language_model import LanguageModel
+    from opd.models.text import ModelText
 
 Split = Literal["tuning", "test"]
 VerifierName = Literal["exact", "numeric", "choice", "regex", "math"]
@@ -123,7 +123,7 @@ def must_verify(task: Task) -> None:
         ) from None
 
 
-def verify(task: Task, example: Example, model: LanguageModel, trajectory: Trajectory) -> bool | None:
+def verify(task: Task, example: Example, model: ModelText, trajectory: Trajectory) -> bool | None:
     """Say whether a trajectory answers an example rightly; None where nobody can say.
 
     Reasoning that the prompt opens, as some chat templates do, is reasoning; see :meth:`Task.verify`.
@@ -144,7 +144,7 @@ def verify(task: Task, example: Example, model: LanguageModel, trajectory: Traje
     return task.verify(example, text, cut=trajectory.finish_reason == "length")
 
 
-def opens_reasoning(model: LanguageModel, prompt_ids: NDArray[np.int64]) -> bool:
+def opens_reasoning(model: ModelText, prompt_ids: NDArray[np.int64]) -> bool:
     """Whether a prompt ends with an opened <think>, as some chat templates let it."""
     return model.text(prompt_ids[-THINKING_TAIL:]).rstrip().endswith("<think>")
 

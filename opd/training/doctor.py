@@ -30,10 +30,11 @@ from opd.engines.sampling import requests, uniforms
 from opd.engines.transformers import TransformersSampler
 from opd.files import size_in_words
 from opd.grading.grading import grade
-from opd.models.language_model import LanguageModel, as_messages
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world
 from opd.models.scoring import TransformersScorer, distributions
+from opd.models.text import ModelText, as_messages
 from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
@@ -230,7 +231,7 @@ class _Patient:
     def prompts(self) -> list[Prompt]:
         return [example.prompt for example in self.probed]
 
-    def read_by(self, model: LanguageModel) -> list[NDArray[np.int64]]:
+    def read_by(self, model: ModelText) -> list[NDArray[np.int64]]:
         """The prompts as a model's own template renders them; those that it refuses are left out."""
         rendered = (_rendered(model, prompt) for prompt in self.prompts)
         return [ids for ids in rendered if ids is not None] or [model.render(QUESTION)]
@@ -369,7 +370,7 @@ def _chat_template(p: _Patient) -> Verdict:
     )
 
 
-def _unopened(model: LanguageModel) -> str:
+def _unopened(model: ModelText) -> str:
     """Return what a chat template puts before an answer and leaves out where an answer is asked for."""
     if not getattr(model.tokenizer, "chat_template", None):
         return ""
@@ -397,7 +398,7 @@ def _where_they_part(p: _Patient, prompt: Prompt) -> str:
     return f"they part at token {at}, {shown[0]} against {shown[1]}"
 
 
-def _rendered(model: LanguageModel, prompt: Prompt) -> NDArray[np.int64] | None:
+def _rendered(model: ModelText, prompt: Prompt) -> NDArray[np.int64] | None:
     """Return the ids of a prompt; None where the template refuses it, or where it is too long."""
     try:
         return model.render(prompt)
@@ -464,7 +465,7 @@ def _thinking(p: _Patient) -> Verdict:
     )
 
 
-def _thinking_switch(model: LanguageModel) -> str:
+def _thinking_switch(model: ModelText) -> str:
     if not getattr(model.tokenizer, "chat_template", None):
         return "no switch"
 

@@ -10,8 +10,9 @@ import torch
 
 from opd.config import DistillConfig
 from opd.divergence import Distributions
-from opd.models.language_model import LanguageModel
+from opd.models.kernels import prepare
 from opd.models.load import resolve_dtype
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.parallel import gathered, shard
 from opd.models.scoring import distributions
@@ -114,4 +115,6 @@ def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
             module.p = 0.0
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return LanguageModel(student.name, model.eval(), student.tokenizer, compiled=config.compile)
+    opened = LanguageModel(student.name, model.eval(), student.tokenizer, compiled=config.compile)
+    prepare(opened.causal_lm)  # the adapter's layers are new
+    return opened

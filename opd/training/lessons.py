@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from opd.config import DistillConfig
-from opd.models.language_model import LanguageModel, as_messages
 from opd.models.load import check_model, load_model, load_skeleton, resolve_device, resolve_dtype
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
+from opd.models.text import as_messages
 from opd.objectives import OBJECTIVES
 from opd.phases import announce
 from opd.protocols import SampleRequest, Scorer

@@ -16,7 +16,7 @@ from opd.config import DistillConfig, LessonConfig
 from opd.engines.sampling import sample
 from opd.files import size_in_words
 from opd.grading.grading import grade
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.parallel import exchange, spread, world
 from opd.phases import announce

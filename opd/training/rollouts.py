@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opd.config import DistillConfig
 from opd.engines.sampling import requests, sample_together, uniforms
 from opd.engines.transformers import TransformersSampler
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.parallel import world
 from opd.objectives import OBJECTIVES

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opd.models.language_model import LanguageModel
+from opd.models.text import ModelText
 from opd.training.rollouts import Rollout
 from opd.trajectory import Grades, Trajectory
 
@@ -48,7 +48,7 @@ class Clock:
 
 
 def step_metrics(
-    rollouts: Sequence[Rollout], grades: Sequence[Grades], student: LanguageModel, *, fresh: int
+    rollouts: Sequence[Rollout], grades: Sequence[Grades], student: ModelText, *, fresh: int
 ) -> dict[str, float]:
     """Return the step's metrics by name; KL, entropies and penalties in nats per token.
 
@@ -93,7 +93,7 @@ def step_metrics(
     return metrics
 
 
-def shape(trajectories: Sequence[Trajectory], student: LanguageModel) -> dict[str, float]:
+def shape(trajectories: Sequence[Trajectory], student: ModelText) -> dict[str, float]:
     """Return what a student's completions look like by themselves, whatever a teacher thinks of them.
 
     Their mean length in tokens, and three shares: of those that the length limit cuts off, of the 4-grams
@@ -130,5 +130,5 @@ def repetition(ids: NDArray[np.int64]) -> float:
     return 1 - len(np.unique(grams)) / len(grams)
 
 
-def _is_degenerate(body: NDArray[np.int64], student: LanguageModel) -> bool:
+def _is_degenerate(body: NDArray[np.int64], student: ModelText) -> bool:
     return (len(body) > 3 and len(np.unique(body)) == 1) or not student.text(body).strip()

@@ -17,7 +17,7 @@ from torch import Tensor
 from opd.divergence import TopK, over_chunks, token_signals
 from opd.engines.transformers import batches
 from opd.grading.grading import to_grades
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.parallel import exchange, rank, share, sum_gradients, whole, world
 from opd.packed import cut, pack
 from opd.phases import announce, count

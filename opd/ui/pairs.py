@@ -10,7 +10,7 @@ from opd.runs.queue import holders
 from opd.ui.errors import inform
 
 if TYPE_CHECKING:
-    from opd.models.language_model import LanguageModel
+    from opd.models.network import LanguageModel
     from opd.models.pair import Pair
 
 

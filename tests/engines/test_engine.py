@@ -329,7 +329,7 @@ def test_rows_that_come_and_go_are_sampled_as_if_each_were_alone(kind, monkeypat
 
 def test_a_model_that_does_not_go_on_from_its_cache_is_refused():
     model = model_of(RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=264), sharpness=3)
-    with pytest.raises(ValueError, match="m cannot be sampled from: RwkvForCausalLM does not go on"):
+    with pytest.raises(ValueError, match="tiny cannot be sampled from: RwkvForCausalLM does not go on"):
         opd.sample(model, ["hi"], max_tokens=4)
 
 

@@ -1,7 +1,6 @@
 """A teacher that computes elsewhere: what an engine tells of it must train and grade as if it were here."""
 
 import threading
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -164,7 +163,7 @@ def test_a_teacher_elsewhere_that_ran_out_of_memory_is_asked_anew_for_less(pairs
 def test_what_a_server_cannot_serve_is_refused_before_the_run(objective, monkeypatch):
     options, words = REFUSED[objective]
     student = make_model(0)
-    monkeypatch.setattr("opd.training.lessons.load_skeleton", lambda name: replace(student, name=name))
+    monkeypatch.setattr("opd.training.lessons.load_skeleton", lambda name: make_model(0, name=name))
 
     def server(url, name, *, vocabulary):
         scorer = Elsewhere(student)

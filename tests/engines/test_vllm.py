@@ -1,16 +1,12 @@
 """What the vLLM engine does before there is a vLLM; tests/on_vllm has the rest."""
 
-import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from tiny import make_model
+from tiny import adapted, make_model
 
 from opd.engines import vllm
 from opd.engines.vllm import VllmEngine, beside, weights
-from opd.models.language_model import LanguageModel
-from opd.models.load import load_model, load_skeleton
-from opd.models.pair import Pair
+from opd.models.network import LanguageModel
 
 
 @pytest.mark.skipif(vllm.installed(), reason="vLLM is installed")
@@ -22,12 +18,7 @@ def test_without_vllm_the_way_to_it_is_said():
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}])
 def test_merged_weights_are_those_of_peft_and_the_trainers_stay(options):
     plain = make_model(0)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **options)
-    model = LanguageModel("tiny", get_peft_model(plain.model, config).eval(), plain.tokenizer)
-    with torch.no_grad():
-        for name, p in model.model.named_parameters():
-            if ".lora_" in name:
-                p.add_(torch.randn_like(p) * 0.3)
+    model = LanguageModel("tiny", adapted(plain, lora_alpha=8, **options), plain.tokenizer)
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     merged, base = (weights(model, torch.float32, merged=m) for m in (True, False))
     assert all(torch.equal(model.model.state_dict()[name], tensor) for name, tensor in before.items())
@@ -73,19 +64,3 @@ def test_the_process_of_vllm_is_told_the_students_gpu(monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_without_a_gpu_of_the_student_vllm_sees_what_the_trainer_sees(device):
     assert beside(torch.device(device), "1,2") == {}
-
-
-def test_a_skeleton_knows_all_of_a_model_but_its_weights():
-    skeleton, whole = load_skeleton("demo-teacher"), load_model("demo-teacher")
-    assert skeleton.device.type == "meta"
-    assert skeleton.eos_ids == whole.eos_ids
-    assert skeleton.vocabulary == whole.vocabulary
-    assert skeleton.context == whole.context
-    np.testing.assert_array_equal(skeleton.render("What is 7 + 3?"), whole.render("What is 7 + 3?"))
-    Pair(whole, skeleton)
-
-
-def test_a_skeleton_of_an_adapter_is_refused(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter"):
-        load_skeleton(str(tmp_path))

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from running import wait_for
-from tiny import make_model
+from tiny import make_model, save_adapter
 
 from opd import DistillConfig
 from opd.models.hub import absent, is_hub_id
@@ -80,9 +80,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub that has tiny/model; processes that are started know its address."""
-    model = make_model(0)
-    model.model.save_pretrained(tmp_path / "model")
-    model.tokenizer.save_pretrained(tmp_path / "model")
+    make_model(0).save(tmp_path / "model")
     Hub.files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     Hub.files |= {"pytorch_model.bin": b"x" * 10**6, "README.md": b"# Tiny"}
     Hub.others = {}
@@ -224,9 +222,7 @@ def test_every_command_that_loads_has_the_hub_s_sentences(hub):
 
 def test_what_the_hub_gives_is_loaded_and_known_by_its_name(hub, tmp_path):
     """Only what is needed comes: an adapter brings its base, a skeleton no weights; a half is not a whole."""
-    from test_models import add_adapter
-
-    adapter = add_adapter("tiny/model", tmp_path / "adapter")
+    adapter = save_adapter("tiny/model", tmp_path / "adapter")
     hub.others["tiny/adapter"] = {path.name: path.read_bytes() for path in adapter.iterdir()}
     program = """
 load_skeleton("tiny/model")
@@ -283,11 +279,19 @@ def test_a_broken_index_is_not_here_and_a_lone_tokenizer_is_no_model(hub):
     hub.others["tiny/tokenizer"] = {"tokenizer_config.json": b"{}"}
     program = """
 from pathlib import Path
-from opd.models.hub import _here, absent, folder
+from huggingface_hub import constants
+from opd.models.hub import absent, check_reachable, folder
 print(Path(folder("tiny/model")).is_dir(), absent(["tiny/model"]))
-print(Path(folder("tiny/tokenizer", weights=False)).is_dir(), _here("tiny/tokenizer", weights=False))
+print(Path(folder("tiny/tokenizer", weights=False)).is_dir())
+constants.HF_HUB_OFFLINE = True
+try:
+    check_reachable("tiny/tokenizer", weights=False)
+except ValueError as error:
+    print(error)
 """
-    assert run_program(program).splitlines() == ["True ['tiny/model']", "True None"]
+    first, second, said = run_program(program).splitlines()
+    assert (first, second) == ("True ['tiny/model']", "True")
+    assert "tiny/tokenizer is not (wholly) on this machine" in said
 
 
 def test_a_download_that_nobody_waits_for_ends(hub):

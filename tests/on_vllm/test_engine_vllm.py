@@ -15,8 +15,8 @@ from tiny import make_model
 import opd
 from opd.engines.sampling import requests
 from opd.engines.vllm import VllmEngine
-from opd.models.language_model import LanguageModel
 from opd.models.load import load_model, load_skeleton
+from opd.models.network import LanguageModel
 from opd.models.scoring import distributions
 from opd.packed import cut
 from opd.protocols import EngineError

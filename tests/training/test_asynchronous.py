@@ -8,7 +8,7 @@ from tiny import make_model
 
 import opd
 from opd.engines.transformers import TransformersSampler
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 
 pytestmark = pytest.mark.engine

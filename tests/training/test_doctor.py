@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from elsewhere import Elsewhere
-from tiny import CHAT_TEMPLATE, make_model, make_tokenizer, small_config
+from tiny import CHAT_TEMPLATE, adapted, make_model, make_tokenizer, small_config
 
 import opd
 from opd.engines.transformers import TransformersSampler
-from opd.models.language_model import LanguageModel
+from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.tasks import Example, TaskOptions, load_task
 from opd.training import doctor
@@ -576,11 +576,8 @@ def test_a_student_that_a_library_refuses_to_write_fails_before_it_trains(pair, 
 
 
 def test_an_adapter_that_came_with_whole_modules_can_be_saved(pair):
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
-    adapted = get_peft_model(pair.student.model, lora)
-    student = LanguageModel("adapted", adapted.eval(), pair.student.tokenizer)
+    own = adapted(pair.student, modules_to_save=["lm_head"])
+    student = LanguageModel("adapted", own, pair.student.tokenizer)
     finding = found("saving", Pair(student, pair.teacher), lora_rank=4)
     assert finding.level == "pass", finding
 

@@ -1,0 +1,245 @@
+"""What a model reads and writes as text: all of it that needs no weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from opd.models.typed_text import TypedText
+from opd.trajectory import Messages, Prompt
+
+_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
+"""How byte-level tokenizers spell a byte."""
+
+_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+"""How other tokenizers spell a byte that no token of theirs covers."""
+
+
+@dataclass
+class ModelText:
+    """Turns prompts into a model's ids, and its ids into text.
+
+    Attributes:
+        name: what the user called the model: a folder, a hub id, "demo-student" or "demo-teacher".
+        tokenizer: its tokenizer.
+        config: transformers' settings of the language model: its context and its vocabulary.
+        generation_config: transformers' settings of its sampling: what ends a completion; None without any.
+    """
+
+    name: str
+    tokenizer: Any
+    config: Any
+    generation_config: Any
+    _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def context(self) -> int:
+        """The most tokens, prompt and completion together, that the model can read."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 2**31)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of token ids that mean something; the matrix may have more rows."""
+        return min(max(self.tokenizer.get_vocab().values()) + 1, self.config.vocab_size)
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a completion: those of the generation config and the tokenizer's own."""
+        ids: set[int] = set()
+        for source in (self.generation_config, self.tokenizer):
+            eos = getattr(source, "eos_token_id", None)
+            ids.update([eos] if isinstance(eos, int) else eos or [])
+        return tuple(sorted(ids))
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that are no text: those that mark turns and ends, in whatever list they stand."""
+        marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(marked | set(self.eos_ids))
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The id that the chat template puts behind an answer; without a template the tokenizer's eos."""
+        if getattr(self.tokenizer, "chat_template", None):
+            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+            ids = self._from_template(chat)
+            ends = [i for i in ids if i in self.eos_ids]
+            if ends:
+                return ends[-1]
+        return self.tokenizer.eos_token_id
+
+    def render(self, prompt: Prompt, *, room: int = 1) -> NDArray[np.int64]:
+        """Render a prompt with the chat template and return its ids, int64 ``[P]``.
+
+        A string is one user message. A model without a chat template reads the contents, joined by newlines.
+        A control token that a message spells is text; the template's own ones are meant.
+
+        Args:
+            prompt: a string or a list of ``{"role": ..., "content": ...}`` messages.
+            room: how many completion tokens must still fit into the context.
+
+        Raises:
+            ValueError: the prompt is empty, malformed, refused by the template, or too long for the context.
+        """
+        messages = as_messages(prompt)
+        if getattr(self.tokenizer, "chat_template", None):
+            ids = self._from_template(messages, add_generation_prompt=True)
+        else:
+            text = "\n".join(self._typed.hide(m["content"]) for m in messages)
+            ids = self._typed.encode(text, add_special_tokens=True)
+        self.must_fit(len(ids), room)
+        return np.array(ids, dtype=np.int64)
+
+    def must_fit(
+        self, prompt: int, completion: int, way_out: str = "Shorten the prompt or ask for fewer tokens."
+    ) -> None:
+        """Refuse what is too long for the model: beyond its context some fail and others read nonsense.
+
+        Args:
+            prompt: tokens of the prompt.
+            completion: tokens of the completion, or that it may have.
+            way_out: what to do about it, for the message.
+
+        Raises:
+            ValueError: together they are more than the model can read.
+        """
+        if prompt + completion > self.context:
+            raise ValueError(
+                f"The prompt is {prompt} tokens long; with {completion} more for the completion that exceeds "
+                f"the {self.context} tokens {self.name} can read. {way_out}"
+            )
+
+    def _from_template(self, messages: Messages, **options: Any) -> list[int]:  # noqa: ANN401
+        """Let the chat template render messages.
+
+        Raises:
+            ValueError: it refuses them, or fails: it is a program of whoever made the model.
+        """
+        hidden = [{**m, "content": self._typed.hide(m["content"])} for m in messages]
+        plain = hidden == messages  # then all is left to the tokenizer, of whatever kind it is
+        try:
+            found = self.tokenizer.apply_chat_template(hidden, tokenize=plain, return_dict=False, **options)
+        except TemplateError as error:
+            raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
+        except Exception as error:  # of Python, at whatever the template does
+            raise ValueError(
+                f"The chat template of {self.name} fails on this: {type(error).__name__}: {error}. Mend its "
+                "chat_template.jinja (or chat_template in tokenizer_config.json)."
+            ) from error
+        return found if plain else self._typed.encode(found, add_special_tokens=False)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a text that nobody sampled, int64 ``[T]``, as they stand behind a prompt.
+
+        A control token that it spells is text.
+
+        Raises:
+            ValueError: the text cannot be encoded.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"The text holds a character that cannot be encoded, at place {error.start + 1}: half of a "
+                "surrogate pair, or a byte that is no UTF-8. Take it out."
+            ) from error
+        ids = np.array(self._typed.encode(self._typed.hide(text), add_special_tokens=False), dtype=np.int64)
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown not in self.eos_ids and unknown in ids:
+            raise ValueError(f"The text holds characters that the tokenizer of {self.name} does not know.")
+        return ids
+
+    def token_text(self, token_id: int) -> str:
+        """Return the text of one token as it reads in the middle of a sentence, leading space kept.
+
+        Bytes that are no character by themselves come back in the tokenizer's own spelling.
+        """
+        texts = self._token_texts
+        if token_id not in texts:
+            # Decoding one id alone loses the leading space in some tokenizers: decode it behind an anchor.
+            anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+            before = self._decode(anchor)
+            text = self._decode([*anchor, token_id])[len(before) :]
+            if "\ufffd" in text or not text:
+                text = self.tokenizer.convert_ids_to_tokens(token_id) or ""
+            texts[token_id] = text
+        return texts[token_id]
+
+    def pieces(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Return the text of each token of a sequence; joined they are the decoded sequence.
+
+        A character whose bytes are spread over several tokens belongs to the last of them.
+        """
+        ids = [int(i) for i in ids]
+        pieces: list[str] = []
+        start, read = 0, 0  # decode from `start`; what ends before `read` has been given out
+        for end in range(1, len(ids) + 1):
+            known = self._decode(ids[start:read])
+            text = self._decode(ids[start:end])
+            if text.endswith("\ufffd") and end < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(text[len(known) :])
+            start, read = read, end
+        return pieces
+
+    def token_bytes(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[list[bytes], NDArray[np.bool_]]:
+        """Return the UTF-8 bytes of each token of a sequence; joined they are the decoded sequence.
+
+        A character whose bytes are spread over several tokens is shared out where their spelling tells how,
+        and belongs to the last of them elsewhere. The second value, bool ``[T]``, is False where tokens are
+        no text: half a character, which is decoded as U+FFFD.
+        """
+        found: list[bytes] = []
+        legible: list[bool] = []
+        group: list[int] = []  # tokens up to the end of a character
+        for token, piece in zip(ids, self.pieces(ids), strict=True):
+            group.append(int(token))
+            if piece or len(found) + len(group) == len(ids):
+                text = piece.encode()
+                spelled = [_spelled_bytes(t) for t in self.tokenizer.convert_ids_to_tokens(group)]
+                known = b"".join(spelled) == text
+                found += spelled if known else [*[b""] * (len(group) - 1), text]
+                legible += [known or "\ufffd" not in piece] * len(group)
+                group = []
+        return found, np.array(legible, dtype=bool)
+
+    @cached_property
+    def _typed(self) -> TypedText:
+        return TypedText(self.tokenizer, self.special_ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def text(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
+        """Return the decoded text without special tokens: what a verifier reads."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+def _spelled_bytes(token: str) -> bytes:
+    """Return the bytes that a token's spelling stands for; of one that is no spelling of bytes, none."""
+    if fallback := _FALLBACK.fullmatch(token):
+        return bytes.fromhex(fallback[1])
+    return bytes(_BYTE_OF[letter] for letter in token) if _BYTE_OF.keys() >= set(token) else b""
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """Return a prompt as chat messages; a string is one user message.
+
+    Raises:
+        ValueError: there is nothing in it, or a message lacks role or content.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
+    if not messages[-1]["content"].strip():
+        raise ValueError("The prompt is empty. Write a question for the student to answer.")
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
