@@ -61,3 +61,19 @@ def parse(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> Any:  
         if type(error) is not ValueError:  # a decoder's, which says where
             raise
         raise ValueError("a number in it is too long") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` through a temporary file beside it and a rename.
+
+    Raises:
+        OSError: the file cannot be written; the old content, if any, stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from opd.trajectory import Grades, Review, TokenScores, Trajectory
+from opd.reviews import Review
+from opd.trajectory import Grades, TokenScores, Trajectory
 from opd.verdicts import FORK_FLOORS, FORK_RADIUS, peaks, verdicts
 
 CHOICES = [" yes", " no", " perhaps"]

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from opd.config import DistillConfig
+from opd.reports import StepReport
 from opd.runs.run import Run, create_run
 from opd.runs.worker import work
 from opd.training.distillation import Distillation
-from opd.trajectory import StepReport
 
 
 def train(

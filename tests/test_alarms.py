@@ -8,10 +8,11 @@ from graded import make_review
 
 from opd.alarms import QUIET, RULES, alarms_at, merit, standing
 from opd.config import DistillConfig
+from opd.reports import StepReport
 from opd.runs.run import create_run
 from opd.training.rollouts import Rollout
 from opd.training.step_metrics import repetition, step_metrics
-from opd.trajectory import StepReport, Trajectory
+from opd.trajectory import Trajectory
 
 HEALTHY = {
     "completion_tokens": 80.0,

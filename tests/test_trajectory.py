@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import opd
-from opd.trajectory import BranchPoint, Review
+from opd.reviews import BranchPoint, Review
 
 
 @pytest.fixture

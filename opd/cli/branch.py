@@ -13,7 +13,7 @@ from opd.cli.output import print_reviews, say, say_saved
 
 if TYPE_CHECKING:
     from opd.models.pair import Pair
-    from opd.trajectory import Review
+    from opd.reviews import Review
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

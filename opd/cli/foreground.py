@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from opd.cli.output import FAILURE, harmless, say
 
 if TYPE_CHECKING:
+    from opd.reports import StepReport
     from opd.runs.run import Run
-    from opd.trajectory import StepReport
 
 
 def led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int]:

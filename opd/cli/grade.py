@@ -11,7 +11,7 @@ from opd.cli.flags import add_pair, load_pair, open_reviews
 from opd.cli.output import print_reviews, say, say_saved
 
 if TYPE_CHECKING:
-    from opd.trajectory import Review
+    from opd.reviews import Review
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +56,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Grade what the options name, or open it; print and save it."""
+    from opd.files import write_atomically
     from opd.grading.saved_reviews import ReviewSet, save_reviews, to_csv
-    from opd.trajectory import write_atomically
 
     if (options.text or options.system) and not options.prompt:
         raise ValueError("--text and --system go with --prompt.")

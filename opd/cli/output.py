@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from opd.grading.saved_reviews import ReviewSet
-    from opd.trajectory import Review
+    from opd.reviews import Review
 
 USAGE_ERROR, FAILURE = 2, 1
 

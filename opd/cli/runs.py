@@ -103,8 +103,8 @@ def _csv(run: Run, options: argparse.Namespace) -> None:
 
 def _report(run: Run, options: argparse.Namespace) -> None:
     """Write a page about a run that works offline."""
+    from opd.files import write_atomically
     from opd.runs.collection import read_note
-    from opd.trajectory import write_atomically
     from opd.view.report import render_report
 
     write_atomically(options.file, render_report(run, read_note(run)))

@@ -26,10 +26,11 @@ from opd.grading.own_text import chat_trajectories, text_trajectory
 from opd.grading.reviewing import review
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, save_reviews
 from opd.models.pair import Pair, load_pair
+from opd.reviews import Review
 from opd.tasks import verify
 from opd.tasks.demo import DemoTask, Draft, Problem, known_problems
 from opd.training.distillation import distill
-from opd.trajectory import VERDICTS, Prompt, Review, Trajectory
+from opd.trajectory import VERDICTS, Prompt, Trajectory
 
 TOP_K = 10
 """Alternatives kept; a card shows seven."""

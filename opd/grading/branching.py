@@ -23,8 +23,9 @@ from opd.grading.grading import grade
 from opd.grading.reviewing import SNAPSHOT_TOKENS, grade_growing
 from opd.models.pair import Pair
 from opd.protocols import SampleRequest
+from opd.reviews import BranchPoint, Review
 from opd.tasks import Example, Task, verify
-from opd.trajectory import BranchPoint, Review, Trajectory
+from opd.trajectory import Trajectory
 
 FORCED = (
     "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
@@ -197,7 +198,7 @@ class ForkValue:
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as :attr:`opd.trajectory.Review.evidence` holds it."""
+        """Return the finding as :attr:`opd.reviews.Review.evidence` holds it."""
         out = asdict(self)
         del out["at"]
         return out | {"options": list(out["options"])}
@@ -404,7 +405,7 @@ class NoReturn:
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as :attr:`opd.trajectory.Review.evidence` holds it."""
+        """Return the finding as :attr:`opd.reviews.Review.evidence` holds it."""
         out = asdict(self)
         return out | {"points": list(out["points"])}
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from opd.files import assets_dir, home_dir, parse
-from opd.trajectory import VERDICTS, Review, write_atomically
+from opd.files import assets_dir, home_dir, parse, write_atomically
+from opd.reviews import Review
+from opd.trajectory import VERDICTS
 from opd.verdicts import drop
 
 FORMAT = "opd-review"

@@ -1,6 +1,6 @@
 """What many grades say together: a report card of one trajectory; worst tokens, swaps and a map of many.
 
-Only the student's own tokens count (:attr:`opd.trajectory.Review.own_tokens`). A place ``(review, index)`` is
+Only the student's own tokens count (:attr:`opd.reviews.Review.own_tokens`). A place ``(review, index)`` is
 the index of a review in the sequence that was given, and of a token in it.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opd.trajectory import VERDICTS, Review
+from opd.reviews import Review
+from opd.trajectory import VERDICTS
 from opd.verdicts import INACCURACY, drop
 
 DISAGREEMENTS = ("blunder", "mistake", "inaccuracy")

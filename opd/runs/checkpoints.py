@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opd.files import size_in_words
-from opd.trajectory import write_atomically
+from opd.files import size_in_words, write_atomically
 
 if TYPE_CHECKING:
     from opd.models.network import LanguageModel

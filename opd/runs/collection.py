@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opd.alarms import merit
+from opd.files import write_atomically
 from opd.runs.run import Run, State, all_runs, open_run, remove_leftovers, runs_dir
-from opd.trajectory import write_atomically
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from opd.grading.reviewing import review
 from opd.models.load import load_model
 from opd.models.pair import Pair
 from opd.phases import announce
+from opd.reviews import Review
 from opd.runs.run import Run
 from opd.tasks import TaskOptions, load_task, verify
 from opd.training.lessons import Lesson, load_teacher
-from opd.trajectory import Review
 
 
 def compare_checkpoints(

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opd.alarms import merit
 from opd.config import DistillConfig, make_config, read_config
-from opd.files import home_dir
+from opd.files import home_dir, write_atomically
+from opd.reports import StepReport
 from opd.runs.checkpoints import (
     PINNED,
     checkpoints_in,
@@ -39,7 +40,6 @@ from opd.runs.events import as_state, sentences
 from opd.runs.journal import TAIL, Journal, as_event, as_row, is_number, parsed, size
 from opd.runs.queue import is_locked, place_of, try_lock, waiting_sentence
 from opd.runs.samples import SAMPLES_LIMIT, SampleFile, sample_file
-from opd.trajectory import StepReport, write_atomically
 
 if TYPE_CHECKING:
     from opd.models.network import LanguageModel

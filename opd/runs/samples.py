@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from opd.reports import FrozenScores, Push, StepReport
+from opd.reviews import Review
 from opd.runs.journal import Journal, parsed, size
-from opd.traces import FrozenScores, Push
-from opd.trajectory import Review, StepReport
 
 SAMPLES_LIMIT = 64 * 2**20
 """Bytes of ``samples.jsonl``; later samples are not kept."""

@@ -20,6 +20,7 @@ from opd.models.hub import absent, fetch
 from opd.models.load import resolve_device
 from opd.models.parallel import cause, gpus, tell, told, world
 from opd.phases import announce, listening
+from opd.reports import StepReport
 from opd.runs.checkpoints import read_checkpoint, try_saving
 from opd.runs.events import sentences
 from opd.runs.queue import Place, stand_in_line, waiting_sentence
@@ -30,7 +31,6 @@ from opd.training.doctor import Finding, examine
 from opd.training.lessons import settings_of
 from opd.training.losses import alternatives
 from opd.training.preflight import must_have_tracker
-from opd.trajectory import StepReport
 
 Found = TypeVar("Found")
 Say = Callable[[str], None]

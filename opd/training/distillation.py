@@ -22,6 +22,8 @@ from opd.grading.reviewing import review
 from opd.models.pair import Pair
 from opd.models.parallel import exchange, spread
 from opd.phases import announce
+from opd.reports import StepReport
+from opd.reviews import Review
 from opd.training.doctor import check_sampler
 from opd.training.learner import Learner, learning_rate
 from opd.training.lessons import load_lessons
@@ -33,7 +35,7 @@ from opd.training.step_metrics import Clock, step_metrics
 from opd.training.teacher_scores import TeacherScores
 from opd.training.update import Updated, gradient, update
 from opd.training.watch import Watch
-from opd.trajectory import Grades, Review, StepReport
+from opd.trajectory import Grades
 
 SAMPLES_PER_STEP = 4  # graded trajectories that go into the report
 PUSHES_FROM = 16  # rollouts of a step from which scoring those again costs at most 3 % (of 128: 0.4 %)

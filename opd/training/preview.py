@@ -20,6 +20,7 @@ from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.parallel import exchange, spread, world
 from opd.phases import announce
+from opd.reviews import Review
 from opd.tasks import Example
 from opd.training.distillation import Distillation, distill
 from opd.training.doctor import Finding, examine
@@ -35,7 +36,7 @@ from opd.training.losses import TOP_K
 from opd.training.memory import Memory, estimate_memory, free_memory
 from opd.training.preflight import preflight
 from opd.training.rollouts import given_advantage
-from opd.trajectory import Prompt, Review, Trajectory
+from opd.trajectory import Prompt, Trajectory
 
 TIMED = 24
 """Held-out prompts whose answers are timed."""

@@ -17,15 +17,16 @@ from opd.models.parallel import spread
 from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import must_be_finite
+from opd.reports import FrozenScores, Push, StepReport
+from opd.reviews import Review
 from opd.tasks import Example, verify
-from opd.traces import FrozenScores, Push
 from opd.training.learner import Learner
 from opd.training.lessons import PROBES, Lesson
 from opd.training.losses import TOP_K
 from opd.training.rollouts import Rollout, given_advantage
 from opd.training.step_metrics import mean_kl, shape
 from opd.training.teacher_scores import TeacherScores
-from opd.trajectory import Grades, Review, StepReport, Trajectory
+from opd.trajectory import Grades, Trajectory
 
 FEW_HELDOUT = 16  # held-out prompts below which a figure of them is said to be uncertain
 PROBES_KEPT = 8  # of them, how many graded completions go into the report

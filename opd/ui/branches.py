@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from opd.grading.saved_reviews import ReviewSet
+from opd.reviews import Review
 from opd.runs.run import open_run
 from opd.tasks import load_task
 from opd.tasks.demo import known_problem
-from opd.trajectory import Review
 from opd.ui.errors import spoken_errors
 from opd.ui.events import PLUMBING
 from opd.ui.kept_sets import KeptSets

@@ -25,7 +25,8 @@ from opd.grading.summary import (
     tokens_in_context,
     worst_tokens,
 )
-from opd.trajectory import VERDICTS, Review
+from opd.reviews import Review
+from opd.trajectory import VERDICTS
 from opd.ui.curves import plotly_address
 from opd.verdicts import INACCURACY
 from opd.view import asset

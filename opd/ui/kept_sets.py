@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from gradio.context import LocalContext
 
 from opd.grading.saved_reviews import ReviewSet, open_review
-from opd.trajectory import Review
+from opd.reviews import Review
 
 if TYPE_CHECKING:
     from gradio.state_holder import StateHolder

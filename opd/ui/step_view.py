@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from opd.reports import moved_as_meant
 from opd.runs.run import Run
 from opd.runs.samples import Kind, Sample
-from opd.traces import moved_as_meant
 from opd.ui.curves import CurveHTML
 from opd.view.payload import shown_pieces
 

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components.base import server
 
 from opd.grading.saved_reviews import ReviewSet
-from opd.trajectory import Review
+from opd.reviews import Review
 from opd.ui.kept_sets import KeptSets
 from opd.view import asset, script
 from opd.view.payload import (

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 
 from opd.grading.saved_reviews import ReviewSet, heading
-from opd.trajectory import Review
+from opd.reviews import Review
 from opd.view import asset, script
 from opd.view.payload import (
     CHUNK,

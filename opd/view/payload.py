@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from opd import verdicts as cutoffs
 from opd.grading.saved_reviews import ReviewGroup
 from opd.grading.summary import report_card
-from opd.trajectory import VERDICTS, Review
+from opd.reviews import Review
+from opd.trajectory import VERDICTS
 
 CHUNK = 256
 """Tokens per piece of alternatives."""

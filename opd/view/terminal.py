@@ -11,7 +11,8 @@ from math import exp, isnan
 import numpy as np
 
 from opd.grading.summary import DISAGREEMENTS, report_card
-from opd.trajectory import VERDICTS, Review
+from opd.reviews import Review
+from opd.trajectory import VERDICTS
 from opd.view import asset
 from opd.view.payload import (
     COLOUR_STEPS,

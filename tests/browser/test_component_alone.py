@@ -13,7 +13,8 @@ from hostile import HOSTILE
 from opd import verdicts as cutoffs
 from opd.grading.saved_reviews import ReviewGroup
 from opd.grading.summary import report_card
-from opd.trajectory import BranchPoint, TokenScores
+from opd.reviews import BranchPoint
+from opd.trajectory import TokenScores
 from opd.view.payload import LONGEST_TOKEN, shown_pieces
 
 ACTIONS = ["branch", "typed", "teacherLine", "forkValue", "noReturn"]

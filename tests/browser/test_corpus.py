@@ -13,7 +13,7 @@ from hostile import HOSTILE
 
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, save_reviews
 from opd.grading.summary import QUADRANTS, report_card, swaps, token_map, worst_tokens
-from opd.trajectory import BranchPoint
+from opd.reviews import BranchPoint
 
 TRAJECTORIES, TOKENS = 64, 200
 WORDS = np.array([" we", " need", " the", " sum", " of", " pairs", ",", ".", " 2026", ".\n", "ing", " so"])

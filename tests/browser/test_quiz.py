@@ -11,7 +11,7 @@ from graded import make_review
 from hostile import HOSTILE
 
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery
-from opd.trajectory import BranchPoint
+from opd.reviews import BranchPoint
 from opd.view.page import render_page
 
 # The student gives every token 0.6 and " yes" 0.32; where the penalty is 3 the teacher would say " yes"

@@ -15,12 +15,12 @@ from opd.divergence import TopK, topk_reverse_kl
 from opd.engines.transformers import TransformersSampler
 from opd.models.pair import Pair
 from opd.protocols import EngineError
+from opd.reviews import Review
 from opd.runs import worker
 from opd.runs.run import create_run
 from opd.training.distillation import distill
 from opd.training.doctor import examine
 from opd.training.lessons import main_pair
-from opd.trajectory import Review
 
 pytestmark = pytest.mark.engine
 

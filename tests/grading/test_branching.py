@@ -28,8 +28,9 @@ from opd.grading.branching import (
 )
 from opd.grading.evaluation import newcombe
 from opd.models.pair import Pair
+from opd.reviews import BranchPoint
 from opd.tasks import load_task
-from opd.trajectory import BranchPoint, Trajectory
+from opd.trajectory import Trajectory
 
 pytestmark = pytest.mark.engine
 

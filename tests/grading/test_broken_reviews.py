@@ -20,7 +20,7 @@ from opd.grading.saved_reviews import (
     stored,
     to_csv,
 )
-from opd.trajectory import BranchPoint
+from opd.reviews import BranchPoint
 from opd.view.payload import alternatives_payload, set_payload
 from opd.view.terminal import render
 

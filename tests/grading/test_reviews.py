@@ -31,7 +31,8 @@ from opd.grading.saved_reviews import (
     stored_reviews,
     to_csv,
 )
-from opd.trajectory import VERDICTS, BranchPoint
+from opd.reviews import BranchPoint
+from opd.trajectory import VERDICTS
 
 
 @pytest.fixture

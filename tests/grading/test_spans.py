@@ -21,9 +21,10 @@ from opd.grading.grading import grade
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, to_csv
 from opd.grading.summary import report_card, swaps, token_map, worst_tokens
 from opd.models.pair import Pair, VocabularyMismatch
+from opd.reviews import Review
 from opd.spans import align
 from opd.training.lessons import load_lessons
-from opd.trajectory import Review, Trajectory
+from opd.trajectory import Trajectory
 from opd.verdicts import FORK_DEFINITIONS, find_forks
 from opd.view.payload import alternatives_payload, set_payload
 from opd.view.terminal import render

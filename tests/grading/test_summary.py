@@ -18,7 +18,7 @@ from opd.grading.summary import (
     tokens_in_context,
     worst_tokens,
 )
-from opd.trajectory import BranchPoint, Review
+from opd.reviews import BranchPoint, Review
 from opd.verdicts import drop
 
 IDS: dict[str, int] = {}

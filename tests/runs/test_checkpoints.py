@@ -10,10 +10,10 @@ from running import measure, measured, train
 
 import opd
 from opd.models.load import load_model
+from opd.reports import StepReport
 from opd.runs.checkpoints import read_checkpoint
 from opd.runs.export import export_zip
 from opd.runs.run import Run, create_run
-from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
 

@@ -7,9 +7,9 @@ from running import evaluated
 
 import opd
 from opd.cli import main
+from opd.reports import StepReport
 from opd.runs import collection
 from opd.runs.run import RunBusyError, create_run, list_runs, open_run, runs_dir
-from opd.trajectory import StepReport
 
 
 def test_runs_are_summed_up_and_found_by_words():

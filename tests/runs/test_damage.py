@@ -5,13 +5,12 @@ from graded import make_review
 
 import opd
 from opd.cli import main
+from opd.reports import FrozenScores, Push, StepReport
 from opd.runs import collection
 from opd.runs.collection import config_diff, summaries
 from opd.runs.export import metrics_csv
 from opd.runs.queue import stand_in_line
 from opd.runs.run import Race, Run, all_runs, create_run, list_runs, open_run
-from opd.traces import FrozenScores, Push
-from opd.trajectory import StepReport
 from opd.ui.feed import news_of
 from opd.view.report import render_report
 

@@ -10,9 +10,9 @@ from running import evaluated, train
 import opd
 from opd.cli import main
 from opd.models.load import load_model
+from opd.reports import StepReport
 from opd.runs.export import metrics_csv, publish
 from opd.runs.run import create_run
-from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
 

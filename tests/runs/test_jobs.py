@@ -13,10 +13,10 @@ from running import train, wait_for
 
 import opd
 from opd.cli import main
+from opd.reports import StepReport
 from opd.runs import jobs, queue
 from opd.runs.collection import summaries
 from opd.runs.run import Race, create_run, list_runs, open_run
-from opd.trajectory import StepReport
 
 pytestmark = pytest.mark.engine
 

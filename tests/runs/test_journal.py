@@ -1,6 +1,6 @@
 """Files of JSON lines: a line that is being written waits, a torn one is passed over."""
 
-from opd.trajectory import StepReport
+from opd.reports import StepReport
 
 
 def test_lines_survive_a_writer_that_died_inside_one(run):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import opd
+from opd.reports import StepReport
 from opd.runs.collection import delete_run
 from opd.runs.run import (
     Run,
@@ -20,7 +21,6 @@ from opd.runs.run import (
     open_run,
     runs_dir,
 )
-from opd.trajectory import StepReport
 
 
 def test_a_name_that_exists_is_refused_and_names_resume(config):

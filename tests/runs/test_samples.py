@@ -5,8 +5,7 @@ import json
 import numpy as np
 from graded import make_review
 
-from opd.traces import FrozenScores, Push
-from opd.trajectory import StepReport
+from opd.reports import FrozenScores, Push, StepReport
 
 
 def kept(step, seed=0, **groups):

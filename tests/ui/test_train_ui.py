@@ -11,9 +11,8 @@ from graded import make_review
 
 from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
 from opd.presets import PRESETS
+from opd.reports import FrozenScores, Push, StepReport, moved_as_meant
 from opd.runs.run import create_run
-from opd.traces import FrozenScores, Push, moved_as_meant
-from opd.trajectory import StepReport
 from opd.ui import feed, pairs, train_tab
 from opd.ui.app import build_app
 from opd.ui.feed import news_of

@@ -10,9 +10,8 @@ from hostile import MARKUP, Parsed
 
 import opd
 from opd.cli import main
+from opd.reports import FrozenScores, StepReport
 from opd.runs.run import create_run
-from opd.traces import FrozenScores
-from opd.trajectory import StepReport
 from opd.view.chart import barcode, chart, panels
 from opd.view.payload import visible
 from opd.view.report import render_report

@@ -5,7 +5,7 @@ import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.trajectory import BranchPoint
+from opd.reviews import BranchPoint
 from opd.view.terminal import percent, render
 
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")

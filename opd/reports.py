@@ -1,4 +1,4 @@
-"""What a run keeps of tokens beside its graded trajectories: how frozen texts fare, what updates did."""
+"""What a step reports: figures, graded trajectories, how frozen texts fare, what the update did to tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from opd.alarms import Alarm
+from opd.reviews import Review
 
 
 class _Columns:
@@ -62,6 +65,36 @@ class Push(_Columns):
 
     advantage: NDArray[np.float32]
     change: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one training step did. Row 0 is an evaluation only; step k is the state after k updates.
+
+    Attributes:
+        step: number of updates made.
+        metrics: the figures by name, as they stand in ``metrics.jsonl``; absent means not measured.
+        samples: a few graded trajectories of the step.
+        pushes: what the update was meant to do and did to the tokens of ``samples``; empty where that was not
+            measured.
+        probes: at an evaluation, the student's graded answers to the first held-out prompts, always the same.
+        frozen: at an evaluation, how the student now scores the probes that it wrote at step 0.
+        notes: sentences for the user (a halved micro-batch, for instance).
+        alarms: what has gone wrong with the student; a job fills them in from the run's rows.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    samples: Sequence[Review] = ()
+    pushes: Sequence[Push] = ()
+    probes: Sequence[Review] = ()
+    frozen: Sequence[FrozenScores] = ()
+    notes: Sequence[str] = ()
+    alarms: Sequence[Alarm] = ()
+
+    def row(self) -> dict[str, float]:
+        """Return the line of ``metrics.jsonl``."""
+        return {"step": self.step, **self.metrics}
 
 
 def moved_as_meant(pushes: Sequence[Push]) -> tuple[float, int]:
