@@ -50,7 +50,7 @@ def test_the_estimate_is_what_the_weights_and_the_optimizer_take(pair):
     need = estimate_memory(run.student.causal_lm, pair.teacher.model, run.config)
     parameters = list(run.parameters.values())
     assert need.student == sum(p.numel() * 4 for p in parameters)
-    state = [v for p in parameters for v in run.optimizer.state[p].values() if v.dim()]
+    state = [v for p in parameters for v in run.learner.optimizer.state[p].values() if v.dim()]
     assert need.moments == sum(v.numel() * 4 for v in state)
     assert need.gradients == need.student
 
