@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd.cli.flags import add_pair, load_pair, open_reviews
-from opd.cli.output import print_reviews, say, say_saved
+from opd.cli.output import print_reviews, say
 
 if TYPE_CHECKING:
     from opd.models.pair import Pair
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         print_reviews([made], options)
     if options.save:
         save_reviews(options.save, reviews)
-        say_saved(options.save)
+        print(f"Saved to {options.save}.")
 
 
 def _measured(

@@ -52,12 +52,7 @@ def load_pair(options: argparse.Namespace, **more: Any) -> Pair:  # noqa: ANN401
 
 
 def open_reviews(name: str) -> ReviewSet:
-    """Open saved reviews by their file or their id.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no file of reviews, or there is none of that id.
-    """
+    """Open saved reviews, by their file or their id."""
     from opd.grading.saved_reviews import load_reviews, open_review
 
     return load_reviews(name) if Path(name).is_file() else open_review(name)

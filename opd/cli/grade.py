@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opd.cli.flags import add_pair, load_pair, open_reviews
-from opd.cli.output import print_reviews, say, say_saved
+from opd.cli.output import print_reviews, say
 
 if TYPE_CHECKING:
     from opd.reviews import Review
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
         write_atomically(options.html, render_page(reviews))
     for path in filter(None, (options.save, options.csv, options.html)):
-        say_saved(path)
+        print(f"Saved to {path}.")
 
 
 def _graded(options: argparse.Namespace) -> list[Review]:

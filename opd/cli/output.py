@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -35,8 +34,3 @@ def print_reviews(reviews: ReviewSet | Sequence[Review], options: argparse.Names
     color = sys.stdout.isatty() and not options.no_color and "NO_COLOR" not in os.environ
     for review in reviews:
         print(render(review, color=color))
-
-
-def say_saved(path: Path) -> None:
-    """Say where a file was written."""
-    print(f"Saved to {path}.")

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opd.cli.output import say_saved
-
 if TYPE_CHECKING:
     from opd.runs.collection import RunSummary
     from opd.runs.run import Run
@@ -108,7 +106,7 @@ def _report(run: Run, options: argparse.Namespace) -> None:
     from opd.view.report import render_report
 
     write_atomically(options.file, render_report(run, read_note(run)))
-    say_saved(options.file)
+    print(f"Saved to {options.file}.")
 
 
 def _note(run: Run, options: argparse.Namespace) -> None:
@@ -129,7 +127,7 @@ def _zip(run: Run, options: argparse.Namespace) -> None:
     """Write the trained student, adapter or weights, as a zip."""
     from opd.runs.export import export_zip
 
-    say_saved(export_zip(run, options.file, options.step))
+    print(f"Saved to {export_zip(run, options.file, options.step)}.")
 
 
 def _publish(run: Run, options: argparse.Namespace) -> None:

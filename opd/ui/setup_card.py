@@ -223,7 +223,7 @@ def _input(name: str) -> gr.components.Component:
     """Make the input of one setting of :class:`opd.DistillConfig`."""
     field = DistillConfig.model_fields[name]
     about = {
-        "label": _in_words(name).capitalize().replace("Lora", "LoRA"),
+        "label": _in_words(name).capitalize().replace("Lora", "LoRA").replace("Vllm", "vLLM"),
         "info": field.description,
         "elem_id": f"setting-{name}",
         "min_width": 130,
