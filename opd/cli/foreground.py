@@ -19,7 +19,7 @@ def led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.N
 
     @wraps(run)
     def run_by_first(options: argparse.Namespace) -> int:
-        from opd.models.parallel import FailedElsewhere, processes, rank, tell
+        from opd.models.parallel import FailedElsewhere, processes, rank, send_order
         from opd.runs.worker import follow
 
         first, code = True, None
@@ -28,7 +28,7 @@ def led(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.N
                 first = rank() == 0
                 if first or getattr(options, "dry_run", False):
                     code = run(options)
-                    tell(None)
+                    send_order(None)
                 else:
                     follow()
         except FailedElsewhere:

@@ -21,7 +21,7 @@ WEIGHTS, TEXTS = "*.safetensors", ("*.json", "*.jinja", "*.model", "*.txt")
 """What of a repository is fetched: weights as safetensors; config and tokenizer."""
 
 LOOK_SECONDS = 0.5
-"""How often progress is told."""
+"""How often progress is said."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def folder(name: str, *, weights: bool = True) -> str:
     here = _here(name, weights=weights)
     if here is not None and constants.HF_HUB_OFFLINE:
         return here
-    told = False
+    shown = False
     try:
         for progress in fetch(name, weights=weights):
-            if told := told or progress.done < progress.total:
+            if shown := shown or progress.done < progress.total:
                 print(f"\r{progress}", end="", file=sys.stderr, flush=True)
     except ValueError as error:
         if here is None:
@@ -100,7 +100,7 @@ def folder(name: str, *, weights: bool = True) -> str:
         print(f"{error} The copy on this machine is used.", file=sys.stderr)
         return here
     finally:
-        if told:
+        if shown:
             print(file=sys.stderr)
     return str(_snapshot(name, weights))
 
@@ -159,7 +159,7 @@ def no_safetensors(name: str, files: Iterable[str]) -> str:
 
 
 def fetch(name: str, *, weights: bool = True) -> Iterator[Progress]:
-    """Download a model to where transformers finds it, and tell how far it is.
+    """Download a model to where transformers finds it, and say how far it is.
 
     Closing the generator ends the download; what has arrived is kept, and the next one goes on from there.
 

@@ -402,8 +402,8 @@ def _untie(model: PreTrainedModel) -> None:
 
 def _misshapen(error: RuntimeError) -> dict[str, tuple[list[int], list[int]]]:
     """Read from torch's message which tensors have another shape: there, and as the model wants it."""
-    told = re.findall(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(error))
-    return {key: tuple([*map(int, shape.split(","))] for shape in shapes) for key, *shapes in told}
+    named = re.findall(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(error))
+    return {key: tuple([*map(int, shape.split(","))] for shape in shapes) for key, *shapes in named}
 
 
 def _first_sentence(error: Exception) -> str:

@@ -131,13 +131,13 @@ def cause(error: Exception) -> Exception:
     )
 
 
-def tell(order: object) -> None:
-    """Say, as the first process, what all others are to do; they wait in :func:`told`."""
+def send_order(order: object) -> None:
+    """Say, as the first process, what all others are to do; they wait in :func:`next_order`."""
     if _team is not None:
         dist.broadcast_object_list([order], group=_team.orders)
 
 
-def told() -> Any:  # noqa: ANN401
+def next_order() -> Any:  # noqa: ANN401
     """Wait, as any but the first process, for what it has to say."""
     heard = [None]
     dist.broadcast_object_list(heard, group=_team.orders)

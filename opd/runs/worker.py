@@ -18,7 +18,7 @@ from opd.config import DistillConfig
 from opd.grading.grading import LOWER_BOUND
 from opd.models.hub import absent, fetch
 from opd.models.load import resolve_device
-from opd.models.parallel import cause, gpus, tell, told, world
+from opd.models.parallel import cause, gpus, next_order, send_order, world
 from opd.phases import announce, listening
 from opd.reports import StepReport
 from opd.runs.checkpoints import read_checkpoint, try_saving
@@ -88,7 +88,7 @@ def follow() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C asks the first process to stop the run
     distillation: Distillation | None = None
-    while (order := told()) is not None:
+    while (order := next_order()) is not None:
         if isinstance(order, Run):
             distillation = _load(order)
         else:
@@ -97,7 +97,7 @@ def follow() -> None:
 
 def _all(order: Callable[[Distillation], Found], distillation: Distillation) -> Found:
     """Let every process of the run do something with its part of the distillation."""
-    tell(order)
+    send_order(order)
     return order(distillation)
 
 
@@ -219,7 +219,7 @@ def _log_task(run: Run, task: Task) -> None:
 def _train(run: Run, on_report: OnReport, say: Say) -> None:
     if not _fetch_models(run):
         return
-    tell(run)
+    send_order(run)
     trainer = _Trainer(run, _load(run), say)
     trainer.begin()
     trainer.end(*trainer.train(on_report))
