@@ -20,10 +20,13 @@ READ = STATEMENTS * STATEMENT
 BARE_WORDS = 3
 """Words of a completion that is nothing but an answer, such as "42 apples"."""
 
-# Where models put their answer: \boxed{…}, "#### …", "the answer to … is …", "Answer: …".
+# Where models put their answer: \boxed{…}, "#### …", "the answer to … is …", "Answer: …", "the correct option
+# is B".
 _MARKER = re.compile(
     r"""\\boxed\s*\{ | \\boxed\s | \#\#\#\#
-    | (?<!\bthis\s)\banswer\b (?:[^.\n:=]{0,60}?\b(?:is|was|be|equals)\b | \W{0,4}[:=])""",
+    | (?<!\bthis\s)\banswer\b (?:[^.\n:=]{0,60}?\b(?:is|was|be|equals)\b | \W{0,4}[:=])
+    | \b(?:correct|right|best)\s(?:option|choice|letter)\s(?:is|would\sbe|must\sbe)\b
+      (?=[\s*_(\["“]{1,6}(?-i:[A-J])(?![\w'’]))""",
     re.IGNORECASE | re.VERBOSE,
 )
 # What may stand between the marker and the answer: markup, a line break, "that", "option".

@@ -20,13 +20,13 @@ import sys
 import threading
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, DecimalException
 from importlib.util import find_spec
 from typing import TextIO
 
-from opd.tasks.conclusion import SENTENCE_END, conclusion, final_text, statements, wavers
+from opd.tasks.conclusion import SENTENCE_END, conclusion, final_text, in_braces, statements, wavers
 
 DEADLINES = {"regex": 1.0, "math": 5.0}
 """Seconds that one check may take; afterwards the completion counts as wrong."""
@@ -73,9 +73,35 @@ def _normalise(text: str) -> str:
     return text.strip("*_`\"'“”‘’$ ").rstrip(".!").strip("*_`\"'“”‘’$ ")
 
 
+LONG = 80
+"""Characters of a right answer beyond which ``exact`` asks for what no completion repeats word for word."""
+
+_BOX = re.compile(r"\\boxed\s*\{")
+
+
+def long_for_exact(answers: Sequence[str]) -> str:
+    """Say that most of some right answers are too long for ``exact``; nothing if they are not."""
+    long = sum(len(_boxed(answer)) > LONG for answer in answers)
+    if 2 * long <= len(answers):
+        return ""
+    return (
+        f"{long} of {len(answers)} right answers are longer than {LONG} characters, and the verifier exact "
+        "wants them word for word: choose numeric, math or choice, or another answer_column."
+    )
+
+
+def _boxed(answer: str) -> str:
+    """What a solution has in its last box; all of a text without one."""
+    *_, last = (None, *_BOX.finditer(answer))
+    return in_braces(answer[last.end() :]) if last else answer
+
+
 def exact(answer: str, completion: str, cut: bool = False) -> bool:
-    """The stated answer is the right one; without a statement, the whole text or its last line is."""
-    wanted, text = _normalise(answer), conclusion(completion, cut=cut)
+    """The stated answer is the right one; without a statement, the whole text or its last line is.
+
+    The right answer may be a solution that has it in a box.
+    """
+    wanted, text = _normalise(_boxed(answer)), conclusion(completion, cut=cut)
     for statement in statements(text):
         if inner := re.fullmatch(r"\s*\\text\s*\{(.*)\}\s*", statement):
             statement = inner[1]
@@ -92,7 +118,8 @@ _NUMBER = re.compile(
     (?P<sign>(?<![\w)\]}])-)?(?:[$€£¥](?P<inner>-)?)?
     (?:\\[dt]?frac\s*\{\s*(?P<over>-?[\d,.]+)\s*\}\s*\{\s*(?P<under>[\d,.]+)\s*\}
      |(?:(?P<whole>\d+)\s+)?(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+(?:\.\d+)?)
-     |(?P<plain>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
+     |(?:(?<![(\[{])(?<!\d,)(?P<comma>\d{1,3}(?:\.\d{3})+,\d+|0,\d+|\d+,(?:\d{1,2}|\d{4,}))(?!\d|[,.]\d)
+        |(?P<plain>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+))
       (?:\s*(?:×|\\times|\\cdot|\*)\s*10\s*\^\s*\{?(?P<power>[-+]?\d{1,4})\}?|[eE](?P<e>[-+]?\d{1,4})(?!\w))?
     )(?P<percent>\s*\\?%)?""",
     re.VERBOSE,
@@ -106,11 +133,16 @@ class _Number:
 
 
 def numbers(text: str) -> list[_Number]:
-    """Return the numbers of a text in their order: 1,234.5; -$5; 3/4; 1 1/2; \\frac{3}{4}; 2 × 10^3; 50%."""
+    """Return the numbers of a text in their order: 1,234.5; -$5; 3/4; 1 1/2; \\frac{3}{4}; 2 × 10^3; 50%.
+
+    A comma parts thousands before three digits and decimals before any other number of them: 3,5 is 3.5.
+    """
     text = text.replace("−", "-").replace("–", "-").replace("{,}", ",").replace("\\$", "$").replace("\\!", "")
     found = []
     for match in _NUMBER.finditer(text):
         part = {k: v.replace(",", "") for k, v in match.groupdict().items() if v}
+        if "comma" in part:
+            part["plain"] = match["comma"].replace(".", "").replace(",", ".")
         try:
             if "plain" in part:
                 value = Decimal(part["plain"]).scaleb(int(part.get("power") or part.get("e") or 0))
@@ -162,9 +194,15 @@ _NAMED = re.compile(
     r"(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer)?\s*[(\[*]*" + _WRAPPED, re.IGNORECASE
 )
 _ALONE = re.compile(r"\W*([A-Ja-j])\W*")
-_LEADING = re.compile(r"\W*([A-J])\s*[).:\]]")
-_MENTIONED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+\W{0,3}([A-J])\b")
-_CAPITAL = re.compile(r"(?<![\w'’])([B-HJ]|A(?!\s+(?!(?:is|or|and)\b)\w))(?![\w'’])")
+_REASON = r"(?:because|since|as|given|while|whereas|although)\b"
+_LEADING = re.compile(rf"\W*([A-J])\s*(?:[).:\]]|,?\s*{_REASON})")
+_AFFIRMED = re.compile(
+    r"(?<!if\s)(?<!whether\s)(?<!option\s)(?<!choice\s)(?:option\s+|choice\s+)?"
+    r"\(?(?<![\w'’])((?-i:[A-J]))\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b",
+    re.IGNORECASE,
+)
+_MENTIONED = re.compile(r"(?<!not\s)\(([A-J])\)|(?<!not\s)\b(?:option|choice)\s+\W{0,3}([A-J])\b")
+_CAPITAL = re.compile(r"(?<!not\s)(?<![\w'’])([B-HJ]|A(?!\s+(?!(?:is|or|and)\b)\w))(?![\w'’])")
 
 
 def stated_choice(completion: str, cut: bool = False) -> str | None:
@@ -172,14 +210,17 @@ def stated_choice(completion: str, cut: bool = False) -> str | None:
     text = conclusion(completion, cut=cut).strip()
     for statement in statements(text):
         match = _NAMED.match(statement)
-        # An "a" before a word is an article: "the answer is a dog".
-        if match and not (match["letter"] in "aAiI" and re.match(r"\s+[a-z]", statement[match.end() :])):
+        # An "a" before a word is an article, "the answer is a dog", but for what begins a reason.
+        article = match and match["letter"] in "aAiI" and re.match(r"\s+[a-z]", statement[match.end() :])
+        if match and (not article or re.match(r"\s+" + _REASON, statement[match.end() :])):
             return match["letter"].upper()
     whole = final_text(completion).strip()
     # A letter that it opens with is stated, and what was cut off is why.
     opening = whole if cut and not wavers(whole) else text
     if match := _ALONE.fullmatch(text) or _LEADING.match(opening):
         return match[1].upper()
+    if affirmed := _AFFIRMED.findall(text):
+        return affirmed[-1].upper()
     if mentioned := _MENTIONED.findall(text):
         return "".join(mentioned[-1])
     last_line = set(_CAPITAL.findall(text.splitlines()[-1])) if text else set()

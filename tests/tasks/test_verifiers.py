@@ -57,6 +57,12 @@ def right(name, answer, completion, cut=False):
         ("300000000", "The answer is 3 \\times 10^{8}."),
         ("7", "<think>maybe the answer is 8</think>The answer is 7."),
         (".5", "0.5"),
+        ("3.5", "The answer is 3,5."),
+        ("3,5", "Die Antwort: 3,50 m"),
+        ("-0.333", "-0,333"),
+        ("1234.56", "1.234,56 Euro"),
+        ("7", "The numbers are 3,5,7"),
+        ("5", "(3,5)"),
     ],
 )
 def test_numeric_finds_the_number(answer, completion):
@@ -81,6 +87,11 @@ def test_numeric_finds_the_number(answer, completion):
         ("2", "The answer is 25 m^2."),
         ("1", "1/0"),
         ("1", "1e9999"),
+        ("3", "The answer is 3,5."),
+        ("5", "The answer is 3,5."),
+        ("333", "0,333"),
+        ("1.234", "1.234,56"),
+        ("3.5", "3,500"),
     ],
 )
 def test_numeric_refuses_another_number(answer, completion):
@@ -108,7 +119,9 @@ def test_numeric_reads_every_spelling_of_random_numbers():
         "\\boxed{B}", "\\boxed{\\text{B}}", "**Answer:** B", "A is tempting, but I choose (B)",
         "Neither A nor C hold.\nSo it must be B", "<think>A?</think>\n\nB",
         "The answer is A. No: the answer is B.", "The best answer to this question is **B**",
-        "Option A fails, so option B",
+        "Option A fails, so option B", "The correct option is B, because A is wrong.",
+        "The right choice is **B**. Option A is too small.", "Option B is correct because option A is not.",
+        "B, because A is wrong", "If option A is correct, 1 = 2. So option B",
     ],
 )  # fmt: skip
 def test_choice_finds_the_letter(completion):
@@ -130,15 +143,31 @@ def test_choice_finds_the_letter(completion):
         "<think>A",
         "Because",
         "Don't",
+        "The answer is not B.",
+        "The correct option is not A",
+        "The best choice is a bike",
+        "The correct option is not known",
     ],
 )
 def test_choice_takes_no_word_for_a_letter(completion):
     assert not any(right("choice", letter, completion) for letter in "ABCDEFGHIJ")
 
 
+def test_a_reason_behind_the_letter_a_makes_it_no_article():
+    for completion in (
+        "The answer is A because B is wrong.",
+        "A since B is wrong",
+        "The best option is A, as B",
+    ):
+        assert right("choice", "A", completion)
+        assert not right("choice", "B", completion)
+
+
 @pytest.mark.parametrize(
     ("answer", "completion", "expected"),
     [
+        ("So \\boxed{Paris}.", "The answer is Paris.", True),
+        ("So \\boxed{Paris}.", "So.", False),
         ("Paris", "paris", True),
         ("Paris", "  Paris.\n", True),
         ("Paris", "The capital of France:\n**Paris**", True),
