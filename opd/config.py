@@ -25,9 +25,16 @@ ASYNCHRONOUS_CLIP = 0.2
 EMBEDDED = ("demo-student", "demo-teacher", "demo", "self")
 """Names of models and tasks that are no paths, whatever lies here."""
 
+NOT_OFFERED = dict.fromkeys(
+    ("top_p", "min_p", "repetition_penalty"),
+    "sampling takes the model's whole distribution at one temperature; cut or bent, the tokens would not be "
+    "those of the model that is graded, and their mean penalty no unbiased estimate of its reverse KL",
+)
+"""What other programs let one set, and why it is no setting here."""
+
 SOURCES = (
-    "demo; a .jsonl or .csv file; or, with pip install opd-studio[data], a .parquet file or a hub data set, "
-    "owner/name or owner/name:config"
+    "demo; a .jsonl, .json, .csv or .tsv file, or one of them as .gz; or, with pip install opd-studio[data], "
+    "a .parquet file or a hub data set, owner/name or owner/name:config"
 )
 """What a task can be."""
 
@@ -74,7 +81,8 @@ class DistillConfig(BaseModel):
     teacher_system: str | None = _models(None, description="a system prompt that only the teacher sees")
     teacher_hint: str | None = _models(
         None,
-        description="text behind the prompt that only the teacher sees; {answer} stands for the right answer",
+        description="text behind the prompt that only the teacher sees; {answer} stands for the right "
+        "answer, {NAME} for what a file has in its column NAME, {reference} for a chat's last assistant turn",
     )
     teacher_url: str | None = _models(
         None,
@@ -88,14 +96,16 @@ class DistillConfig(BaseModel):
     )
 
     task: str = _task("demo", description=f"where prompts come from: {SOURCES}")
-    prompt_column: str = _task(
-        "prompt", description="column of the prompts: text, or a list of chat messages"
+    prompt_column: str | None = _task(
+        None, description="column of the prompts: text, or a list of chat messages; default: recognised"
     )
     answer_column: str | None = _task(
-        None, description="column of the right answers; default: answer, if there is one"
+        None, description="column of the right answers, or of chats that end with them; default: recognised"
     )
-    verifier: Literal["exact", "numeric", "choice", "regex", "math"] = _task(
-        "exact", description="how an answer is compared; math needs pip install opd-studio[math]"
+    verifier: Literal["exact", "numeric", "choice", "regex", "math"] | None = _task(
+        None,
+        description="how an answer is compared; default: numeric for #### 42, math for \\boxed{42}, choice "
+        "for lists of choices, else exact; math needs pip install opd-studio[math]",
     )
     on_malformed: Literal["skip", "fail"] = _task(
         "skip", description="rows that cannot be used: skip and count them, or fail"
@@ -390,6 +400,8 @@ def _problem(error: Mapping[str, Any]) -> str:
     """Name the setting that is wrong and say how."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
+        if name in NOT_OFFERED:
+            return f"{name} is not offered: {NOT_OFFERED[name]}"
         near = get_close_matches(name, DistillConfig.model_fields, n=1)
         return f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
     said = error["msg"].removeprefix("Value error, ")

@@ -27,22 +27,34 @@ def size_in_words(size: int) -> str:
 
 
 def read_text(path: Path, *, strict: bool = False) -> str:
-    """Read a text that a user wrote, line breaks as they are, without the mark that may begin a file.
-
-    Bytes that are no UTF-8 become lone surrogates, so that they can be refused where they stand; ``strict``
-    refuses the file.
+    """Read a text that a user wrote; see :func:`decode`.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is of another encoding.
     """
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(f"{path} is UTF-16: save it as UTF-8.")
+    return decode(path.read_bytes(), path, strict=strict)
+
+
+def decode(data: bytes, path: Path, *, strict: bool = False) -> str:
+    """Return a text, line breaks as they are, without the mark that may begin it.
+
+    It is UTF-8, or UTF-16 that begins with its mark, as Windows writes it. Bytes that are no UTF-8 become
+    lone surrogates, so that they can be refused where they stand; ``strict`` refuses the file.
+
+    Raises:
+        ValueError: it is of another encoding; ``path`` names it.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and b"\0" in data[:2]:
+        raise ValueError(f"{path} is UTF-16 without its mark: save it as UTF-8.")
     try:
+        if wide:
+            return data.decode("utf-16")
         return data.decode("utf-8-sig", errors="strict" if strict else "surrogateescape")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: save it as UTF-8.") from error
+        kind = "damaged UTF-16" if wide else "not UTF-8"
+        raise ValueError(f"{path} is {kind}: save it as UTF-8.") from error
 
 
 def parse(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> Any:  # noqa: ANN401

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opd.config import GROUPS, DistillConfig, grouped_settings, make_config, read_config
+from opd.config import GROUPS, NOT_OFFERED, DistillConfig, grouped_settings, make_config, read_config
 from opd.objectives import OBJECTIVES
 from opd.presets import combine
 
@@ -61,10 +61,30 @@ def open_reviews(name: str) -> ReviewSet:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The flags of a run's settings, in their groups, behind a command's own, and ``--config``."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings from a .json or .toml file")
+    refuse_what_is_not_offered(parser)
     # That of every setting would fill a page, at every mistyped flag too.
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [SETTINGS]"
     for title, names in grouped_settings().items():
         add_some_settings(parser.add_argument_group(title, GROUPS[title]), names)
+
+
+class NotOffered(argparse.Action):
+    """Refuse a flag that other programs have, and say why."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:  # noqa: ANN401
+        """End the program with the reason."""
+        parser.error(f"{self.option_strings[0]} is not offered: {NOT_OFFERED[self.dest]}.")
+
+
+def refuse_what_is_not_offered(parser: argparse.ArgumentParser) -> None:
+    """Answer flags of sampling that other programs have with the reason why they are no flags here."""
+    for name in NOT_OFFERED:
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            action=NotOffered,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 def add_some_settings(parser: argparse._ActionsContainer, names: Iterable[str]) -> None:

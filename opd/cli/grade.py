@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opd.cli.flags import add_pair, load_pair, open_reviews
+from opd.cli.flags import add_pair, load_pair, open_reviews, refuse_what_is_not_offered
 from opd.cli.output import print_reviews, say
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--file",
         type=Path,
-        help="prompts, and in a column completion or response what is graded: .jsonl, .csv, .parquet (with "
-        "pip install opd-studio[data]); or prompts alone, one a line in .txt",
+        help="prompts, and in a column completion, response or output, or as a chat's last turn, what is "
+        "graded: .jsonl, .json, .csv, .tsv, .parquet (with pip install opd-studio[data]); or prompts alone, "
+        "one a line in .txt",
     )
     source.add_argument(
         "--chat",
@@ -46,6 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE.csv", help="write a table, one row a token")
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page that works offline")
     parser.add_argument("--no-color", action="store_true", help="plain text")
+    refuse_what_is_not_offered(parser)
     add_pair(parser)
     parser.add_argument(
         "--cross-tokenizer",

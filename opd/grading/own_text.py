@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opd.files import parse, read_text
-from opd.tasks import FILE_TYPES
-from opd.tasks.files import ROLES, Malformed, Row, prompt_of, read_rows, text_of
+from opd.tasks import FILE_TYPES, TaskOptions
+from opd.tasks.files import Malformed
+from opd.tasks.formats import Row, read_table
+from opd.tasks.shapes import REFERENCE, ROLES, plain_message, recognise, text_of
 from opd.trajectory import Messages, Prompt, Trajectory
 
 if TYPE_CHECKING:
     from opd.models.pair import Pair
 
-PROMPT_FILES = (*FILE_TYPES, ".txt")
+PROMPT_FILES = (*FILE_TYPES, ".gz", ".txt")
 
-COMPLETIONS = ("completion", "response")
-"""Columns of a file of prompts whose text is graded; the first that is there counts."""
+COMPLETIONS = ("completion", "response", "output", REFERENCE)
+"""Columns whose text is graded, the last one a chat's last assistant turn; the first that is there counts."""
 
 _TURN = re.compile(rf"^({'|'.join(ROLES)}):[ \t]*", re.IGNORECASE | re.MULTILINE)
 
@@ -93,7 +96,7 @@ def chat_trajectories(pair: Pair, chat: Messages) -> list[tuple[Messages, Trajec
 
 
 def read_chat(text: str) -> Messages:
-    """Read a chat from JSON (a list of messages, or an object with ``messages``) or from lines.
+    """Read a chat from lines or JSON, a list of messages or an object with ``messages`` or ``conversations``.
 
     In lines, a turn begins where a line begins with a role and a colon ("user: ...", "assistant: ...") and
     ends before the next one; the line breaks between turns belong to none.
@@ -106,7 +109,7 @@ def read_chat(text: str) -> Messages:
             data = parse(text)
         except ValueError as error:
             raise ValueError(f"The chat is not valid JSON: {error}.") from error
-        return check_chat(data.get("messages") if isinstance(data, dict) else data)
+        return check_chat(data.get("messages", data.get("conversations")) if isinstance(data, dict) else data)
     before, *turns = _TURN.split(text)
     if before.strip() or not turns:
         raise ValueError(
@@ -125,6 +128,8 @@ def check_chat(chat: Any) -> Messages:  # noqa: ANN401
     Raises:
         ValueError: it is no list of messages, a role is unknown, or a message is empty.
     """
+    if isinstance(chat, list):
+        chat = [*map(_plain, range(1, len(chat) + 1), chat)]
     messages = isinstance(chat, list) and all(
         isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat
     )
@@ -140,6 +145,13 @@ def check_chat(chat: Any) -> Messages:  # noqa: ANN401
         except ValueError as error:
             raise ValueError(f"Message {number} cannot be used: {error}.") from error
     return [{"role": m["role"], "content": m["content"]} for m in chat]
+
+
+def _plain(number: int, message: Any) -> Any:  # noqa: ANN401
+    try:
+        return plain_message(message)
+    except ValueError as error:
+        raise ValueError(f"Message {number} cannot be used: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -158,26 +170,31 @@ class PromptFile:
 
 
 def read_prompts(path: str | Path) -> PromptFile:
-    """Read prompts from a file: the column "prompt" of .jsonl, .csv or .parquet, or one a line of .txt.
+    """Read prompts from a file of rows, as a task reads them, or from the lines of .txt.
 
-    A row's prompt is a text or a list of messages. Where there is a column "completion" or "response", that
-    text is graded instead of a sampled one.
+    Where a row has a text in one of the columns :data:`COMPLETIONS`, or its chat ends with the assistant,
+    that is graded instead of a sampled one.
 
     Raises:
         ValueError: the file cannot be read, or no row can be used; one sentence says why.
     """
     path = Path(path)
-    rows = _lines(path) if path.suffix.lower() == ".txt" else read_rows(path)
+    rows = _lines(path) if path.suffix.lower() == ".txt" else read_table(path).rows
+    shape = recognise(
+        path.name, [row.columns for row in rows if isinstance(row.columns, Mapping)], TaskOptions()
+    )
+    shape = replace(shape, answer=None, key=None)
     found = PromptFile([], [], [])
     for row in rows:
         try:
             if isinstance(row.columns, str):
                 raise ValueError(row.columns)
-            prompt = prompt_of(row.columns.get("prompt"))
-            written = [name for name in COMPLETIONS if row.columns.get(name) not in (None, "")]
-            text = text_of(row.columns[written[0]], f"the {written[0]}") if written else None
+            example = shape.example(row.columns)
+            texts = row.columns | {REFERENCE: example.columns.get(REFERENCE)}
+            written = [name for name in COMPLETIONS if texts.get(name) not in (None, "")]
+            text = text_of(texts[written[0]], f"the {written[0]}") if written else None
             found.completions.append(text)
-            found.prompts.append(prompt)
+            found.prompts.append(example.prompt)
         except ValueError as error:
             found.malformed.append(Malformed(row.line, str(error)))
     if not found.prompts:

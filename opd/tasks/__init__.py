@@ -8,6 +8,7 @@ list that no training batch contains.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
@@ -22,20 +23,25 @@ if TYPE_CHECKING:
 
     from opd.models.text import ModelText
 
-Split = Literal["tuning", "test"]
+Split = Literal["tuning", "test", "all"]
 VerifierName = Literal["exact", "numeric", "choice", "regex", "math"]
 
-FILE_TYPES = (".jsonl", ".csv", ".parquet")
+FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""How the files end that hold rows; each may be packed and end with .gz."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One problem: the prompt, the right answer if one is known, its family, and where it was read."""
+    """One problem: the prompt, the right answer if one is known, its family, and where it was read.
+
+    ``columns`` holds the texts of its row, which a teacher's hint may name.
+    """
 
     prompt: Prompt
     answer: str | None = None
     family: str = ""
     place: str = field(default="", compare=False)
+    columns: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ class TaskOptions:
     """How a file or a hub data set becomes a task; the embedded tasks have no options.
 
     Attributes:
-        prompt_column: holds the prompts: text, or a list of chat messages (in a CSV file, as JSON).
-        answer_column: holds the right answers; None = the column "answer", if there is one. With answers,
-            every row must have one.
-        verifier: decides whether a completion gives the answer; see :mod:`opd.tasks.verifiers`.
+        prompt_column: holds the prompts: text, or a list of chat messages (in a CSV file, as JSON). None: the
+            rows' shape is recognised, see :mod:`opd.tasks.shapes`.
+        answer_column: holds the right answers; None = the column "answer", if there is one, or what is
+            recognised. With answers, every row must have one.
+        verifier: decides whether a completion gives the answer; see :mod:`opd.tasks.verifiers`. None: the one
+            that reads the form of the answers, else "exact".
         on_malformed: what rows that cannot be used do: they are "skip"ped and counted, or they "fail" the
             task. Either way line numbers and reasons are told.
         heldout_share: share of the prompts that no training batch contains; a third of them for tuning, two
@@ -54,9 +62,9 @@ class TaskOptions:
         task_split: which split of a hub data set is read.
     """
 
-    prompt_column: str = "prompt"
+    prompt_column: str | None = None
     answer_column: str | None = None
-    verifier: VerifierName = "exact"
+    verifier: VerifierName | None = None
     on_malformed: Literal["skip", "fail"] = "skip"
     heldout_share: float = 0.2
     task_split: str = "train"
@@ -70,17 +78,21 @@ class TaskOptions:
 class Task(Protocol):
     """A source of prompts and the verifier that goes with it.
 
-    Who subclasses it need not write its last three methods.
+    Who subclasses it need not write its last four methods, nor name its verifier.
     """
 
     name: str
+    verifier: str = "(the task's own)"
 
     def batch(self, n: int, *, step: int, seed: int) -> list[Example]:
         """Return the ``n`` training examples of one step; the same arguments give the same examples."""
         ...
 
     def heldout(self, n: int, *, split: Split = "test") -> list[Example]:
-        """Return the first ``n`` held-out examples of a split; a larger ``n`` extends the list."""
+        """Return the first ``n`` held-out examples of a split; a larger ``n`` extends the list.
+
+        The split "all" has those that train too; of problems without end there is none.
+        """
         ...
 
     def verify(self, example: Example, completion: str, *, cut: bool = False) -> bool | None:
@@ -90,6 +102,11 @@ class Task(Protocol):
         say, because the example has no answer. Of one task, either all examples have an answer or none has.
         """
         ...
+
+    def columns(self) -> list[str]:
+        """Return what a teacher's hint may name: texts that come with every example."""
+        (example,) = self.batch(1, step=1, seed=0)
+        return [] if example.answer is None else ["answer"]
 
     def fingerprint(self) -> str:
         """Return what changes with the examples or their order; empty where they never do."""
@@ -153,7 +170,7 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
     """Return the task behind a name.
 
     Args:
-        spec: "demo"; a .jsonl, .csv or .parquet file; or a data set of the hub, ``owner/name`` or
+        spec: "demo"; a file of one of :data:`FILE_TYPES`; or a data set of the hub, ``owner/name`` or
             ``owner/name:config``.
         options: how a file or data set is read; the defaults where None.
 
@@ -172,15 +189,21 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
 
     from opd.tasks import files
 
-    if Path(spec).suffix.lower() in FILE_TYPES:
-        return files.read_file(Path(spec).expanduser(), options)
+    path = Path(spec).expanduser()
+    if file_type(path) in FILE_TYPES or path.is_file():
+        return files.read_file(path, options)
     if is_hub_data_set(spec):
         return files.read_hub(spec, options)
     raise ValueError(f"There is no task called {spec!r}. Known tasks: {SOURCES}.")
 
 
+def file_type(path: Path) -> str:
+    """Return how a file's name ends, such as ".jsonl", without the .gz of one that is packed."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def is_hub_data_set(spec: str) -> bool:
     """Whether a task's name can only be that of a data set on the hub."""
-    if spec == "demo" or Path(spec).suffix.lower() in FILE_TYPES:
+    if spec == "demo" or file_type(Path(spec)) in FILE_TYPES:
         return False
     return spec.count("/") == 1 and not (spec.startswith((".", "~", os.sep)) or Path(spec).exists())

@@ -6,25 +6,22 @@ goes silently.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from opd.files import parse, read_text
 from opd.models.hub import data_set_problem
-from opd.tasks import FILE_TYPES, Example, Split, TaskOptions
-from opd.tasks.verifiers import Verifier, make_verifier
+from opd.tasks import Example, Split, TaskOptions
+from opd.tasks.formats import Row, Table, read_table
+from opd.tasks.shapes import Shape, recognise
+from opd.tasks.verifiers import Verifier, long_for_exact, make_verifier
 from opd.trajectory import Messages, Prompt
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 SHOWN = 5  # malformed rows spelled out in a message
 
 
@@ -35,24 +32,18 @@ class Malformed(NamedTuple):
     reason: str
 
 
-class Row(NamedTuple):
-    """A row as it was read: its columns, or the reason why there are none."""
-
-    line: int
-    columns: Mapping[str, Any] | str
-
-
 class RowsTask:
-    """Prompts that were read from rows, and the verifier that the options name.
+    """Prompts that were read from rows, and the verifier that the options name or the rows show.
 
     Attributes:
         name: what the user called it.
+        verifier: the name of the verifier.
         malformed: the rows that cannot be used.
         duplicates: how many rows repeated the prompt (and answer) of an earlier one; they are left out.
     """
 
-    def __init__(self, name: str, rows: Iterable[Row], options: TaskOptions, *, unit: str = "line") -> None:
-        """Turn rows into examples; ``unit`` is what their numbers count.
+    def __init__(self, name: str, table: Table, options: TaskOptions) -> None:
+        """Turn rows into examples.
 
         Raises:
             ValueError: no row can be used, a column is missing, or rows are malformed and may not be.
@@ -60,63 +51,52 @@ class RowsTask:
         if not 0 <= options.heldout_share < 1:
             raise ValueError(f"heldout_share must be at least 0 and below 1, not {options.heldout_share}.")
         self.name = name
-        self.unit = unit
+        self.unit = table.unit
         self.malformed: list[Malformed] = []
         self.duplicates = 0
-        self._verifier = make_verifier(options.verifier)
+        self._shape = recognise(
+            name, [r.columns for r in table.rows if isinstance(r.columns, Mapping)], options
+        )
+        self._said = " ".join(filter(None, (table.said, self._shape.said)))
+        self.verifier = self._shape.verifier
+        self._verifier = make_verifier(self.verifier)
+        self._examples: list[Example] = []
         self._splits: dict[str, list[Example]] = {"train": [], "tuning": [], "test": []}
-        rows = list(rows)
-        answer_column = self._find_columns(rows, options)
         first: dict[str, tuple[int, str | None]] = {}
-        for row in rows:
+        for row in table.rows:
             try:
-                example = _example(row, options.prompt_column, answer_column, self._verifier)
-                example = replace(example, place=f"{unit} {row.line}")
+                example = replace(_example(row, self._shape, self._verifier), place=f"{self.unit} {row.line}")
             except ValueError as error:
                 self.malformed.append(Malformed(row.line, str(error)))
                 continue
             key = json.dumps(_as_chat(example.prompt))
             line, answer = first.setdefault(key, (row.line, example.answer))
             if line == row.line:
+                self._examples.append(example)
                 self._splits[split_of(example.prompt, options.heldout_share)].append(example)
             elif answer == example.answer:
                 self.duplicates += 1
             else:
                 self.malformed.append(
-                    Malformed(row.line, f"it has the prompt of {unit} {line} with another answer")
+                    Malformed(row.line, f"it has the prompt of {self.unit} {line} with another answer")
                 )
         if self.malformed and options.on_malformed == "fail":
             raise ValueError(f"{self._malformed_rows()} Mend them, or set on_malformed to skip.")
-        if not self._splits["train"]:
-            if self.malformed:
-                problem = self._malformed_rows()
-            else:
-                problem = "All its rows are held out; lower heldout_share." if first else "It is empty."
+        if not self._examples:
+            problem = self._malformed_rows() if self.malformed else "It is empty."
             raise ValueError(f"{name} has no row to train on. {problem}")
-
-    def _find_columns(self, rows: list[Row], options: TaskOptions) -> str | None:
-        """Return the column of the answers, None if there are none.
-
-        Raises:
-            ValueError: a column that was asked for is in no row.
-        """
-        there = list(
-            dict.fromkeys(name for row in rows if isinstance(row.columns, Mapping) for name in row.columns)
-        )
-        for option in ("prompt_column", "answer_column"):
-            asked = getattr(options, option)
-            if there and asked is not None and asked not in there:
-                raise ValueError(
-                    f"{self.name} has no column {asked!r}; it has {', '.join(map(str, there))}. Set {option}."
-                )
-        return options.answer_column or ("answer" if "answer" in there else None)
 
     def batch(self, n: int, *, step: int, seed: int) -> list[Example]:
         """Return the ``n`` training examples of one step (from 1).
 
         The steps walk through one shuffled epoch after the other, so each prompt comes once an epoch.
+
+        Raises:
+            ValueError: all prompts are held out.
         """
         train = self._splits["train"]
+        if not train:
+            raise ValueError(f"{self.name} has no row to train on. All are held out; lower heldout_share.")
         orders: dict[int, np.ndarray] = {}
         picked = []
         for position in range((step - 1) * n, step * n):
@@ -128,17 +108,25 @@ class RowsTask:
         return picked
 
     def heldout(self, n: int, *, split: Split = "test") -> list[Example]:
-        """Return the first ``n`` held-out examples of a split, fewer if there are fewer.
+        """Return the first ``n`` held-out examples of a split, fewer if there are fewer; "all": of all rows.
 
         Raises:
             ValueError: the split is empty.
         """
+        if split == "all":
+            return self._examples[:n]
         if n and not self._splits[split]:
             raise ValueError(
                 f"{self.name} has no held-out rows in its {split} split; {len(self._splits['train'])} rows "
-                "train. Raise heldout_share, add rows, or set eval_prompts to 0."
+                "train. Raise heldout_share, add rows, or set eval_prompts to 0 (opd eval: --split all)."
             )
         return self._splits[split][:n]
+
+    def columns(self) -> list[str]:
+        """Return the columns that have a text in every row, "answer" where the answers are known."""
+        every = set.intersection(*(set(example.columns) for example in self._examples))
+        named = [name for name in self._examples[0].columns if name in every]
+        return named if self._shape.answer is None else list(dict.fromkeys(["answer", *named]))
 
     def verify(self, example: Example, completion: str, *, cut: bool = False) -> bool | None:
         """Say whether a completion gives the example's answer; None where the example has none."""
@@ -161,8 +149,12 @@ class RowsTask:
         counts = self.sizes()
         said = (
             f"{self.name}: {sum(counts.values())} prompts ({counts['train']} to train, "
-            f"{counts['tuning']} for tuning, {counts['test']} for the test)."
+            f"{counts['tuning']} for tuning, {counts['test']} for the test). {self._said}"
         )
+        if self.verifier == "exact" and (
+            long := long_for_exact([e.answer for e in self._examples if e.answer])
+        ):
+            said += f" {long}"
         if self.duplicates:
             said += f" {self.duplicates} repeated rows left out."
         if self.malformed:
@@ -191,29 +183,12 @@ def _as_chat(prompt: Prompt) -> Messages:
 
 
 def read_file(path: Path, options: TaskOptions) -> RowsTask:
-    """Read a .jsonl, .csv or .parquet file.
+    """Read a file of rows, such as .jsonl, .csv or .parquet.
 
     Raises:
         ValueError: the file is missing, unreadable or has nothing to train on.
     """
-    unit = "row" if path.suffix.lower() == ".parquet" else "line"
-    return RowsTask(str(path), read_rows(path), options, unit=unit)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read every row of a .jsonl, .csv or .parquet file.
-
-    Raises:
-        ValueError: the file is missing, unreadable or of another type.
-    """
-    readers = dict(zip(FILE_TYPES, (_jsonl_rows, _csv_rows, _parquet_rows), strict=True))
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path.name} is not a {', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]} file.")
-    try:
-        return list(reader(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return RowsTask(str(path), read_table(path), options)
 
 
 def read_hub(spec: str, options: TaskOptions) -> RowsTask:
@@ -234,70 +209,11 @@ def read_hub(spec: str, options: TaskOptions) -> RowsTask:
         loaded = load_dataset(name, config or None, split=options.task_split)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(data_set_problem(name, error)) from error
-    return RowsTask(spec, (Row(i, columns) for i, columns in enumerate(loaded, start=1)), options, unit="row")
+    rows = [Row(number, columns) for number, columns in enumerate(loaded, start=1)]
+    return RowsTask(spec, Table(rows, "row"), options)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    # What text_of refuses, such as bytes that are no UTF-8, it refuses in the row where they stand.
-    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
-        if not line.strip():
-            continue
-        try:
-            columns = parse(line)
-        except ValueError as error:
-            yield Row(number, f"it is not valid JSON ({error})")
-            continue
-        yield Row(number, columns if isinstance(columns, dict) else "it is not a JSON object")
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Row(number, f"it is not valid CSV ({error})")
-            continue
-        if not cells:
-            continue
-        if header is None:
-            header = [name.strip() for name in cells]
-        elif len(cells) != len(header):
-            yield Row(number, f"it has {len(cells)} fields where the header has {len(header)}")
-        else:
-            columns = dict(zip(header, cells, strict=True))
-            yield Row(number, {name: _chat_cell(cell) for name, cell in columns.items()})
-
-
-def _chat_cell(cell: str) -> Any:  # noqa: ANN401
-    """Chat messages in a CSV cell are JSON; any other text is itself."""
-    if not (cell.lstrip().startswith("[") and '"role"' in cell):
-        return cell
-    try:
-        return parse(cell)
-    except ValueError as error:
-        return ValueError(f"its chat messages are not valid JSON ({error})")
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise ValueError(
-            f"To read {path}, install the pyarrow package: pip install opd-studio[data]."
-        ) from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except ArrowException as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
-    return (Row(number, columns) for number, columns in enumerate(rows, start=1))
-
-
-def _example(row: Row, prompt_column: str, answer_column: str | None, verifier: Verifier) -> Example:
+def _example(row: Row, shape: Shape, verifier: Verifier) -> Example:
     """Turn a row into an example.
 
     Raises:
@@ -305,65 +221,7 @@ def _example(row: Row, prompt_column: str, answer_column: str | None, verifier: 
     """
     if isinstance(row.columns, str):
         raise ValueError(row.columns)
-    prompt = prompt_of(row.columns.get(prompt_column))
-    if answer_column is None:
-        return Example(prompt)
-    answer = _answer(row.columns.get(answer_column))
-    if fault := verifier.fault(answer):
+    example = shape.example(row.columns)
+    if example.answer is not None and (fault := verifier.fault(example.answer)):
         raise ValueError(fault)
-    return Example(prompt, answer)
-
-
-def prompt_of(value: Any) -> Prompt:  # noqa: ANN401
-    """Return the prompt that a cell holds.
-
-    Raises:
-        ValueError: it holds none; the message is the reason.
-    """
-    if isinstance(value, ValueError):
-        raise value
-    if value is None or value == "" or value == []:
-        raise ValueError("it has no prompt")
-    return _messages(value) if isinstance(value, list) else text_of(value, "the prompt")
-
-
-def _messages(value: list[Any]) -> Messages:
-    messages = []
-    for message in value:
-        if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
-            raise ValueError("its messages are not all like {role, content}")
-        if message["role"] not in ROLES:
-            raise ValueError(
-                f"a message has the role {message['role']!r}, which is not one of {', '.join(ROLES)}"
-            )
-        messages.append({"role": message["role"], "content": text_of(message["content"], "a message")})
-    if messages[-1]["role"] == "assistant":
-        raise ValueError("its last message is the assistant's, so there is nothing left to answer")
-    return messages
-
-
-def text_of(value: Any, what: str) -> str:  # noqa: ANN401
-    """Return the text that a cell holds; ``what`` names it.
-
-    Raises:
-        ValueError: it holds none; the message is the reason.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is not text but {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"{what} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} is not valid UTF-8") from None
-    return value
-
-
-def _answer(value: Any) -> str:  # noqa: ANN401
-    if value is None or value == "":
-        raise ValueError("it has no answer, though other rows have one")
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    return text_of(value, "the answer").strip()
+    return example

@@ -169,6 +169,10 @@ class SetupCard:
         return _summary(names, {**_usual(), **self._filled_in(values)})
 
 
+EMPTY = ("default", "")
+"""What a list of choices shows where nothing need be chosen."""
+
+
 def _bare(value: Any) -> Any:  # noqa: ANN401
     """Return a field's value without the blanks around it; None if it is empty."""
     return (value.strip() or None) if isinstance(value, str) else value
@@ -176,6 +180,8 @@ def _bare(value: Any) -> Any:  # noqa: ANN401
 
 def _shown(field: gr.components.Component, value: Any) -> Any:  # noqa: ANN401
     """Return a setting as a field holds it."""
+    if value is None and isinstance(field, gr.Dropdown) and EMPTY in field.choices:
+        return ""
     return ("" if value is None else str(value)) if isinstance(field, gr.Textbox) else value
 
 
@@ -233,6 +239,8 @@ def _input(name: str) -> gr.components.Component:
     if field.annotation is bool:
         return gr.Checkbox(field.default, **about)
     if choices := _choices(field.annotation):
+        if field.default is None and name not in OPTIONS:
+            return gr.Dropdown([EMPTY, *choices], value="", filterable=False, **about)
         return gr.Dropdown(choices, value=field.default, filterable=False, **about)
     if field.annotation in (int, float):
         return gr.Number(field.default, precision=0 if field.annotation is int else None, **about)

@@ -82,12 +82,12 @@ def test_what_a_file_says_cannot_act_on_the_terminal(tmp_path, capsys):
         ["eval", "demo-student", "--task"],
     ],
 )
-def test_a_file_that_windows_wrote_is_named_with_the_way_out(flags, tmp_path, capsys):
+def test_utf_16_that_does_not_say_so_is_named_with_the_way_out(flags, tmp_path, capsys):
     file = tmp_path / "mine.csv"
     for encoding in ("utf-16-le", "utf-16-be"):
-        file.write_bytes("\ufeffuser: Hä?".encode(encoding))
+        file.write_bytes("user: Hä?".encode(encoding))
         assert main([*flags, str(file)]) == 2
-        assert capsys.readouterr().err == f"opd: {file} is UTF-16: save it as UTF-8.\n"
+        assert capsys.readouterr().err == f"opd: {file} is UTF-16 without its mark: save it as UTF-8.\n"
 
 
 @pytest.mark.parametrize("name", ["s.json", "s.toml", "p.jsonl", "p.csv", "c.json"])

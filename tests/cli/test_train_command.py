@@ -71,10 +71,11 @@ def test_prompts_without_answers_train_and_report_the_kl_alone(train, tmp_path):
     ("content", "sentence"),
     [
         (None, "No such file"),
-        (b"\xff\xfe\x00", "is UTF-16: save it as UTF-8"),
+        (b"\xff\xfe\x00", "is damaged UTF-16: save it as UTF-8"),
         (b"\x80", "is not UTF-8: save it as UTF-8"),
         (b"objective = ", "cannot be read as settings"),
         (b'objectiv = "jsd"', "there is no setting objectiv; did you mean objective?"),
+        (b"top_p = 0.9", "top_p is not offered: sampling takes the model's whole distribution"),
         (b"max_grad_norm = inf", "max_grad_norm: Input should be a finite number"),
     ],
 )

@@ -118,6 +118,9 @@ def test_a_message_the_template_refuses_is_refused_in_a_sentence(embedded):
 def test_a_chat_is_read_from_json_or_from_lines():
     assert read_chat(json.dumps(CHAT)) == CHAT
     assert read_chat(json.dumps({"messages": CHAT, "id": 3})) == CHAT
+    names = {"user": "human", "assistant": "gpt"}
+    parts = [{"from": names.get(m["role"], m["role"]), "value": [m["content"]]} for m in CHAT]
+    assert read_chat(json.dumps({"conversations": parts})) == CHAT
     lines = "User: One?\nOr none?\n\nAssistant: Yes.\nuser: 2: two?\nassistant:\nNo: never.\n"
     assert read_chat(lines) == [
         {"role": "user", "content": "One?\nOr none?"},
@@ -139,6 +142,7 @@ def test_a_chat_is_read_from_json_or_from_lines():
         ('[{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]', "Message 2 .* empty"),
         ('[{"role": "user", "content": "\\ud800"}]', "Message 1 .* UTF-8"),
         ('[{"role": "pope", "content": "a"}]', "role 'pope'"),
+        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "Message 1 .* part of type image_url"),
     ],
 )
 def test_what_is_no_chat_is_refused(text, sentence):
@@ -167,6 +171,23 @@ def test_prompts_of_a_file_are_answered_and_given_texts_graded(pair, tmp_path):
     expected = opd.sample(pair, asked.prompts, n=2, seed=4, max_tokens=6)
     for review, sampled in zip(reviews[3:], expected[4:], strict=True):
         np.testing.assert_array_equal(review.trajectory.completion_ids, sampled.completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "text"),
+    [
+        ({"messages": CHAT}, CHAT[:-1], CHAT[-1]["content"]),
+        ({"messages": CHAT[:-1]}, CHAT[:-1], None),
+        ({"instruction": "Add.", "input": "1 and 1", "output": "2"}, "Add.\n\n1 and 1", "2"),
+        ({"question": "One?", "answer": "1", "response": "It is 1."}, "One?", "It is 1."),
+        ({"question": "One?", "choices": ["x", "y"], "answer": "A"}, "One?\n\nA. x\nB. y", None),
+    ],
+)
+def test_rows_of_a_file_are_read_as_a_task_reads_them(tmp_path, row, prompt, text):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(row))
+    assert read_prompts(path).prompts == [prompt]
+    assert read_prompts(path).completions == [text]
 
 
 def test_many_prompts_come_in_parts_that_do_not_change_the_samples(pair, monkeypatch):
@@ -204,12 +225,12 @@ TEXTS = ("txt", "csv", "jsonl")
     ("name", "content", "sentence"),
     [
         ("p.txt", b"\n\n", "no prompt that can be used"),
-        ("p.txt", b"\xff\x00", "not valid UTF-8"),
+        ("p.txt", b"\xff\xfd", "not valid UTF-8"),
         *(
-            (f"p.{kind}", "prompt\nOne?".encode("utf-16"), r"p\.\w+ is UTF-16: save it as UTF-8")
+            (f"p.{kind}", "prompt\nOne?".encode("utf-16-le"), r"p\.\w+ is UTF-16 without its mark: save it")
             for kind in TEXTS
         ),
-        ("p.csv", b"question\nOne?\n", "has no prompt"),
+        ("p.csv", b"title\nOne?\n", "no column 'prompt'; it has title"),
         ("p.pdf", b"%PDF", r"not a .*\.parquet file"),
         ("p.parquet", b"PAR1", "cannot be read"),
     ],

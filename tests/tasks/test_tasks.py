@@ -121,10 +121,13 @@ BAD_LINES = [
     ('{"prompt": [], "answer": "1"}', "no prompt"),
     ('{"prompt": ["hi"], "answer": "1"}', "role, content"),
     ('{"prompt": [{"role": "human", "content": "hi"}], "answer": "1"}', "'human'"),
-    ('{"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}', "not text but list"),
+    ('{"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}', "of type image"),
+    ('{"prompt": [{"role": "assistant", "content": "2"}], "answer": 1}', "assistant's, it asks nothing"),
+    ('{"prompt": [{"role": "user", "content": null}], "answer": 1}', "not text but NoneType"),
     (
-        '{"prompt": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}], "answer": 1}',
-        "assistant's",
+        '{"prompt": [{"role": "assistant", "content": null, "tool_calls": [{"id": 1}]}, '
+        '{"role": "tool", "content": "3"}], "answer": 1}',
+        "calls a tool",
     ),
     ('{"prompt": "hi"}', "no answer"),
     ('{"prompt": "hi", "answer": null}', "no answer"),
@@ -225,7 +228,9 @@ def test_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "package"), [("rows.parquet", "pyarrow"), ("openai/gsm8k:main", "datasets")]
 )
-def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, spec, package):
+def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, tmp_path, spec, package):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.parquet").touch()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"install the {package} package: pip install opd-studio\[data\]"):
         load_task(spec)

@@ -150,6 +150,7 @@ def test_any_run_s_settings_fill_the_form(card):
     config = make_config({"objective": "jsd", "beta": 0.3, "student": "x/y", "steps": 7, "teacher_hint": "H"})
     form = shown(card, card.filled_like(config))
     assert card.config([form[name] for name in card.fields]) == config
+    assert form["verifier"] == "", "the default can be chosen again"
     assert form["learning_rate"] == "", "it followed from the student, and follows from the next one"
     filled = dict(zip(card.fields, card.filled_like(config), strict=True))
     assert (filled["beta"]["visible"], filled["top_k"]["visible"]) == (True, False)

@@ -73,7 +73,13 @@ class DemoTask(Task):
         return list(islice(problems(f"{seed}/{step}", "train"), n))
 
     def heldout(self, n: int, *, split: Split = "test") -> list[Example]:
-        """Return the first ``n`` held-out examples of a split, all different; more extend the list."""
+        """Return the first ``n`` held-out examples of a split, all different; more extend the list.
+
+        Raises:
+            ValueError: all are asked for, and there is no end of them.
+        """
+        if split == "all":
+            raise ValueError("The task demo makes problems without end: choose its test or tuning split.")
         found: dict[str, Example] = {}
         for problem in problems("heldout", split):
             if len(found) == n:
