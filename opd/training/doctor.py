@@ -39,8 +39,8 @@ from opd.packed import cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
 from opd.tasks import Example, Task, opens_reasoning
-from opd.tasks.verifiers import make_verifier
-from opd.training.lessons import PROBES, Lesson
+from opd.tasks.verifiers import long_for_exact, make_verifier
+from opd.training.lessons import PROBES, Lesson, filled
 from opd.training.memory import estimate_memory, free_memory
 from opd.trajectory import Messages, Prompt, Trajectory
 
@@ -240,7 +240,7 @@ class _Patient:
     def longest(self) -> list[Example]:
         """Of each order of roles the first prompt, and of all prompts the longest."""
         kinds = {_roles(e): e for e in reversed(self.examples)}
-        by_length = sorted(self.examples, key=lambda e: -_bytes(e))
+        by_length = sorted(self.examples, key=lambda e: -_bytes(self, e))
         return [*kinds.values(), *by_length[:LONGEST]]
 
     @functools.cached_property
@@ -684,7 +684,7 @@ def _prompts(p: _Patient) -> Verdict:
     longest = 0
     for i, example in enumerate((*p.longest, *p.examples)):
         roles = _roles(example)
-        if i >= len(p.longest) and template.get(roles, least) + _bytes(example) + room <= least:
+        if i >= len(p.longest) and template.get(roles, least) + _bytes(p, example) + room <= least:
             continue
         try:
             length = _tokens_read(p, example, room)
@@ -735,21 +735,24 @@ def _roles(example: Example) -> tuple[str, ...]:
     return tuple(message["role"] for message in as_messages(example.prompt))
 
 
-def _bytes(example: Example) -> int:
-    """Bytes of what a prompt says and of its answer, which a hint may tell: no fewer than their tokens.
+def _bytes(p: _Patient, example: Example) -> int:
+    """Bytes of what a prompt and a hint say: no fewer than their tokens.
 
     Some tokenizers read a text decomposed, which may be longer.
     """
-    texts = (*(m["content"] for m in as_messages(example.prompt)), example.answer or "")
+    hint = filled(p.config.teacher_hint or "", example)
+    texts = (*(m["content"] for m in as_messages(example.prompt)), hint)
     forms = ((text, unicodedata.normalize("NFKD", text)) for text in texts)
     return sum(max(len(form.encode()) for form in both) for both in forms)
 
 
 def _answers(p: _Patient) -> Verdict:
     known = [e for e in p.examples[:ANSWERS] if e.answer is not None]
-    if not known or p.config.verifier == "regex":  # a pattern is no answer that somebody could give
+    if not known or p.task.verifier == "regex":  # a pattern is no answer that somebody could give
         return "pass", "There is no reference answer to check."
     wrong = [e for e in known if not any(p.task.verify(e, text) for text in _as_answers(e.answer))]
+    if p.task.verifier == "exact" and (long := long_for_exact([e.answer for e in known])):
+        return "warn", long
     if not wrong:
         return "pass", f"The verifier accepts the reference answers of {len(known)} prompts."
     fits = [
@@ -763,7 +766,7 @@ def _answers(p: _Patient) -> Verdict:
     ]
     advice = f"Set verifier to {fits[0]}." if fits else "Choose another verifier or answer_column."
     return "fail" if len(wrong) > len(known) / 2 else "warn", (
-        f"The verifier {p.config.verifier} rejects {len(wrong)} of {len(known)} reference answers, such as "
+        f"The verifier {p.task.verifier} rejects {len(wrong)} of {len(known)} reference answers, such as "
         f"{wrong[0].answer[-SHOWN:]!r}{f' ({wrong[0].place})' if wrong[0].place else ''}: who says just that "
         f"counts as wrong. {advice}"
     )

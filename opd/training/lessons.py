@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ from opd.trajectory import Messages, Trajectory
 PROBES = 64
 """Held-out prompts of each lesson whose completions are graded at an evaluation."""
 
+_NAMED = re.compile(r"\{([^\W\d][\w .-]*)\}")
+"""What a hint names: ``{answer}``, or a column."""
+
 Asked = TypeVar("Asked", SampleRequest, Trajectory)
 
 
@@ -38,7 +42,7 @@ class Lesson:
         pair: the student, shared by all lessons, and this lesson's teacher.
         prompts: prompts of one step.
         system: a system prompt that only the teacher sees.
-        hint: text that only the teacher sees behind the prompt; ``{answer}`` stands for the right answer.
+        hint: text that only the teacher sees behind the prompt; see :func:`filled`.
     """
 
     task: Task
@@ -56,8 +60,7 @@ class Lesson:
         """Return the conversation as the teacher sees it."""
         messages = as_messages(example.prompt)
         if self.hint:
-            hint = self.hint.replace("{answer}", str(example.answer))
-            messages[-1]["content"] += f"\n{hint}"
+            messages[-1]["content"] += f"\n{filled(self.hint, example)}"
         if self.system:
             messages = [
                 {"role": "system", "content": self.system},
@@ -178,17 +181,41 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
     task = load_task(name, None if name == "demo" and config.lessons else TaskOptions.of(config))
     if config.eval_prompts:
         task.heldout(1, split=config.eval_split)
-    if task.batch(1, step=1, seed=config.seed)[0].answer is None:
-        if config.rewarded:
-            raise ValueError(
-                f"A task reward needs answers to verify, and {task.name} has none. Set answer_column."
-            )
-        if "{answer}" in (config.teacher_hint or "") and name == config.task:
+    if task.batch(1, step=1, seed=config.seed)[0].answer is None and config.rewarded:
+        raise ValueError(
+            f"A task reward needs answers to verify, and {task.name} has none. Set answer_column, or the "
+            "verifier that compares with its references."
+        )
+    if name == config.task:
+        must_fill(config.teacher_hint or "", task)
+    return task
+
+
+def filled(hint: str, example: Example) -> str:
+    """Return a hint with ``{answer}`` and the columns that it names replaced by what an example has there."""
+    texts = {**example.columns, "answer": str(example.answer)}
+    return _NAMED.sub(lambda named: texts.get(named[1], named[0]), hint)
+
+
+def must_fill(hint: str, task: Task) -> None:
+    """Refuse a hint that names what not every example of a task has.
+
+    Raises:
+        ValueError: it does; the message says what could be named.
+    """
+    named = _NAMED.findall(hint)
+    there = task.columns() if named else []
+    for name in named:
+        if name == "answer" and name not in there:
             raise ValueError(
                 f"teacher_hint names {{answer}}, and {task.name} has none. Set answer_column, or hint at "
                 "something else."
             )
-    return task
+        if name not in there:
+            raise ValueError(
+                f"teacher_hint names {{{name}}}, and not every row of {task.name} has a text there. Each "
+                f"has: {', '.join(there) or 'nothing'}. Where braces are meant, put a space behind the first."
+            )
 
 
 def load_student(config: DistillConfig) -> LanguageModel:

@@ -59,6 +59,7 @@ def test_a_run_that_can_begin_passes(folders, task, tmp_path, monkeypatch):
         ({"student": " "}, "student: No model was named"),
         ({"task": "riddles"}, "There is no task called 'riddles'"),
         ({"task": "no-such.jsonl"}, "no-such.jsonl cannot be read"),
+        ({"task": "TASK", "teacher_hint": "See {solution}."}, "Each has: answer, prompt"),
         ({"task": "TASK", "prompt_column": "question"}, "no column 'question'; it has prompt, answer"),
         ({"task": "TASK", "heldout_share": 0.0}, "no held-out rows"),
         ({"verifier": "numeric"}, "demo has a verifier of its own"),

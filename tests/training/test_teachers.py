@@ -17,6 +17,7 @@ from opd.runs.run import create_run
 from opd.runs.worker import work
 from opd.tasks import Example
 from opd.training.distillation import distill
+from opd.training.lessons import load_lessons
 from opd.training.rollouts import divide
 from opd.training.update import gradient
 
@@ -207,6 +208,37 @@ def test_a_hint_that_names_an_answer_needs_a_task_with_answers(folders, question
         ValueError, match=r"names \{answer\}, and .*questions.jsonl has none\. Set answer_col"
     ):
         distill(settings(folders, task=questions, teacher_hint="It is {answer}."))
+
+
+def test_a_hint_may_name_any_column_of_the_task(folders, tmp_path):
+    path = tmp_path / "solved.jsonl"
+    rows = [
+        {"problem": f"{i}?", "solution": f"Count to {i}.", "my note": i, "odd": "o" * (i % 2)}
+        for i in range(9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {"task": str(path), "heldout_share": 0.0, "eval_prompts": 0}
+    hint = "It is {solution} ({my note}) \\boxed{}."
+    (lesson,) = load_lessons(settings(folders, **own, teacher_hint=hint))
+    example = lesson.task.batch(1, step=1, seed=0)[0]
+    i = example.prompt.removesuffix("?")
+    (message,) = lesson.teacher_messages(example)
+    assert message["content"] == f"{i}?\nIt is Count to {i}. ({i}) \\boxed{{}}."
+    for name in ("solutions", "odd"):
+        with pytest.raises(
+            ValueError, match=rf"names \{{{name}\}}, and not every .* has: problem, solution, my no"
+        ):
+            load_lessons(settings(folders, **own, teacher_hint=f"It is {{{name}}}."))
+
+
+def test_a_hint_may_tell_the_turn_that_a_chat_ended_with(folders, tmp_path):
+    path = tmp_path / "chat.jsonl"
+    chat = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "One."}]
+    path.write_text(json.dumps({"messages": chat}))
+    own = {"task": str(path), "heldout_share": 0.0, "eval_prompts": 0, "teacher_hint": "Say: {reference}"}
+    (lesson,) = load_lessons(settings(folders, **own))
+    (message,) = lesson.teacher_messages(lesson.task.batch(1, step=1, seed=0)[0])
+    assert message["content"] == "1?\nSay: One."
 
 
 def test_checkpoints_are_compared_under_the_teacher_that_trained_them(folders, questions):
