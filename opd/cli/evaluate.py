@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
-from opd.cli.flags import add_some_settings, given_settings
+from opd.cli.flags import add_some_settings, given_settings, refuse_what_is_not_offered
 from opd.cli.output import say
 from opd.config import grouped_settings
 
@@ -15,13 +16,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder, hub id, demo-student or demo-teacher")
     add_some_settings(parser, grouped_settings()["Task"])
     parser.add_argument("-n", type=int, default=512, help="problems (default 512)")
-    parser.add_argument("--split", choices=("test", "tuning"), default="test")
+    parser.add_argument(
+        "--split",
+        choices=("test", "tuning", "all"),
+        default="test",
+        help="which held-out problems, or all of a file (default test)",
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--max-tokens", type=int, default=192, help="longest answer (default 192)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    refuse_what_is_not_offered(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,6 +39,9 @@ def run(options: argparse.Namespace) -> None:
 
     of_task = {name: v for name, v in given_settings(options).items() if name in grouped_settings()["Task"]}
     task = load_task(of_task.pop("task", "demo"), TaskOptions(**of_task))
+    if sizes := task.sizes():
+        say(task.summary(), sys.stderr)
+        say(_rows(options.split, sizes, options.n), sys.stderr)
     accuracy = evaluate(
         load_model(options.model, device=options.device, dtype=options.dtype),
         task,
@@ -46,3 +56,18 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({"accuracy": accuracy.value, "n": accuracy.n, "low": low, "high": high}))
     else:
         say(f"{options.model} on {task.name}: {accuracy}")
+
+
+def _rows(split: str, sizes: dict[str, int], n: int) -> str:
+    """Say which rows of a file are asked."""
+    every = sum(sizes.values())
+    if split == "all":
+        first = "all" if n >= every else f"the first {n}"
+        return (
+            f"Asked are {first} of its {every} prompts, in the order of the file, with those that train "
+            f"where it is the task of a run."
+        )
+    return (
+        f"Asked are up to {n} of the {sizes[split]} prompts, of {every}, that a hash of their text puts in "
+        f"the {split} split; --split all asks all."
+    )
