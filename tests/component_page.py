@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opd.grading.saved_reviews import ReviewGroup
-from opd.view import asset, script
+from opd.view import HERE, asset, script, style
 from opd.view.payload import CHUNK, COLUMNS, alternatives_payload, columns_payload, legend, set_payload
 
 PAGE = """<!doctype html>
@@ -54,8 +54,8 @@ def write_page(path: Path, groups: Sequence[ReviewGroup], *, actions: Sequence[s
             for g in groups
         ],
     }
-    page = PAGE.replace("STYLE", asset("review.css")).replace("COMPONENT", asset("review.html"))
-    page = page.replace("SCRIPT", script()).replace(
+    page = PAGE.replace("STYLE", style() + asset("review.css")).replace("COMPONENT", asset("review.html"))
+    page = page.replace("SCRIPT", script(HERE / "js" / "view.js")).replace(
         "DATA", json.dumps(json.dumps(data)).replace("<", "\\u003c")
     )
     path.write_text(page, encoding="utf-8")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from opd.view import asset
-
-HERE = Path(__file__).parent
+from opd.view import script, style
 
 
 class OwnHTML(gr.HTML):
@@ -20,21 +17,20 @@ class OwnHTML(gr.HTML):
     evaluate. A module ``x.py`` has its parts in ``x.html``, ``x.css`` and ``x.js``.
     """
 
-    def __init__(self, module: str, shared: Sequence[str] = (), **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, module: str, *, looks: Path | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Read the files.
 
         Args:
             module: ``__file__`` of the component's module.
-            shared: names of scripts that come before its own.
+            looks: where its markup and style lie instead, without their endings.
             kwargs: those of :class:`gradio.HTML`, and further props of the script.
         """
         own = Path(module)
-        scripts = [*(HERE / name for name in shared), own.with_suffix(".js")]
-        styles = [asset("cockpit.css"), own.with_suffix(".css").read_text(encoding="utf-8")]
+        looks = looks or own
         super().__init__(
-            html_template=own.with_suffix(".html").read_text(encoding="utf-8"),
-            css_template="\n".join(styles),
-            js_on_load="\n".join(path.read_text(encoding="utf-8") for path in scripts),
+            html_template=looks.with_suffix(".html").read_text(encoding="utf-8"),
+            css_template=style() + looks.with_suffix(".css").read_text(encoding="utf-8"),
+            js_on_load=script(own.with_suffix(".js")),
             apply_default_css=False,
             **kwargs,
         )

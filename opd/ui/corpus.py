@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 from gradio.components.base import server
 
@@ -27,9 +25,9 @@ from opd.grading.summary import (
 )
 from opd.reviews import Review
 from opd.trajectory import VERDICTS
+from opd.ui.component import OwnHTML
 from opd.ui.curves import plotly_address
 from opd.verdicts import INACCURACY
-from opd.view import asset
 from opd.view.payload import VERDICT_GLYPHS, visible
 
 SPARKLINE_BINS = 48
@@ -132,7 +130,7 @@ class Selection:
         return cls(groups, asked, [address for address, _ in selected], [review for _, review in selected])
 
 
-class Corpus(gr.HTML):
+class Corpus(OwnHTML):
     """Shows what all trajectories of a set say together, once somebody unfolds it.
 
     In the browser it follows the linked token review component of the page (the events ``opd-shown`` and
@@ -147,14 +145,8 @@ class Corpus(gr.HTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._find = find
-        here = Path(__file__)
-        own = (here.with_name("plotly.js"), here.with_suffix(".js"))
-        scripts = [asset("js/words.js"), *(path.read_text(encoding="utf-8") for path in own)]
         super().__init__(
-            html_template=here.with_suffix(".html").read_text(encoding="utf-8"),
-            css_template=here.with_suffix(".css").read_text(encoding="utf-8"),
-            js_on_load="\n".join(scripts),
-            apply_default_css=False,
+            __file__,
             legend={
                 "plotly": plotly_address(),
                 "listed": MOST_TOKENS,

@@ -6,8 +6,11 @@
  * metric, its name, a CSS variable, and one of LOOKS. opd/view/panels.json has those of one run.
  */
 
+import { make, makeKey, onRecolour } from "../view/js/dom.js";
+import { dragMode, drawPlot, loadPlotly, plotColours, plotLayout } from "./plotly.js";
+
 /** Metrics by step, as rows arrive; a step that comes again replaces its earlier row. */
-class Rows {
+export class Rows {
   constructor() {
     this.all = [];
   }
@@ -50,44 +53,22 @@ class Rows {
 }
 
 /** What training took of a step; evaluations are not counted. */
-function trainingSeconds(row) {
+export function trainingSeconds(row) {
   return (row.seconds_sample ?? 0) + (row.seconds_teacher ?? 0) + (row.seconds_update ?? 0);
 }
 
-/** Resolve CSS variables of the page, which differ by day and by night. */
-function colourReader(root) {
-  const probe = document.createElement("span");
-  probe.hidden = true;
-  root.append(probe);
-  const known = {};
+/** The layout of a panel's plot; `across` is its horizontal axis. */
+export function curveLayout(root, colours, panel, across) {
+  const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true };
   return {
-    of(name) {
-      probe.style.color = `var(--${name})`;
-      return (known[name] ??= getComputedStyle(probe).color);
-    },
-    done: () => probe.remove(),
-  };
-}
-
-function curveLayout(root, colours, panel, width) {
-  const axis = {
-    gridcolor: colours.of("line"), zerolinecolor: colours.of("line"), linecolor: colours.of("line"), automargin: true,
-  };
-  const height = panel.range ? { range: panel.range } : { rangemode: "tozero" };
-  return {
-    margin: { l: 8, r: 8, t: 8, b: 8 },
-    paper_bgcolor: "transparent",
-    plot_bgcolor: "transparent",
-    font: { family: getComputedStyle(root).fontFamily, size: 12, color: colours.of("muted") },
-    showlegend: false,
+    ...plotLayout(root, colours),
     hovermode: "x unified",
     hoverdistance: -1,
     barmode: "stack",
     bargap: 0.15,
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // there a drag scrolls the page
-    hoverlabel: { bgcolor: colours.of("sheet"), bordercolor: colours.of("line"), font: { color: colours.of("ink") } },
-    xaxis: { ...axis, rangemode: "tozero", ...width, title: { text: width.title ?? "step", standoff: 4 } },
-    yaxis: { ...axis, tickformat: panel.unit, ...height },
+    dragmode: dragMode("zoom"),
+    xaxis: { ...axis, rangemode: "tozero", ...across, title: { text: across.title ?? "step", standoff: 4 } },
+    yaxis: { ...axis, tickformat: panel.unit, ...(panel.range ? { range: panel.range } : { rangemode: "tozero" }) },
   };
 }
 
@@ -102,51 +83,45 @@ const LOOKS = {
 };
 
 /** Which curves are but bounds, in words; `curves` are pairs of a name and what bound it is, or undefined. */
-function boundNote(curves) {
+export function boundNote(curves) {
   const names = {};
   for (const [name, bound] of curves) if (bound) (names[bound] ??= []).push(name);
   return Object.entries(names).map(([bound, own]) => `${own.join(", ")}: ${bound}`).join("; ");
 }
 
 /** The figures of some panels in one place of the page. */
-class Board {
+export class Board {
   /**
-   * `plotly` is its address; `curvesOf(panel, colours)` gives the plotly traces of a panel, `marksOf(panel)` places
-   * on its axis to mark, `axis()` the axis that all share, `boundsOf(panel)` what boundNote takes, `measured(panel)`
-   * whether there is anything to draw: else it is not shown; `onPoint(step)` hears of a click.
+   * @param {any} given `plotly` is its address; `curvesOf(panel, colours)` gives the plotly traces of a panel,
+   *   `measured(panel)` whether there is anything to draw: else it is not shown. And, where wanted, `marksOf(panel)`
+   *   places on its axis to mark, `axis()` the axis that all share, `boundsOf(panel)` what boundNote takes;
+   *   `onPoint(step)` hears of a click.
    */
-  constructor(root, place, panels, { plotly, curvesOf, measured, marksOf = () => [], boundsOf = () => [], axis = () => ({}), onPoint = () => {} }) {
-    Object.assign(this, { root, plotly, curvesOf, measured, marksOf, boundsOf, axis, onPoint, seen: new Set(), stale: new Set(), identity: "" });
+  constructor(root, place, panels, given) {
+    this.root = root;
+    this.given = { marksOf: () => [], boundsOf: () => [], axis: () => ({}), onPoint: () => {}, ...given };
+    this.seen = new Set();
+    this.stale = new Set();
+    this.identity = "";
     this.plots = panels.map((panel) => this.makeFigure(place, panel));
-    this.observer = new IntersectionObserver((entries) => {
+    const observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         this.seen[isIntersecting ? "add" : "delete"](target);
         if (isIntersecting && this.stale.has(target)) this.draw(target);
       }
     });
-    for (const plot of this.plots) this.observer.observe(plot);
-    this.redraw = () => this.update();
-    new MutationObserver(this.redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.redraw);
+    for (const plot of this.plots) observer.observe(plot);
+    onRecolour(() => this.update());
   }
 
   makeFigure(place, panel) {
-    const figure = document.createElement("figure");
-    figure.hidden = true;
-    const caption = document.createElement("figcaption");
-    const title = Object.assign(document.createElement("b"), { textContent: panel.title });
-    caption.append(title, ` ${panel.words} `);
     const labelled = panel.traces.filter(({ label, look }) => label && look !== "raw");
-    for (const { label, colour } of labelled.length > 1 ? labelled : []) {
-      const key = Object.assign(document.createElement("span"), { className: "key", textContent: `${label} ` });
-      key.style.setProperty("--key", `var(--${colour})`);
-      caption.append(key);
-    }
-    const bound = Object.assign(document.createElement("span"), { className: "bound" });
-    caption.append(bound);
-    const plot = Object.assign(document.createElement("div"), { className: "curve", panel, bound });
+    const keys = (labelled.length > 1 ? labelled : []).map(({ label, colour }) => makeKey(colour, `${label} `));
+    const bound = make("span", "bound");
+    const plot = Object.assign(make("div", "curve"), { panel, bound });
     plot.dataset.curve = panel.name;
-    figure.append(caption, plot);
+    const figure = make("figure", "", make("figcaption", "", make("b", "", panel.title), ` ${panel.words} `, ...keys, bound), plot);
+    figure.hidden = true;
     place.append(figure);
     return plot;
   }
@@ -156,86 +131,40 @@ class Board {
     this.identity = identity;
     if (!identity) return;
     for (const plot of this.plots) {
-      plot.parentElement.hidden = !this.measured(plot.panel);
+      plot.parentElement.hidden = !this.given.measured(plot.panel);
       if (this.seen.has(plot)) this.draw(plot);
       else this.stale.add(plot);
     }
   }
 
   async draw(plot) {
+    const { plotly, curvesOf, marksOf, boundsOf, axis, onPoint } = this.given;
     this.stale.delete(plot);
-    try {
-      await loadPlotly(this.plotly);
-    } catch {
+    if (!(await loadPlotly(plotly))) {
       this.stale.add(plot);
       return;
     }
     const { panel, bound } = plot;
-    bound.textContent = boundNote(this.boundsOf(panel));
-    const colours = colourReader(this.root);
-    const layout = { ...curveLayout(this.root, colours, panel, this.axis()), uirevision: this.identity };
-    layout.shapes = this.marksOf(panel).map((x) => ({
-      type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colours.of("bad"), width: 1.5, dash: "dot" },
-    }));
-    const first = !plot.data;
-    Plotly.react(plot, this.curvesOf(panel, colours), layout, { displayModeBar: false, responsive: true });
-    colours.done();
-    if (first) {
-      plot.on("plotly_click", ({ points }) => {
+    bound.textContent = boundNote(boundsOf(panel));
+    const colours = plotColours(this.root);
+    const layout = { ...curveLayout(this.root, colours, panel, axis()), uirevision: this.identity };
+    const line = { color: colours.wrong, width: 1.5, dash: "dot" };
+    const shapes = marksOf(panel).map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line }));
+    drawPlot(plot, curvesOf(panel, colours), { ...layout, shapes }, {
+      plotly_click: ({ points }) => {
         const { data, pointNumber } = points.at(-1);
-        this.onPoint(data.steps[pointNumber]);
-      });
-    }
+        onPoint(data.steps[pointNumber]);
+      },
+    });
   }
 }
 
 /** The plotly traces of one run's panel. */
-function curvesOfRun(panel, colours, rows, window) {
+export function curvesOfRun(panel, colours, rows, window) {
   return panel.traces.map(({ key, label, colour, look }) => {
     const points = rows.points(key, { window: look === "mean" ? window : 1 });
-    const trace = { type: "scatter", name: label, ...points, ...LOOKS[look](colours.of(colour)) };
+    const trace = { type: "scatter", name: label, ...points, ...LOOKS[look](colours[colour]) };
     if (points.x.length === 1 && look !== "part") trace.mode = "markers"; // no line yet
     return { cliponaxis: look === "part", hovertemplate: `%{y:${panel.unit ?? ".4~g"}}`, ...trace };
   });
-}
-
-const IDLE_MS = 10_000; // how often a page asks whether a run that ended has been taken up again
-
-/**
- * Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. One that
- * fails is told to the console, and asked again as rarely as of a run that ended.
- */
-class Poll {
-  constructor(root, ask) {
-    Object.assign(this, { root, ask, running: false, wanted: false });
-    document.addEventListener("visibilitychange", () => !document.hidden && this.wanted && this.start());
-  }
-
-  /** Begin, or ask at once if it is running. */
-  async start() {
-    this.wanted = true;
-    this.wake?.();
-    if (this.running) return;
-    this.running = true;
-    while (this.wanted && this.root.isConnected) {
-      const seen = !document.hidden && this.root.offsetParent !== null;
-      const pause = seen ? await this.tryToAsk() : 1000;
-      this.wanted = pause > 0;
-      if (!this.wanted) break;
-      await new Promise((resolve) => {
-        this.wake = resolve;
-        setTimeout(resolve, pause);
-      });
-    }
-    this.running = false;
-  }
-
-  async tryToAsk() {
-    try {
-      return await this.ask();
-    } catch (error) {
-      console.error(error);
-      return IDLE_MS;
-    }
-  }
 }

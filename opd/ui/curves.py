@@ -20,8 +20,8 @@ def plotly_address() -> str:
 
 
 class CurveHTML(OwnHTML):
-    """A component that draws curves: plotly.js and curves.js stand before its script."""
+    """A component that draws curves: its script is given the address of plotly."""
 
     def __init__(self, module: str, **kwargs: Any) -> None:  # noqa: ANN401
         """Read the files of ``module``; ``kwargs`` are those of :class:`OwnHTML`."""
-        super().__init__(module, ["plotly.js", "curves.js"], plotly=plotly_address(), **kwargs)
+        super().__init__(module, plotly=plotly_address(), **kwargs)

@@ -1,45 +1,48 @@
-/* The dry run. `element`, `props`, `trigger` and `watch` are given to this script by Gradio. */
+/* The dry run: findings, costs, and the tokens that the first step would push. */
+
+import { make, partsOf } from "../view/js/dom.js";
+import { SortableTable, around, numeric, rowButton, wordy } from "../view/js/table.js";
+import { number } from "../view/js/words.js";
+
 const root = element.querySelector(".dry-run");
-const find = (selector) => root.querySelector(selector);
-const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
+const find = partsOf(root);
+let key = null; // of the set of completions that is shown
+
+const tables = ["punished", "rewarded"].map((kind) => {
+  const figure = find(`[data-kind=${kind}]`);
+  const columns = [
+    numeric("advantage", "advantage", 2, {
+      rising: kind === "punished",
+      cell: ({ advantage }) => rowButton(number(advantage), "Read the completion"),
+    }),
+    wordy("context", "token in its text", around, { value: ({ token }) => token }),
+    wordy("choice", "teacher’s choice"),
+  ];
+  return { kind, figure, table: new SortableTable(figure.querySelector(".table"), columns, { act: ({ review }) => trigger("token", { key, review }) }) };
+});
+
+function findingLine({ level, check, message }) {
+  const line = make("li", "", make("b", "", `${check} `), message);
+  line.dataset.level = level;
+  return line;
+}
 
 function showValue() {
   root.hidden = !props.value;
   if (!props.value) return;
-  const { key, findings, facts = [], punished = [], rewarded = [] } = JSON.parse(props.value);
-  const lines = findings.map(({ level, check, message }) => {
-    const line = document.createElement("li");
-    line.dataset.level = level;
-    line.append(make("b", `${check} `), message);
-    return line;
-  });
-  const fine = lines.filter((line) => line.dataset.level === "pass");
-  find(".findings").replaceChildren(...lines.filter((line) => !fine.includes(line)));
-  find(".fine").hidden = !fine.length;
-  find(".fine summary").textContent = `${fine.length} of ${lines.length} checks passed`;
-  find(".fine ul").replaceChildren(...fine);
-  find(".facts").replaceChildren(...facts.map((fact) => make("li", fact)));
-  fill("punished", punished, key);
-  fill("rewarded", rewarded, key);
-}
-
-function fill(kind, tokens, key) {
-  const figure = find(`[data-kind=${kind}]`);
-  figure.hidden = !tokens.length;
-  figure.querySelector("table").replaceChildren(...tokens.map((token) => rowOf(token, key)));
-}
-
-function rowOf({ before, text, after, advantage, choice, review }, key) {
-  const row = document.createElement("tr");
-  const context = document.createElement("td");
-  context.append(make("i", before), make("b", text), make("i", after));
-  context.dir = "ltr";
-  row.append(make("td", advantage.toFixed(2)), context, make("td", choice));
-  row.tabIndex = 0;
-  row.title = "Read the completion";
-  row.addEventListener("click", () => trigger("token", { key, review }));
-  row.addEventListener("keydown", (event) => event.key === "Enter" && trigger("token", { key, review }));
-  return row;
+  const value = JSON.parse(props.value);
+  key = value.key;
+  const passed = value.findings.filter(({ level }) => level === "pass");
+  find(".findings").replaceChildren(...value.findings.filter((finding) => !passed.includes(finding)).map(findingLine));
+  find(".fine").hidden = !passed.length;
+  find(".fine summary").textContent = `${passed.length} of ${value.findings.length} checks passed`;
+  find(".fine ul").replaceChildren(...passed.map(findingLine));
+  find(".facts").replaceChildren(...(value.facts ?? []).map((fact) => make("li", "", fact)));
+  for (const { kind, figure, table } of tables) {
+    const tokens = value[kind] ?? [];
+    figure.hidden = !tokens.length;
+    table.show(tokens);
+  }
 }
 
 watch("value", showValue);

@@ -43,9 +43,9 @@ class DryRun(OwnHTML):
 
 def _row(token: PushedToken) -> dict[str, Any]:
     return {
-        "before": one_line(token.before),
-        "text": one_line(token.text),
-        "after": one_line(token.after),
+        "left": one_line(token.before),
+        "token": one_line(token.text),
+        "right": one_line(token.after),
         "advantage": round(token.advantage, 3),
         "choice": one_line(token.teacher_choice),
         "review": token.review,

@@ -1,9 +1,12 @@
-/*
- * Curves of several runs. `element`, `props`, `server` and `watch` are given to this script by Gradio; curves.js
- * stands before it.
- */
+/* Curves of several runs. */
+
+import { make, makeKey, partsOf } from "../view/js/dom.js";
+import { SortableTable } from "../view/js/table.js";
+import { Board, Rows } from "./curves.js";
+import { IDLE_MS, Poll } from "./poll.js";
+
 const POLL_MS = 2000;
-const PALETTE = ["student", "heldout", "teacher", "third", "fourth", "bad"];
+const PALETTE = ["student", "heldout", "teacher", "third", "fourth", "wrong"];
 const AXES = { step: "step", tokens: "completion tokens", seconds: "seconds of training" };
 const COMPARED = [
   { name: "accuracy", title: "Held-out accuracy", words: "on problems that never train", key: "heldout_accuracy", unit: ".0%", range: [0, 1.02] },
@@ -13,7 +16,7 @@ const COMPARED = [
 ].map((panel) => ({ ...panel, traces: [] }));
 
 const root = element.querySelector(".overlay");
-const find = (selector) => root.querySelector(selector);
+const find = partsOf(root);
 // { value, runs: [{ name, rows, bounds, cursor, live }], idle: when all were asked last }; replaced when others are chosen
 let shown = null;
 
@@ -26,7 +29,7 @@ const board = new Board(root, find(".curves"), COMPARED, {
     shown.runs.map(({ name, rows }, i) => {
       const window = panel.smooth ? Number(find(".smooth").value) : 1;
       const points = rows.points(panel.key, { window, axis: find(".axis").value });
-      const line = { color: colours.of(colourOf(i)), width: 2.5, dash: name === shown.value.baseline ? "dash" : "solid" };
+      const line = { color: colours[colourOf(i)], width: 2.5, dash: name === shown.value.baseline ? "dash" : "solid" };
       const mode = panel.smooth && points.x.length > 1 ? "lines" : "lines+markers";
       return { type: "scatter", name, mode, line, cliponaxis: false, ...points, hovertemplate: `%{y:${panel.unit ?? ".4~g"}}` };
     }),
@@ -69,31 +72,21 @@ function showValue() {
     runs: value.runs.map((name) => known.get(name) ?? { name, rows: new Rows(), bounds: {}, cursor: null, live: true }),
   };
   find(".names").replaceChildren(
-    ...value.runs.map((name, i) => {
-      const entry = document.createElement("li");
-      const key = Object.assign(document.createElement("span"), { className: "key", textContent: name });
-      key.style.setProperty("--key", `var(--${colourOf(i)})`);
-      entry.append(key, name === value.baseline ? " ★" : "");
-      return entry;
-    }),
+    ...value.runs.map((name, i) => make("li", "", makeKey(colourOf(i), name), name === value.baseline ? " ★" : "")),
   );
   showDiff(value);
   draw();
   poll.start();
 }
 
+/** Where the settings of two runs differ. */
 function showDiff({ runs, diff }) {
   find(".diff").hidden = runs.length !== 2;
-  const heads = root.querySelectorAll(".diff th");
-  [heads[1].textContent, heads[2].textContent] = runs.length === 2 ? runs : ["", ""];
-  const entries = Object.entries(diff);
-  find(".diff tbody").replaceChildren(
-    ...(entries.length ? entries : [["none", ["", ""]]]).map(([name, values]) => {
-      const row = document.createElement("tr");
-      row.append(...[name, ...values].map((text) => Object.assign(document.createElement("td"), { textContent: text })));
-      return row;
-    }),
-  );
+  if (runs.length !== 2) return;
+  const columns = ["setting", ...runs].map((head, i) => ({ name: `at-${i}`, head, words: true, rising: true, value: (row) => row[i], cell: (row) => row[i] }));
+  const rows = Object.entries(diff).map(([name, values]) => [name, ...values]);
+  find(".diff .table").replaceChildren();
+  new SortableTable(find(".diff .table"), columns).show(rows.length ? rows : [["none", "", ""]]);
 }
 
 for (const selector of [".axis", ".smooth"]) find(selector).addEventListener("change", draw);

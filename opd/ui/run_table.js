@@ -1,60 +1,70 @@
-/*
- * All runs. `element`, `props`, `trigger`, `server` and `watch` are given to this script by Gradio; curves.js
- * stands before it.
- */
+/* All runs. */
+
+import { delayed, make, makeButton, partsOf } from "../view/js/dom.js";
+import { SortableTable, wordy } from "../view/js/table.js";
+import { counted, moment, number } from "../view/js/words.js";
+import { Poll } from "./poll.js";
+
 const POLL_MS = 5000;
+const TYPING_MS = 200;
 const root = element.querySelector(".run-table");
-const find = (selector) => root.querySelector(selector);
+const find = partsOf(root);
 const search = find("[type=search]");
 let chosen = [];
+let drawn = ""; // what is in the table
 let asked = 0; // counts the questions: late answers to older ones are dropped
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const accuracy = (share) => `${number(100 * share, 1)} %`;
 
-function cell(text, className = "") {
-  return Object.assign(document.createElement("td"), { textContent: text, className });
+function bestOf({ best_kl: kl, best_accuracy: best, teacher_accuracy: teacher }) {
+  const words = best !== null ? accuracy(best) : kl !== null ? `KL ${number(kl, 3)}` : "";
+  return words && teacher !== null ? `${words} of ${accuracy(teacher)}` : words;
 }
 
-function rowOf(run) {
-  const row = document.createElement("tr");
-  const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: chosen.includes(run.name) });
-  box.setAttribute("aria-label", `Choose ${run.name}`);
-  box.addEventListener("change", () => choose(run.name, box.checked));
-  const first = document.createElement("td");
-  first.append(box);
-  const kl = run.best_kl === null ? "" : `KL ${run.best_kl.toFixed(3)}`;
-  const best = run.best_accuracy === null ? kl : percent(run.best_accuracy);
-  const teacher = run.teacher_accuracy === null ? "" : ` of ${percent(run.teacher_accuracy)}`;
-  const open = Object.assign(document.createElement("button"), { type: "button", textContent: "Open" });
-  open.addEventListener("click", (event) => {
-    event.stopPropagation();
-    trigger("open", { run: run.name });
+function boxOf({ name }) {
+  const box = Object.assign(make("input"), { type: "checkbox", checked: chosen.includes(name), ariaLabel: `Choose ${name}` });
+  box.addEventListener("click", (event) => event.stopPropagation()); // its row would turn it back
+  box.addEventListener("change", () => choose(name, box.checked));
+  return box;
+}
+
+function openButton({ name }) {
+  return makeButton("pill", "Open", (event) => {
+    event.stopPropagation(); // its row would be chosen
+    trigger("open", { run: name });
   });
-  const last = document.createElement("td");
-  if (!run.fault) last.append(open);
-  row.dataset.run = run.name;
-  const figures = [
-    cell(`${run.step} / ${run.steps}`, "number"),
-    cell(best && best + teacher, "number"),
-    cell(run.objective + (run.race ? `, race ${run.race}` : "")),
-    cell(`${run.student} ← ${run.teacher}`, "pair"),
-  ];
-  row.append(
-    first,
-    cell(run.name + (run.baseline ? " ★" : "")),
-    cell(run.state + (run.alarmed ? " ⚠" : "")),
-    ...(run.fault ? [Object.assign(cell(run.fault, "fault"), { colSpan: 4, title: run.fault })] : figures),
-    cell(new Date(1000 * run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" })),
-    cell(run.note, "note"),
-    last,
-  );
-  row.addEventListener("click", ({ target }) => target !== box && box.click());
-  return row;
 }
+
+/** A run that cannot be read says what is wrong with it where its note stands. */
+const noteCell = ({ note, fault }) => Object.assign(make("span", fault ? "fault" : "", fault || note), { title: fault || note });
+/** Of such a run there are no figures. */
+const ofReadable = (words) => (run) => (run.fault ? "" : words(run));
+
+const table = new SortableTable(
+  find(".table"),
+  [
+    { name: "choose", head: "", value: () => null, cell: boxOf },
+    wordy("name", "Run", ({ name, baseline }) => name + (baseline ? " ★" : "")),
+    wordy("state", "State", ({ state, alarmed }) => state + (alarmed ? " ⚠" : "")),
+    { name: "step", head: "Step", value: ({ step }) => step, cell: ofReadable(({ step, steps }) => `${step} / ${steps}`) },
+    { name: "best", head: "Best", value: ({ best_accuracy: best, best_kl: kl }) => best ?? (kl === null ? null : -kl), cell: ofReadable(bestOf) },
+    wordy("objective", "Objective", ofReadable(({ objective, race }) => objective + (race ? `, race ${race}` : ""))),
+    wordy("pair", "Pair", ofReadable(({ student, teacher }) => `${student} ← ${teacher}`), { value: ({ student }) => student }),
+    wordy("started", "Started", ({ started }) => moment(started), { rising: false }),
+    wordy("note", "Note", noteCell),
+    { name: "open", head: "", value: () => null, cell: (run) => (run.fault ? "" : openButton(run)) },
+  ],
+  {
+    act: ({ name }) => find(`[data-run="${name}"] [type=checkbox]`).click(),
+    dress: (row, { name }) => (row.dataset.run = name),
+  },
+);
+table.mark(({ name }) => chosen.includes(name));
 
 function choose(name, wanted) {
   chosen = chosen.filter((other) => other !== name);
   if (wanted) chosen.push(name);
+  table.mark();
   trigger("choose", { runs: chosen });
 }
 
@@ -63,22 +73,18 @@ async function read() {
   const mine = ++asked;
   const runs = await server.runs(search.value);
   if (mine !== asked || !runs) return POLL_MS;
-  const drawn = JSON.stringify([runs, chosen]);
-  if (drawn !== root.dataset.drawn) {
-    find("tbody").replaceChildren(...runs.map(rowOf));
+  const fresh = JSON.stringify([runs, chosen]);
+  if (fresh !== drawn) {
+    table.show(runs);
     find(".empty").hidden = runs.length > 0 || Boolean(search.value);
-    find(".count").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}. ★ is the baseline; ⚠ ended with an alarm.`;
+    find(".count").textContent = `${counted(runs.length, "run")}. ★ is the baseline; ⚠ ended with an alarm.`;
   }
-  root.dataset.drawn = drawn;
+  drawn = fresh;
   return POLL_MS;
 }
 
 const poll = new Poll(root, read);
-let typed = 0;
-search.addEventListener("input", () => {
-  clearTimeout(typed);
-  typed = setTimeout(() => poll.start(), 200);
-});
+search.addEventListener("input", delayed(() => poll.start(), TYPING_MS));
 
 function showValue() {
   if (props.value) chosen = JSON.parse(props.value).chosen;

@@ -1,7 +1,8 @@
-/*
- * A run, watched live. `element`, `props`, `trigger`, `server` and `watch` are given to this script by Gradio;
- * curves.js stands before it. Only what the page does not know yet is sent.
- */
+/* A run, watched live. Only what the page does not know yet is sent. */
+
+import { copyText, make, makeButton, partsOf, setQuery } from "../view/js/dom.js";
+import { Board, Rows, curvesOfRun, trainingSeconds } from "./curves.js";
+import { IDLE_MS, Poll } from "./poll.js";
 
 const OFFERS = {
   queued: ["stop"],
@@ -14,15 +15,16 @@ const POLL_MS = 1000;
 const BAD = ["failed", "interrupted"];
 
 const root = element.querySelector(".run-view");
-const find = (selector) => root.querySelector(selector);
+const find = partsOf(root);
+const say = (words) => (find(".said").textContent = words);
 let followed = null; // { name, rows, bounds, cursor, alarms, news }; replaced when another run is followed
 
 // ------------------------------------------------------------------------------------------------ curves
 
 const smoothing = () => Number(find(".smooth").value);
-const boards = [[".main", false], [".more", true]].map(
-  ([place, more]) =>
-    new Board(root, find(place), props.panels.filter((panel) => Boolean(panel.more) === more), {
+const boards = [".main", ".more"].map(
+  (place) =>
+    new Board(root, find(place), props.panels.filter(({ more = false }) => more === (place === ".more")), {
       plotly: props.plotly,
       measured: ({ traces }) => traces.some(({ key }) => followed.rows.has(key)),
       curvesOf: (panel, colours) => curvesOfRun(panel, colours, followed.rows, smoothing()),
@@ -56,9 +58,9 @@ function showStanding() {
   const { state, step, steps, message, phase, live, alarmed } = news;
   root.removeAttribute("data-empty");
   root.removeAttribute("data-gone");
-  find(".pill").textContent = alarmed ? `${state}, with an alarm` : state;
-  find(".pill").dataset.state = state;
-  find(".pill").toggleAttribute("data-alarmed", alarmed);
+  find(".state").textContent = alarmed ? `${state}, with an alarm` : state;
+  find(".state").dataset.state = state;
+  find(".state").toggleAttribute("data-alarmed", alarmed);
   find(".run-name").textContent = name;
   find("progress").max = steps;
   find("progress").value = step;
@@ -102,25 +104,22 @@ function paceSentence(row) {
   );
 }
 
-function tell(happened) {
-  const [alarms, others] = [happened.filter(({ kind }) => kind === "alarm"), happened.filter(({ kind }) => kind !== "alarm")];
+/** Add what happened to what is listed. */
+function report(happened) {
+  const { alarm: alarms = [], other: others = [] } = Object.groupBy(happened, ({ kind }) => (kind === "alarm" ? kind : "other"));
   followed.alarms.push(...alarms);
   find(".alarms").append(...alarms.map(alarmLine));
   find(".alarms").hidden = !followed.alarms.length;
   find(".happened").append(
-    ...others.map(({ text }) => Object.assign(document.createElement("li"), { textContent: text })),
+    ...others.map(({ text }) => make("li", "", text)),
   );
   find(".happened").hidden = !find(".happened").childElementCount;
 }
 
 function alarmLine({ text, step, evidence }) {
-  const line = document.createElement("li");
-  const words = Object.assign(document.createElement("span"), { textContent: `⚠ ${text}` });
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Show it" });
   const { name } = followed;
-  button.addEventListener("click", () => trigger("evidence", { run: name, step, evidence }));
-  line.append(words, button);
-  return line;
+  const button = makeButton("pill", "Show it", () => trigger("evidence", { run: name, step, evidence }));
+  return make("li", "", make("span", "", `⚠ ${text}`), button);
 }
 
 // ------------------------------------------------------------------------------------------------ following
@@ -136,7 +135,7 @@ async function askForNews() {
   const news = await server.news(mine.name, mine.cursor); // undefined where it fails
   if (followed !== mine) return POLL_MS;
   if (!news) {
-    find(".said").textContent = "The app does not answer; trying again.";
+    say("The app does not answer; trying again.");
     return POLL_MS;
   }
   if (news.gone) {
@@ -148,10 +147,10 @@ async function askForNews() {
   mine.rows.add(news.rows);
   Object.assign(mine.bounds, news.bounds);
   Object.assign(mine, { cursor: news.cursor, news });
-  tell(news.happened);
+  report(news.happened);
   showStanding();
   if (!before || news.rows.length || news.restart) drawCurves();
-  if (before?.state !== news.state) find(".said").textContent = "";
+  if (before?.state !== news.state) say("");
   if (!news.live && before?.live !== false) trigger("ended", { run: mine.name });
   return news.live ? POLL_MS : IDLE_MS;
 }
@@ -160,8 +159,8 @@ const poll = new Poll(root, askForNews);
 
 /** Its curves stay to be looked at; there is nothing to be asked of it any more. */
 function showGone() {
-  find(".pill").textContent = find(".pill").dataset.state = "gone";
-  find(".said").textContent = "This run is gone.";
+  find(".state").textContent = find(".state").dataset.state = "gone";
+  say("This run is gone.");
   root.setAttribute("data-gone", "");
   trigger("followed", { run: followed.name });
 }
@@ -170,35 +169,28 @@ function follow(name) {
   find(".prolong input").value = ""; // as many again as the run had
   followed = { name, cursor: null, news: null };
   forget();
-  find(".said").textContent = "";
-  const query = new URLSearchParams(location.search);
-  query.set("run", name);
-  history.replaceState(history.state, "", `${location.pathname}?${query}${location.hash}`);
+  say("");
+  setQuery("run", name);
   trigger("followed", { run: name });
   poll.start();
 }
 
 for (const button of root.querySelectorAll("[data-request]")) {
   button.addEventListener("click", () => {
-    find(".said").textContent = button.dataset.request === "resume" ? "Resuming …" : "Asked.";
+    say(button.dataset.request === "resume" ? "Resuming …" : "Asked.");
     trigger("control", { run: followed.name, request: button.dataset.request });
   });
 }
 find(".prolong").addEventListener("submit", (event) => {
   event.preventDefault();
-  find(".said").textContent = "Going on …";
+  say("Going on …");
   trigger("control", { run: followed.name, request: "prolong", steps: find(".prolong input").valueAsNumber });
 });
 find(".review").addEventListener("click", () => trigger("review", { run: followed.name }));
 find(".again").addEventListener("click", () => trigger("settings", { run: followed.name }));
 find(".copy").addEventListener("click", async () => {
   const address = `${location.origin}${location.pathname}?run=${followed.name}`;
-  try {
-    await navigator.clipboard.writeText(address);
-    find(".said").textContent = "The link is copied.";
-  } catch {
-    find(".said").textContent = address; // no clipboard without https
-  }
+  say((await copyText(address)) ? "The link is copied." : address);
 });
 
 /** The value names the run, counts what was asked of it, and says what came of that: its news is wanted at once. */
@@ -206,7 +198,7 @@ function showValue() {
   const { run, said } = JSON.parse(props.value || "{}");
   if (!run) return;
   if (run !== followed?.name) return follow(run);
-  if (said !== undefined) find(".said").textContent = said;
+  if (said !== undefined) say(said);
   poll.start();
 }
 

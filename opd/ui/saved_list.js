@@ -1,18 +1,18 @@
-/*
- * The saved reviews. `element`, `trigger`, `server` and `watch` are given to this script by Gradio; curves.js stands before it.
- */
+/* The saved reviews. */
+
+import { make, partsOf } from "../view/js/dom.js";
+import { moment } from "../view/js/words.js";
+import { Poll } from "./poll.js";
+
 const POLL_MS = 3000; // another page may save
 const root = element.querySelector(".saved-list");
-const list = root.querySelector("ul");
-const count = root.querySelector(".count");
-const make = (tag, ...children) => {
-  const made = document.createElement(tag);
-  made.append(...children); // texts become text nodes
-  return made;
-};
+const find = partsOf(root);
+const list = find("ul");
+const count = find(".count");
+let drawn = ""; // what is in the list
 
 function entryOf({ id, heading, saved }) {
-  const link = make("a", make("span", heading), make("time", new Date(1000 * saved).toLocaleString([], { dateStyle: "short", timeStyle: "short" })));
+  const link = make("a", "", make("span", "", heading), make("time", "", moment(saved)));
   link.href = `?review=${id}`; // to be copied, or opened beside this page
   link.title = heading;
   link.addEventListener("click", (event) => {
@@ -21,7 +21,7 @@ function entryOf({ id, heading, saved }) {
     count.textContent = "Opening …";
     trigger("open", { review: id });
   });
-  return make("li", link);
+  return make("li", "", link);
 }
 
 function sayWhatItIs() {
@@ -31,10 +31,10 @@ function sayWhatItIs() {
 /** Read the list; returns when to read it again. */
 async function read() {
   const reviews = await server.reviews();
-  const drawn = JSON.stringify(reviews);
-  if (reviews && drawn !== root.dataset.drawn) {
+  const fresh = JSON.stringify(reviews);
+  if (reviews && fresh !== drawn) {
     list.replaceChildren(...reviews.map(entryOf));
-    root.dataset.drawn = drawn;
+    drawn = fresh;
     sayWhatItIs();
   }
   return POLL_MS;

@@ -20,7 +20,7 @@ class SavedList(OwnHTML):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make the list; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, ["curves.js"], **kwargs)
+        super().__init__(__file__, **kwargs)
 
     def settle(self) -> str:
         """Return the value for when what was to be opened is open, or refused."""

@@ -1,8 +1,11 @@
 /*
- * What is shown: its title and note, its link, its files. `element`, `props`, `trigger`, `server` and `watch` are
- * given to this script by Gradio. The page's query follows what is shown, so that a copied address opens it again.
+ * What is shown: its title and note, its link, its files. The page's query follows what is shown, so that a copied
+ * address opens it again.
  */
-const part = (selector) => element.querySelector(selector);
+
+import { copyText, make, partsOf, setQuery } from "../view/js/dom.js";
+
+const part = partsOf(element);
 const say = (words) => (part(".status").textContent = words);
 let shown = null;
 let saving = false; // until it is answered
@@ -19,14 +22,8 @@ function showValue() {
   const another = before?.key !== shown.key || before?.id !== shown.id;
   if (another || saving) say("");
   saving = false;
-  if (another) followId();
-}
-
-function followId() {
-  const query = new URLSearchParams(location.search);
-  if (shown.id) query.set("review", shown.id);
-  else query.delete("review");
-  history.replaceState(history.state, "", location.pathname + (query.size ? `?${query}` : "") + location.hash);
+  if (!another) return;
+  setQuery("review", shown.id);
   part(".link input").value = location.href;
 }
 
@@ -39,9 +36,7 @@ async function download(kind) {
     return;
   }
   const address = URL.createObjectURL(new Blob([file.text], { type: file.type }));
-  const anchor = document.createElement("a");
-  Object.assign(anchor, { href: address, download: file.name });
-  anchor.click();
+  Object.assign(make("a"), { href: address, download: file.name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
   say("");
 }
@@ -50,12 +45,7 @@ async function copyLink() {
   const input = part(".link input");
   input.value = location.href; // the token that is pinned by now
   input.select();
-  try {
-    await navigator.clipboard.writeText(input.value);
-    say("The link is copied.");
-  } catch {
-    say("Copy the link from the box."); // no clipboard without https
-  }
+  say((await copyText(input.value)) ? "The link is copied." : "Copy the link from the box.");
 }
 
 part(".keep").addEventListener("click", () => {

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from gradio.components.base import server
 
 from opd.grading.saved_reviews import ReviewSet, to_csv
+from opd.ui.component import OwnHTML
 from opd.view.page import render_page
 
 KINDS: dict[str, tuple[str, Callable[[ReviewSet], str]]] = {
@@ -22,7 +21,7 @@ KINDS: dict[str, tuple[str, Callable[[ReviewSet], str]]] = {
 """What can be downloaded: media type, and who writes it."""
 
 
-class Shown(gr.HTML):
+class Shown(OwnHTML):
     """Names the set of reviews below it and hands it out.
 
     Files are made when somebody asks, and never lie on the server. The value is a JSON string made by
@@ -37,14 +36,7 @@ class Shown(gr.HTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._find = find
-        here = Path(__file__)
-        super().__init__(
-            html_template=here.with_suffix(".html").read_text(encoding="utf-8"),
-            css_template=here.with_suffix(".css").read_text(encoding="utf-8"),
-            js_on_load=here.with_suffix(".js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            **kwargs,
-        )
+        super().__init__(__file__, **kwargs)
 
     def show(self, key: str, reviews: ReviewSet, *, linked: bool = False) -> str:
         """Return the value for ``reviews``, shown under ``key``; ``linked``: its id stands in the address."""
@@ -54,10 +46,6 @@ class Shown(gr.HTML):
     def unsaid(self, value: str) -> str:
         """Return the value for what was asked in vain: no more is said of it."""
         return json.dumps({**json.loads(value), "asked": time.time()})
-
-    def postprocess(self, value: str | None) -> str | None:
-        """Pass the value on: it is data, where Gradio would look for markup."""
-        return value
 
     @server
     def file_of(self, question: Any) -> dict[str, str] | None:  # noqa: ANN401

@@ -1,9 +1,11 @@
-/*
- * The heading over a step's trajectories. `element`, `props`, `trigger` and `watch` are given to this script by
- * Gradio; curves.js stands before it.
- */
+/* The heading over a step's trajectories, and what the update did to their tokens. */
+
+import { partsOf } from "../view/js/dom.js";
+import { curveLayout } from "./curves.js";
+import { drawPlot, loadPlotly, plotColours } from "./plotly.js";
+
 const root = element.querySelector(".step-view");
-const find = (selector) => root.querySelector(selector);
+const find = partsOf(root);
 let shown = null;
 
 function showValue() {
@@ -31,15 +33,11 @@ const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 async function drawPushes() {
   const mine = shown;
-  try {
-    await loadPlotly(props.plotly);
-  } catch {
-    find(".pushes").hidden = true;
-    return;
-  }
-  if (shown !== mine) return;
-  const colours = colourReader(root);
-  const palette = ["student", "heldout", "third", "fourth"].map(colours.of);
+  const loaded = await loadPlotly(props.plotly);
+  if (!loaded) find(".pushes").hidden = true;
+  if (!loaded || shown !== mine) return;
+  const colours = plotColours(root);
+  const palette = ["student", "heldout", "third", "fourth"].map((name) => colours[name]);
   const traces = shown.points.map(({ sample, advantage, change, labels }, i) => ({
     type: "scatter",
     mode: "markers",
@@ -53,16 +51,11 @@ async function drawPushes() {
   }));
   const layout = curveLayout(root, colours, {}, { title: "advantage given" });
   Object.assign(layout, { hovermode: "closest", hoverdistance: 20 });
-  layout.xaxis.rangemode = layout.yaxis.rangemode = "normal";
-  const plot = find(".push-plot");
-  const isNew = !plot.data;
-  Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
-  colours.done();
-  if (isNew) {
-    plot.on("plotly_click", ({ points: [{ data, pointNumber }] }) => {
-      trigger("sample", { run: shown.run, step: shown.step, sample: data.steps[pointNumber] });
-    });
-  }
+  for (const axis of [layout.xaxis, layout.yaxis]) Object.assign(axis, { rangemode: "normal" });
+  drawPlot(find(".push-plot"), traces, layout, {
+    plotly_click: ({ points: [{ data, pointNumber }] }) =>
+      trigger("sample", { run: shown.run, step: shown.step, sample: data.steps[pointNumber] }),
+  });
 }
 
 for (const selector of [".earlier", ".later"]) {

@@ -1,21 +1,23 @@
-/*
- * A run's probes through time. `element`, `props`, `trigger`, `server` and `watch` are given to this script by
- * Gradio; curves.js stands before it.
- */
-const STEPS = [0.1, 0.25, 0.5, 1, 2, 4]; // where each step of the ramp begins, nats; as in the review
+/* A run's probes through time. */
+
+import { heatLevel, prepareCanvas, readColours } from "../view/js/colour.js";
+import { delayed, make, onRecolour, partsOf } from "../view/js/dom.js";
+import { IDLE_MS, Poll } from "./poll.js";
+
+const STEPS = props.heat; // where each step of the ramp begins, nats
+const RAMP = [0, ...STEPS].map((_, level) => `dislike-${level}`);
 const HURTS = 0.5; // nats: what a token must cost to count as a wound
 const POLL_MS = 3000;
+const LOOK_MS = 250;
 const ROW_HEIGHT = { most: 22, least: 2, all: 300 }; // CSS pixels
 
 const root = element.querySelector(".time-machine");
-const find = (selector) => root.querySelector(selector);
+const find = partsOf(root);
 const canvas = find("canvas");
 const slider = find("[type=range]");
 let shown = null; // { run, probe, steps, kl, pieces, first, at }; replaced for another run or probe
 
 // ------------------------------------------------------------------------------------------------ the barcode
-
-const heat = (kl) => STEPS.filter((from) => kl >= from).length;
 
 function drawBarcode() {
   const { steps, kl, at } = shown;
@@ -23,38 +25,32 @@ function drawBarcode() {
   const { most, least, all } = ROW_HEIGHT;
   const height = Math.max(least, Math.min(most, Math.floor(all / steps.length)));
   const columns = Math.max(...kl.map((row) => row.length));
-  const marker = 6; // columns of device pixels at the left that mark the row of the scrubber
-  const scale = window.devicePixelRatio || 1;
+  const marker = 6; // pixels at the left that mark the row of the scrubber
+  const tall = height - (height > 4 ? 1 : 0);
   canvas.style.height = `${height * steps.length}px`;
-  canvas.width = Math.max(1, Math.round(canvas.clientWidth * scale));
-  canvas.height = Math.round(height * steps.length * scale);
-  const colours = colourReader(root);
-  const ramp = [...STEPS.keys(), STEPS.length].map((i) => colours.of(`heat-${i}`));
-  const context = canvas.getContext("2d");
-  const [width, tall] = [(canvas.width - 2 * marker) / columns, height * scale];
+  const prepared = prepareCanvas(canvas);
+  if (!prepared) return;
+  const { context } = prepared;
+  const colours = readColours(root, ["ink", ...RAMP]);
+  const width = (prepared.width - 2 * marker) / columns;
   kl.forEach((row, y) => {
     row.forEach((value, x) => {
-      context.fillStyle = ramp[heat(value)];
-      context.fillRect(2 * marker + x * width, y * tall, width + 0.5, tall - (tall > 4 ? 1 : 0));
+      context.fillStyle = colours[RAMP[heatLevel(value, STEPS)]];
+      context.fillRect(2 * marker + x * width, y * height, width + 0.5, tall);
     });
-    if (y === at) {
-      context.fillStyle = colours.of("ink");
-      context.fillRect(0, y * tall, marker, tall - (tall > 4 ? 1 : 0));
-    }
   });
-  colours.done();
+  context.fillStyle = colours.ink;
+  context.fillRect(0, at * height, marker, tall);
 }
 
 function drawScale() {
-  const names = STEPS.map((from, i) => [`heat-${i + 1}`, `≥ ${from}`]);
+  const names = [`< ${STEPS[0]}`, ...STEPS.map((from) => `≥ ${from}`)];
   find(".scale").replaceChildren(
     "KL, nats:",
-    ...[["heat-0", `< ${STEPS[0]}`], ...names].map(([colour, words]) => {
-      const entry = document.createElement("span");
-      const patch = document.createElement("i");
-      patch.style.setProperty("--step", `var(--${colour})`);
-      entry.append(patch, words);
-      return entry;
+    ...names.map((words, level) => {
+      const patch = make("i");
+      patch.style.setProperty("--step", `var(--${RAMP[level]})`);
+      return make("span", "", patch, words);
     }),
   );
 }
@@ -77,7 +73,7 @@ async function drawText() {
   const counts = { healed: 0, hurting: 0, new: 0 };
   const marks = mine.pieces.map((piece, i) => {
     const change = changeOf(mine.first[i], now[i]);
-    const mark = Object.assign(document.createElement("mark"), { textContent: piece });
+    const mark = make("mark", "", piece);
     mark.title = `KL ${mine.first[i].toFixed(2)} → ${now[i].toFixed(2)} nats`;
     if (change) {
       mark.dataset.change = change;
@@ -88,10 +84,10 @@ async function drawText() {
   find(".text").replaceChildren(...marks);
   const words = { healed: "healed", hurting: "still hurting", new: "new" };
   find(".change").replaceChildren(
-    Object.assign(document.createElement("b"), { textContent: `Step ${steps[0]} against step ${steps[at]} ` }),
+    make("b", "", `Step ${steps[0]} against step ${steps[at]} `),
     "The same text; a token hurts from ", `${HURTS} nats on. `,
     ...Object.entries(words).flatMap(([change, word]) => {
-      const key = Object.assign(document.createElement("mark"), { textContent: `${counts[change]} ${word}` });
+      const key = make("mark", "", `${counts[change]} ${word}`);
       key.dataset.change = change;
       return [key, " "];
     }),
@@ -117,7 +113,7 @@ async function askForMore() {
     mine.prompts = await server.prompts(mine.run);
     if (shown !== mine) return POLL_MS;
     find(".probe").replaceChildren(
-      ...(mine.prompts ?? []).map((prompt, i) => new Option(`${i + 1}. ${prompt.replaceAll("↵\n", " ")}`, i)),
+      ...(mine.prompts ?? []).map((prompt, i) => new Option(`${i + 1}. ${prompt.replaceAll("↵\n", " ")}`, String(i))),
     );
     root.hidden = !mine.prompts?.length;
   }
@@ -142,12 +138,10 @@ function follow(run, probe = 0) {
 }
 
 const look = () => trigger("look", { run: shown.run, step: shown.steps[shown.at], probe: shown.probe });
-let waiting = 0;
+const lookSoon = delayed(look, LOOK_MS);
 slider.addEventListener("input", () => {
   goTo(Number(slider.value));
-  if (!shown.looked) return;
-  clearTimeout(waiting); // the answers follow the scrubber once they have been asked for
-  waiting = setTimeout(look, 250);
+  if (shown.looked) lookSoon(); // the answers follow the scrubber once they have been asked for
 });
 find(".look").addEventListener("click", () => {
   shown.looked = true;
@@ -163,8 +157,7 @@ canvas.addEventListener("keydown", ({ key }) => {
 });
 const redraw = () => shown && drawBarcode();
 new ResizeObserver(redraw).observe(canvas.parentElement);
-new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+onRecolour(redraw);
 
 function showValue() {
   const { run } = JSON.parse(props.value || "{}");

@@ -15,7 +15,7 @@ from opd.runs.run import Run, open_run
 from opd.runs.samples import Frozen
 from opd.ui.component import OwnHTML
 from opd.view.chart import BINS
-from opd.view.payload import shown_pieces, visible
+from opd.view.payload import COLOUR_STEPS, shown_pieces, visible
 
 KEPT_SCORES = 32
 
@@ -28,7 +28,7 @@ class TimeMachine(OwnHTML):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, ["curves.js"], **kwargs)
+        super().__init__(__file__, heat=COLOUR_STEPS, **kwargs)
 
     def show(self, name: str) -> str:
         """Return the value that follows the run called ``name``."""

@@ -1,4 +1,10 @@
-// Gradio's side of the component: `element`, `props`, `server`, `trigger` and `watch` are given to this script.
+/* Gradio's side of the component. */
+
+import { readFragment, writeFragment } from "../view/fragment.js";
+import { answerWords, textWords } from "../view/js/verdicts.js";
+import { ReviewView } from "../view/js/view.js";
+import { counted } from "../view/js/words.js";
+
 // Every event is named here in quotes: that is how Gradio knows which listeners Python may add.
 const EVENTS = {
   branch: "branch",
@@ -24,8 +30,8 @@ const view = new ReviewView(element.querySelector(".opd-review"), {
 });
 if (props.linked) view.restore(readFragment()); // waits for the first value
 
-/** Tell the page what is shown: others list its trajectories (opd/ui/corpus.js). */
-function tellShown() {
+/** Say to the page what is shown: others list its trajectories (opd/ui/corpus.js). */
+function announceShown() {
   const reviews = view.groups.flatMap((group) => group.reviews);
   const tokens = reviews.reduce((sum, { ownFrom, ownTo }) => sum + ownTo - ownFrom, 0);
   const detail = {
@@ -50,10 +56,10 @@ function openPlace({ detail: { key, ...place } }) {
 function showValue() {
   if (!props.value) return;
   view.show(JSON.parse(props.value));
-  tellShown();
+  announceShown();
 }
 
-document.addEventListener("opd-ask", tellShown);
-document.addEventListener("opd-open", openPlace);
+document.addEventListener("opd-ask", announceShown);
+document.addEventListener("opd-open", (event) => openPlace(/** @type {CustomEvent} */ (event)));
 watch("value", showValue);
 showValue();

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,8 +11,9 @@ from gradio.components.base import server
 
 from opd.grading.saved_reviews import ReviewSet
 from opd.reviews import Review
+from opd.ui.component import OwnHTML
 from opd.ui.kept_sets import KeptSets
-from opd.view import asset, script
+from opd.view import HERE
 from opd.view.payload import (
     COLUMNS,
     alternatives_payload,
@@ -26,7 +26,7 @@ ACTIONS = ("branch", "typed", "teacher_line", "fork_value", "no_return")
 """What the pinned token's card can ask for."""
 
 
-class TokenReview(gr.HTML):
+class TokenReview(OwnHTML):
     """Shows groups of graded trajectories.
 
     The value is a JSON string made by :meth:`show`. It never enters the template, which Gradio would
@@ -55,16 +55,9 @@ class TokenReview(gr.HTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._sets = sets
-        here = Path(__file__).with_suffix(".js")
+        looks = HERE / "review"
         super().__init__(
-            html_template=asset("review.html"),
-            css_template=asset("review.css"),
-            js_on_load="\n".join([script(), asset("fragment.js"), here.read_text(encoding="utf-8")]),
-            apply_default_css=False,
-            legend=legend(),
-            actions=list(actions),
-            linked=linked,
-            **kwargs,
+            __file__, looks=looks, legend=legend(), actions=list(actions), linked=linked, **kwargs
         )
 
     def show(
@@ -97,10 +90,6 @@ class TokenReview(gr.HTML):
             return self.show(key, self._sets.find(key))
         except ValueError:  # no longer at hand: then nothing of it grows
             return gr.skip()
-
-    def postprocess(self, value: str | None) -> str | None:
-        """Pass the value on: it is data, where Gradio would look for markup."""
-        return value
 
     @server
     def alternatives_at(self, address: Any) -> dict[str, Any] | None:  # noqa: ANN401

@@ -1,7 +1,8 @@
 /*
- * The line beside a button. `element`, `props`, `server` and `watch` are given to this script by Gradio. The value is
- * { ticket } while work is under way, { done, answer } when it is done, null where there is nothing to say.
+ * The line beside a button. The value is { ticket } while work is under way, { done, answer } when it is done, null
+ * where there is nothing to say.
  */
+
 const POLL_MS = 400;
 const QUICK = 3; // seconds that nobody wants counted
 const DONE_MS = 10_000; // how long it is said that something is done
@@ -14,7 +15,7 @@ function say(text) {
   root.hidden = !text;
 }
 
-async function tell(mine) {
+async function follow(mine) {
   const began = Date.now();
   for (let phase = "Working"; shown === mine && root.isConnected; ) {
     const seconds = Math.round((Date.now() - began) / 1000);
@@ -27,7 +28,7 @@ async function tell(mine) {
 function showValue({ anew }) {
   shown = JSON.parse(props.value || "null");
   root.toggleAttribute("data-done", !shown?.ticket);
-  if (shown?.ticket) return tell(shown);
+  if (shown?.ticket) return follow(shown);
   say(shown?.done ?? "");
   const mine = shown;
   setTimeout(() => shown === mine && say(""), DONE_MS);

@@ -4,7 +4,7 @@ plotly, which draws the live ones, would add 4.8 MB of script to every file, and
 library knows one set of colours. These few lines take the page's own, by day and by night, and need no
 script. What is drawn comes from ``panels.json``, which the live curves read too: a list of ``{name, title,
 words, unit, range, more, traces}`` with traces ``{key, label, colour, look}`` (the metric, its name, a
-CSS variable of ``cockpit.css``, and how it looks; several "part" traces are stacked).
+CSS variable of ``tokens.css``, and how it looks; several "part" traces are stacked).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def barcode(lines: Sequence[tuple[int, NDArray[np.floating]]], caption: str, wor
                 path = f"{place}h{width:.4g}v{height:.4g}h-{width:.4g}z"
                 cells.setdefault(int(levels[start]), []).append(path)
     shapes = [
-        f'<path class="cell" style="--colour: var(--heat-{level})" d="{"".join(d)}"/>'
+        f'<path class="cell" style="--colour: var(--dislike-{level})" d="{"".join(d)}"/>'
         for level, d in sorted(cells.items())
     ]
     every = -(-len(lines) // 8)

@@ -4,14 +4,14 @@
  */
 
 /** The state for ReviewView.restore; whatever the fragment does not say rightly is left out. */
-function readFragment() {
+export function readFragment() {
   const said = new URLSearchParams(location.hash.slice(1));
-  const place = (name) => (/^[1-9]\d{0,8}$/.test(said.get(name) ?? "") ? said.get(name) - 1 : undefined);
+  const place = (name) => (/^[1-9]\d{0,8}$/.test(said.get(name) ?? "") ? Number(said.get(name)) - 1 : undefined);
   return { token: place("t"), signal: said.get("s") ?? undefined, sample: place("i"), group: place("g") };
 }
 
 /** Keep the state of ReviewView.state; the rest of the URL and the history stay as they are. */
-function writeFragment({ token, signal, sample, group }) {
+export function writeFragment({ token, signal, sample, group }) {
   const said = new URLSearchParams();
   if (token !== null) said.set("t", token + 1);
   if (signal !== "penalty") said.set("s", signal);

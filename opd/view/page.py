@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 from opd.grading.saved_reviews import ReviewSet, heading
 from opd.reviews import Review
-from opd.view import asset, script
+from opd.view import HERE, asset, script
+from opd.view import style as shared_style
 from opd.view.payload import (
     CHUNK,
     COLUMNS,
@@ -48,14 +49,14 @@ def document(
     """
     code = data = ""
     if reviews:
-        code = "\n".join(["{", script(), asset("fragment.js"), asset("page.js"), "}"])
+        code = "\n".join(["{", script(HERE / "page.js"), "}"])
         data = json.dumps(_embedded(reviews), separators=(",", ":"))
     parts = {
         "policy": f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{_hash(code)}'",
         "title": plain(title),
         "note": plain(note),
         "models": plain(models),
-        "style": asset("page.css") + asset("review.css") + style,
+        "style": shared_style() + asset("page.css") + asset("review.css") + style,
         "lead": lead,
         "component": asset("review.html") if reviews else "",
         # The text of a script element ends at "</script" and is confused by "<!--": neither can occur.

@@ -41,8 +41,7 @@ def render_report(run: Run, note: str = "") -> str:
         "answers": "<h2>Answers to the probes</h2>" if answers else "",
     }
     lead = fill(asset("report.html"), parts)
-    style = asset("cockpit.css") + asset("report.css")
-    return document(run.name, note, models, answers, lead=lead, style=style)
+    return document(run.name, note, models, answers, lead=lead, style=asset("report.css"))
 
 
 # What came of it
@@ -157,7 +156,7 @@ def _probes(run: Run) -> str:
         return ""
     names = [f"< {COLOUR_STEPS[0]}", *(f"≥ {at:g}" for at in COLOUR_STEPS)]
     scale = "".join(
-        f'<span><i style="--step: var(--heat-{level})"></i>{plain(name)}</span>'
+        f'<span><i style="--step: var(--dislike-{level})"></i>{plain(name)}</span>'
         for level, name in enumerate(names)
     )
     return (

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
-from functools import cache
 from math import exp, isnan
 
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 from opd.grading.summary import DISAGREEMENTS, report_card
 from opd.reviews import Review
 from opd.trajectory import VERDICTS
-from opd.view import asset
+from opd.view import palette
 from opd.view.payload import (
     COLOUR_STEPS,
     LONGEST_TOKEN,
@@ -187,15 +185,13 @@ def _heat(penalty: float) -> str:
     level = int(np.searchsorted(COLOUR_STEPS, abs(penalty), side="right"))
     if not level:
         return ""
-    palette = _palette(os.environ.get("COLORFGBG", ""))
-    ink = palette[f"heat-ink-{level}" if level > 4 else "heat-ink-low"]
-    ground = palette[f"{'like' if penalty < 0 else 'dislike'}-{level}"]
+    ink = _rgb(f"heat-ink-{level}" if level > 4 else "heat-ink-low")
+    ground = _rgb(f"{'like' if penalty < 0 else 'dislike'}-{level}")
     return "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m".format(*ink, *ground)
 
 
-@cache
-def _palette(colorfgbg: str) -> dict[str, tuple[int, ...]]:
-    """The component's colours, read from its style sheet: by day if the terminal says that it is light."""
-    light = colorfgbg.rpartition(";")[2] in ("7", "15")
-    found = re.findall(r"--([\w-]+): light-dark\(#(\w{6}), #(\w{6})\)", asset("review.css"))
-    return {name: tuple(bytes.fromhex(day if light else night)) for name, day, night in found}
+def _rgb(name: str) -> tuple[int, ...]:
+    """Return one of the component's colours: by day if the terminal says that it is light."""
+    light = os.environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15")
+    day, night = palette()[name]
+    return tuple(bytes.fromhex((day if light else night)[1:]))

@@ -455,8 +455,8 @@ def test_what_the_first_step_will_punish(page):
     punished = [float(text) for text in page.locator("[data-kind=punished] td:first-child").all_inner_texts()]
     assert punished == sorted(punished)
     assert max(punished) < 0
-    token = page.locator("[data-kind=punished] td b").first.inner_text().strip()
-    page.locator("[data-kind=punished] tr").first.click()
+    token = page.locator("[data-kind=punished] td b").first.inner_text().replace("·", " ").strip()
+    page.locator("[data-kind=punished] tbody tr").first.click()
     page.wait_for_selector("#trajectories .token")
     assert token in page.locator("#trajectories .text").first.inner_text()
 

@@ -62,7 +62,7 @@ def test_a_hostile_run_makes_no_element_and_the_page_asks_nobody(run):
     tags = [tag for tag, _ in Parsed(page).tags]
     assert tags.count("script") == 2
     assert "⚠ Step 2: Look: &lt;/script&gt;" in page
-    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page.split("<body>")[1].split("<script")[0])
+    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page.split("<body", 1)[1].split("<script")[0])
     assert "default-src 'none'" in page
 
 
@@ -160,8 +160,8 @@ def test_a_barcode_has_the_colour_of_each_place():
     lines = [(0, np.array([0.0, 0.0, 9.0, 9.0])), (10, np.array([0.3, 0.0, 0.0, 0.0]))]
     figure = barcode(lines, "a < b", "words")
     assert "a &lt; b" in figure
-    assert '--heat-6)" d="M500 0h500v500h-500z"' in figure
-    assert '--heat-2)" d="M0 500h250v500h-250z"' in figure
+    assert '--dislike-6)" d="M500 0h500v500h-500z"' in figure
+    assert '--dislike-2)" d="M0 500h250v500h-250z"' in figure
     assert "M0 0h500v500h-500zM250 500h750v500h-750z" in figure
 
 

@@ -1,14 +1,14 @@
-"""The style sheet's ramps: text stays readable on every step, by day and by night."""
-
-import re
+"""The palette's ramps: text stays readable on every step, by day and by night."""
 
 import pytest
 
-from opd.view import asset
+from opd.view import palette
 
 STEPS = range(1, 7)
-PAIRS = re.findall(r"--([\w-]+): light-dark\(#(\w{6}), #(\w{6})\)", asset("review.css"))
-THEMES = {"light": {n: day for n, day, _ in PAIRS}, "dark": {n: night for n, _, night in PAIRS}}
+THEMES = {
+    theme: {name: colours[night].removeprefix("#") for name, colours in palette().items()}
+    for night, theme in enumerate(("light", "dark"))
+}
 
 
 def luminance(colour: str) -> float:

@@ -1,5 +1,11 @@
 /* The card of one token: verdict, sentence, both models' candidates, figures, and what can be done from here. */
 
+import { teacherFavourite } from "./data.js";
+import { make, makeButton, partsOf, replaceTerms } from "./dom.js";
+import { SIGNALS } from "./signals.js";
+import { counted, label, number, percent, shareWords, signed, spoken } from "./words.js";
+
+/** A figure's name, what it is called, and how it is written. @type {[string, string, (value: number) => string][]} */
 const FIGURES = [
   ["penalty", "penalty", (value) => `${signed(value)} nats`],
   ["reverse_kl", "reverse KL", (value) => `${number(value)} nats`],
@@ -13,18 +19,17 @@ const FIGURES = [
 const LONG_LABEL = 60;
 
 /** Fill a card with the token `index` of a pane. `details` is null where they are not at hand. */
-function fillCard(card, template, pane, index, details) {
+export function fillCard(card, template, pane, index, details) {
   card.replaceChildren(template.content.cloneNode(true));
-  const find = (selector) => card.querySelector(selector);
+  const find = partsOf(card);
   const { review, view, units } = pane;
-  const verdict = view.legend.verdicts[review.verdicts[index]];
   const text = review.token(index);
 
   find(".token").textContent = label(text, LONG_LABEL);
   if (text.length > LONG_LABEL) find(".card-head").after(wholeText(text));
   find(".position").textContent = `token ${index + 1} of ${review.count}`;
   const judgement = find(".judgement");
-  if (review.judged) judgement.append(make("span", `verdict is-${verdict.name}`, `${verdict.name} ${verdict.glyph}`.trim()));
+  if (review.judged) judgement.append(make("span", `verdict is-${view.verdictNames[review.verdicts[index]]}`, view.verdictWords(review.verdicts[index])));
   if (review.isUngraded(index)) judgement.append(make("span", "verdict ungraded", "not graded"));
   const fork = pane.forks.indexOf(index);
   if (fork >= 0) judgement.append(make("span", "verdict is-fork", `fork ${fork + 1} ◆`));
@@ -91,11 +96,11 @@ function spanSentence(review, index, { figures, candidates }) {
 }
 
 /** The probability that the model `name` gives, as a figure and a bar. */
-function shareBar(name, share) {
+export function shareBar(name, share) {
   const bar = make("i");
   bar.style.width = `${100 * (share ?? 0)}%`;
   // Beyond a model's list of likeliest tokens its probability is not known, only that it is small.
-  const figure = make("span", share === undefined ? "figure unknown" : "figure", share === undefined ? "–" : percent(share));
+  const figure = make("span", share === undefined ? "figure unknown" : "figure", shareWords(share));
   if (share === undefined) figure.title = `not among the ${name}'s likeliest tokens`;
   return make("span", `share ${name}`, figure, make("span", "track", bar));
 }
@@ -115,7 +120,7 @@ function unlikely({ listed, candidates }) {
 }
 
 /** Add to the pinned card what can be done from here: only what somebody listens to. `target()` says where. */
-function addActions(card, actions, target) {
+export function addActions(card, actions, target) {
   const box = card.querySelector(".actions");
   const others = card.querySelectorAll(".candidate[data-token]:not(.sampled)");
   if (actions.branch && others.length) {
@@ -132,7 +137,7 @@ function addActions(card, actions, target) {
   if (actions.typed) {
     const input = make("input");
     Object.assign(input, { type: "text", placeholder: "Go on with your own text", ariaLabel: "Text to go on with" });
-    const form = make("form", "typed", input, make("button", "", "Go on"));
+    const form = make("form", "typed", input, make("button", "pill", "Go on"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (input.value) actions.typed({ ...target(), text: input.value });
@@ -150,10 +155,25 @@ function addActions(card, actions, target) {
   ]
     .filter(([name]) => actions[name])
     .map(([name, text, title, about]) => {
-      const button = makeButton("act", text, () => actions[name](about()));
+      const button = makeButton("pill act", text, () => actions[name](about()));
       button.title = title;
       return button;
     });
   if (buttons.length) box.append(make("div", "buttons", ...buttons));
   box.hidden = !box.childElementCount;
+}
+
+/** What the live region says of a token. */
+export function announcement(pane, index, details) {
+  const { review, view } = pane;
+  const words = [`token ${index + 1}`, `“${spoken(label(review.token(index)))}”`];
+  if (review.judged) words.push(view.verdictNames[review.verdicts[index]]);
+  if (pane.forks.includes(index)) words.push("fork");
+  if (review.isUngraded(index)) words.push("not graded");
+  else words.push(`penalty ${signed(details?.figures.penalty ?? review.penalty[index])}`);
+  const favourite = details && teacherFavourite(details.candidates);
+  if (favourite?.teacher !== undefined && !favourite.sampled) {
+    words.push(`teacher prefers “${spoken(label(favourite.text))}”, ${percent(favourite.teacher)}`);
+  }
+  return words.join(", ");
 }

@@ -1,6 +1,8 @@
 /* Payloads (opd.view.payload) become typed arrays, and what is not there yet is fetched. */
 
-const FLAG_VERDICT = 7;
+import { RARE } from "./words.js";
+
+export const FLAG_VERDICT = 7;
 const FLAG_SPECIAL = 8;
 const FIRST_FORK_BIT = 4;
 const LONG_TOKEN = 255; // in the column of lengths: look into "long"
@@ -13,11 +15,11 @@ const DECODERS = {
   "<f2": (bytes) => Float32Array.from(new Uint16Array(bytes.buffer), halfToFloat),
 };
 
-function decodeColumn(base64, dtype) {
+export function decodeColumn(base64, dtype) {
   return DECODERS[dtype](Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)));
 }
 
-function halfToFloat(bits) {
+export function halfToFloat(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
@@ -26,9 +28,10 @@ function halfToFloat(bits) {
 }
 
 /** One graded trajectory. */
-class GradedText {
+export class GradedText {
   constructor(payload) {
     const { text, lengths, long, flags, penalty, drop, spans, own, ...rest } = payload;
+    this.messages = rest.messages;
     Object.assign(this, rest);
     this.text = text;
     this.flags = decodeColumn(flags, "<u1");
@@ -44,7 +47,8 @@ class GradedText {
     this.spans = spans && decodeColumn(spans, "<i4");
     this.judged = !spans; // spans have no verdicts
     // What the student chose here, from one token up to another: of a branch only what comes after the forced.
-    [this.ownFrom, this.ownTo] = own;
+    this.ownFrom = own[0];
+    this.ownTo = own[1];
     this.verdicts = this.flags.map((flag) => flag & FLAG_VERDICT);
   }
 
@@ -117,7 +121,7 @@ function decodeAlternatives(payload) {
  * student, teacher, sampled }; a share is missing where the token is not among that model's likeliest. The text
  * is as it stands here, the spelling as anywhere. `candidates` are those of them that a card shows.
  */
-function detailsAt(text, alternatives, offset) {
+export function detailsAt(text, alternatives, offset) {
   const columns = Object.entries(alternatives.columns);
   const known = columns.filter(([, values]) => !Number.isNaN(values[offset]));
   const figures = Object.fromEntries(known.map(([name, values]) => [name, values[offset]]));
@@ -128,7 +132,7 @@ function detailsAt(text, alternatives, offset) {
   // A teacher with another tokenizer has ids of its own: the same text stands for the same choice.
   const foreign = alternatives.teacher_vocabulary;
   const foreignRow = (id) => [...rows.values()].find(({ spelling }) => spelling === foreign[id]) ?? newRow(`teacher ${id}`, foreign[id]);
-  for (const [name, rowOf] of [["student", row], ["teacher", foreign ? foreignRow : row]]) {
+  for (const { name, rowOf } of [{ name: "student", rowOf: row }, { name: "teacher", rowOf: foreign ? foreignRow : row }]) {
     const { ids, logprobs } = alternatives[name];
     const width = ids.length / alternatives.tokens;
     for (let k = offset * width; k < (offset + 1) * width; k++) {
@@ -146,13 +150,13 @@ function detailsAt(text, alternatives, offset) {
   return { figures, listed, candidates: listed.filter((candidate) => shown.has(candidate)) };
 }
 
-const likeliest = ({ student, teacher }) => Math.max(student ?? 0, teacher ?? 0);
+export const likeliest = ({ student, teacher }) => Math.max(student ?? 0, teacher ?? 0);
 
-const teacherFavourite = (candidates) =>
+export const teacherFavourite = (candidates) =>
   candidates.reduce((best, candidate) => ((candidate.teacher ?? 0) > (best.teacher ?? 0) ? candidate : best));
 
 /** What has been fetched of one set: columns of signals, chunks of alternatives. */
-class Fetched {
+export class Fetched {
   constructor(source, chunk) {
     this.source = source;
     this.chunk = chunk;

@@ -1,7 +1,10 @@
 /* What rollouts have shown about a token (opd.grading.branching): how often each option ends right. */
 
+import { make } from "./dom.js";
+import { label, number } from "./words.js";
+
 /** The Wilson 95 % interval of a share. */
-function wilson(right, n) {
+export function wilson(right, n) {
   const z = 1.959964;
   const share = right / n;
   const centre = (share + (z * z) / (2 * n)) / (1 + (z * z) / n);
@@ -10,7 +13,7 @@ function wilson(right, n) {
 }
 
 /** Show the fork value of the pinned token in its card; null while the card is still empty. */
-function fillEvidence(box, value) {
+export function fillEvidence(box, value) {
   if (!box) return;
   box.hidden = !value;
   if (!value) return;

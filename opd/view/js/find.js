@@ -1,7 +1,7 @@
 /* Search in the shown texts. */
 
 /** Where a text occurs, upper or lower case alike: [{ first, last }] of tokens. */
-function occurrences(review, wanted) {
+export function occurrences(review, wanted) {
   // Not all letters keep their length in lower case; where one does not, places would shift.
   const lower = review.text.toLowerCase();
   const [text, word] = lower.length === review.text.length ? [lower, wanted.toLowerCase()] : [review.text, wanted];
@@ -16,7 +16,7 @@ function occurrences(review, wanted) {
   return hits;
 }
 
-class Finder {
+export class Finder {
   constructor(view, element) {
     this.view = view;
     this.input = element.querySelector("input");

@@ -1,6 +1,17 @@
 /* The choices above the text and what the colours and verdicts mean; thresholds and forks are chosen here. */
 
+import { make, makeChoice, partsOf } from "./dom.js";
+import { ABSENT, SIGNALS } from "./signals.js";
+import { UNITS } from "./units.js";
+
 const FILTERS = { "": "all", fork: "forks", disagreement: "disagreements", blunder: "blunders" };
+
+/** Where it stands, the choice of the view, its name and what it does. */
+const TOGGLES = [
+  ["fit", "fit", "fit", "Fit the colours to what is shown: the last step begins at the 99th percentile"],
+  ["toggles", "cumulative", "cumulative", "Draw the running sum into the graph"],
+  ["toggles", "tabled", "table", "The tokens as a plain sortable table"],
+];
 
 /** Each verdict's rule; a list is a threshold to edit: its name and the largest value that makes sense. */
 const RULES = {
@@ -15,10 +26,10 @@ const RULES = {
   forced: ["no real choice: both models’ first choice, student entropy below ", ["forcedEntropy", 5], " nats; left out of the agreement"],
 };
 
-class Legend {
+export class Legend {
   constructor(view, root) {
     this.view = view;
-    const find = (selector) => root.querySelector(selector);
+    const find = partsOf(root);
     this.parts = {
       signals: find(".signals"), formula: find(".formula"), scale: find(".scale"), fit: find(".fit"),
       units: find(".units"), filters: find(".filters"), toggles: find(".toggles"), verdicts: find(".verdicts"),
@@ -33,35 +44,27 @@ class Legend {
   build() {
     const { view, parts } = this;
     const name = (what) => `${view.name}-${what}`;
+    const offer = (place, type, group, text, act, title = "") => {
+      const { input, label: choice } = makeChoice(type, name(group), text, act);
+      choice.title = title;
+      place.append(choice);
+      return input;
+    };
     for (const [signal, { label: text }] of Object.entries(SIGNALS)) {
-      const { input, label: choice } = makeChoice("radio", name("signal"), text, () => view.colourBy(signal));
-      this.signals.set(signal, input);
-      parts.signals.append(choice);
+      this.signals.set(signal, offer(parts.signals, "radio", "signal", text, () => view.colourBy(signal)));
     }
     for (const [unit, meaning] of Object.entries(UNITS)) {
-      const { input, label: choice } = makeChoice("radio", name("unit"), unit, () => view.set({ granularity: unit }));
+      const input = offer(parts.units, "radio", "unit", unit, () => view.set({ granularity: unit }), meaning);
       input.checked = unit === view.granularity;
-      choice.title = meaning;
-      parts.units.append(choice);
     }
     for (const [filter, text] of Object.entries(FILTERS)) {
-      const { input, label: choice } = makeChoice("radio", name("filter"), text, () => view.filterBy(filter));
+      const input = offer(parts.filters, "radio", "filter", text, () => view.filterBy(filter));
       input.checked = filter === view.filter;
       this.filters.set(filter, input);
-      parts.filters.append(choice);
     }
-    const toggle = (text, title, act) => {
-      const { label: choice } = makeChoice("checkbox", name(text), text, act);
-      choice.title = title;
-      return choice;
-    };
-    parts.fit.append(
-      toggle("fit", "Fit the colours to what is shown: the last step begins at the 99th percentile", (fit) => view.set({ fit })),
-    );
-    parts.toggles.append(
-      toggle("cumulative", "Draw the running sum into the graph", (cumulative) => view.set({ cumulative })),
-      toggle("table", "The tokens as a plain sortable table", (tabled) => view.set({ tabled })),
-    );
+    for (const [place, key, text, title] of TOGGLES) {
+      offer(parts[place], "checkbox", key, text, (on) => view.set({ [key]: on }), title);
+    }
     this.buildVerdicts();
     parts.reset.addEventListener("click", () => view.judgeBy(view.legend.thresholds));
   }
@@ -77,9 +80,8 @@ class Legend {
       return field;
     };
     const rows = Object.entries(RULES).map(([verdict, rule]) => {
-      const { glyph } = view.legend.verdicts.find(({ name }) => name === verdict);
       const words = rule.map((part) => (typeof part === "string" ? part : input(verdict, ...part)));
-      return make("div", `is-${verdict}`, make("dt", "", `${verdict} ${glyph}`.trim()), make("dd", "", ...words));
+      return make("div", `is-${verdict}`, make("dt", "", view.verdictWords(view.verdictNames.indexOf(verdict))), make("dd", "", ...words));
     });
     const choice = make("select");
     choice.ariaLabel = "What a fork is";

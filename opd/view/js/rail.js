@@ -1,7 +1,12 @@
 /* The list of trajectories; a branch hangs under the one that it leaves. */
 
+import { make, partsOf } from "./dom.js";
+import { drawBarcode } from "./strips.js";
+import { agreementWords, answerWords, tally, textWords } from "./verdicts.js";
+import { number } from "./words.js";
+
 /** Every sample with its depth in the tree of variations, branches after their parent. */
-function treeOrder(groups, count) {
+export function treeOrder(groups, count) {
   const branchOf = (sample) => groups.map(({ reviews }) => reviews[sample]?.branch).find(Boolean);
   const children = Map.groupBy(
     Array.from({ length: count }, (_, sample) => sample),
@@ -12,7 +17,7 @@ function treeOrder(groups, count) {
   return walk(null, 0);
 }
 
-class Rail {
+export class Rail {
   constructor(view, element) {
     this.view = view;
     this.element = element;
@@ -71,7 +76,7 @@ class Rail {
   }
 
   fillEntry(entry, sample, branch) {
-    const find = (selector) => entry.querySelector(selector);
+    const find = partsOf(entry);
     const reviews = this.reviewsOf(sample);
     find("input").checked = sample === this.view.sample;
     find(".marks").replaceChildren(...reviews.map((review) => correctMark(review, this.view.growing)));

@@ -1,6 +1,6 @@
 /* What a token can be coloured by. */
 
-const SIGNALS = {
+export const SIGNALS = {
   penalty: {
     label: "penalty",
     formula:
@@ -52,7 +52,7 @@ for (const signal of Object.values(SIGNALS)) {
   signal.combine ??= "sum";
 }
 
-const ABSENT = "This review does not hold it: it was graded without.";
+export const ABSENT = "This review does not hold it: it was graded without.";
 
 /** The value below which this share of the magnitudes lies; 0 where there are none. */
 function quantile(arrays, share) {
@@ -65,7 +65,7 @@ function quantile(arrays, share) {
  * Where the steps of the ramp begin. Fixed, so that any two pictures can be compared; or fitted to what is
  * shown, the last step at its 99th percentile (the maximum would let one token bleach all others).
  */
-function domainOf(signal, legend, fittedTo) {
+export function domainOf(signal, legend, fittedTo) {
   const fixed = signal === "teacher_rank" ? legend.rankSteps : legend.steps;
   const least = signal === "teacher_rank" ? 1 : 0; // what has no colour
   const top = fittedTo ? quantile(fittedTo, 0.99) : least;
@@ -75,7 +75,7 @@ function domainOf(signal, legend, fittedTo) {
 }
 
 /** How tall a value stands in the graph, 0 to 1: small values stay visible beside large ones. */
-function tallness(value, signal, steps) {
+export function tallness(value, signal, steps) {
   const ceiling = 2 * steps[steps.length - 1];
   const share = Math.min(1, Math.abs(value) / ceiling);
   return signal === "teacher_rank" ? Math.log(Math.max(1, share * ceiling)) / Math.log(ceiling) : Math.sqrt(share);

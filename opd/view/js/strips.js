@@ -1,10 +1,22 @@
 /* The pictures beside the text: barcode of the rail, minimap, graph. All on canvases, all pooled by maximum. */
 
-const GRAPH_SLOT = 14; // pixels; short trajectories keep slim bars instead of filling the strip
-const POINTER_REACH = 3; // pixels
+import { RAMPS, heatLevel, peaks, prepareCanvas, readColours } from "./colour.js";
+import { SIGNALS, tallness } from "./signals.js";
+import { number } from "./words.js";
+
+const PAINTS = ["line", "muted", "ink", "paper", "fork", "cursor", "window", "teacher", "shade"];
+
+export const GRAPH_SLOT = 14; // pixels; short trajectories keep slim bars instead of filling the strip
+export const POINTER_REACH = 3; // pixels
+
+/** Resolve all colours that the pictures need. */
+export function readPalette(root) {
+  const steps = RAMPS.flatMap((ramp) => [1, 2, 3, 4, 5, 6].map((step) => `${ramp}-${step}`));
+  return { ...readColours(root, [...PAINTS, ...steps]), font: getComputedStyle(root).fontFamily };
+}
 
 /** The penalties in miniature: one bar per token, coloured like it. */
-function drawBarcode(canvas, review, steps, palette) {
+export function drawBarcode(canvas, review, steps, palette) {
   const prepared = prepareCanvas(canvas);
   if (!prepared) return;
   const { context, width, height } = prepared;
@@ -13,13 +25,13 @@ function drawBarcode(canvas, review, steps, palette) {
   const step = Math.min(width / columns, 6);
   peaks(values, columns).forEach((index, x) => {
     const level = heatLevel(values[index], steps);
-    context.fillStyle = level ? palette[SIGNALS.penalty.ramp(values[index])][level - 1] : palette.line;
+    context.fillStyle = level ? palette[`${SIGNALS.penalty.ramp(values[index])}-${level}`] : palette.line;
     context.fillRect(x * step, level ? 0 : height / 2 - 0.5, Math.max(step - 0.5, 0.5), level ? height : 1);
   });
 }
 
 /** The whole text at the right edge, first token on top: heat, forks, what is searched or lit, the window. */
-function drawMinimap(pane) {
+export function drawMinimap(pane) {
   const prepared = prepareCanvas(pane.minimap);
   const { values, review, view } = pane;
   if (!prepared || !review.count) return;
@@ -28,7 +40,7 @@ function drawMinimap(pane) {
   const row = pane.minimapRow(height);
   const y = (index) => index * row;
 
-  const { first, last } = pane.window();
+  const { first, last } = pane.sheet.window();
   if (first > 0 || last < review.count - 1) {
     context.fillStyle = palette.window;
     context.fillRect(0, y(first), width, Math.max(4, y(last + 1) - y(first)));
@@ -38,7 +50,7 @@ function drawMinimap(pane) {
   peaks(pane.shown, rows).forEach((index, at) => {
     const level = heatLevel(pane.shown[index], steps);
     if (!level) return;
-    context.fillStyle = palette[SIGNALS[signal].ramp(pane.shown[index])][level - 1];
+    context.fillStyle = palette[`${SIGNALS[signal].ramp(pane.shown[index])}-${level}`];
     context.fillRect(4, (at * row * review.count) / rows, width - 5, thick);
   });
   context.fillStyle = palette.fork;
@@ -51,13 +63,13 @@ function drawMinimap(pane) {
   context.fillStyle = palette.teacher;
   for (const { first: hit } of pane.hits) context.fillRect(0, y(hit + 0.5) - 1, width / 2, 2);
   context.fillStyle = palette.cursor;
-  for (const index of [view.pinnedIndex(pane), view.hoveredIndex(pane)]) {
+  for (const index of [view.pinnedIndex(pane), view.preview.indexIn(pane)]) {
     if (index !== null) context.fillRect(0, y(index + 0.5) - 1, width, 2);
   }
 }
 
 /** The signal along the text, with what is known about its course. */
-function drawGraph(pane) {
+export function drawGraph(pane) {
   const prepared = prepareCanvas(pane.canvas);
   const { review, shown, units, view } = pane;
   if (!prepared || !review.count) return;
@@ -68,7 +80,7 @@ function drawGraph(pane) {
   const x = (index) => index * slot;
   context.font = `11px ${palette.font}`;
 
-  const { first, last } = pane.window();
+  const { first, last } = pane.sheet.window();
   if (first > 0 || last < review.count - 1) {
     context.fillStyle = palette.window;
     context.fillRect(x(first), 0, x(last + 1) - x(first), height);
@@ -88,7 +100,7 @@ function drawGraph(pane) {
   context.fillRect(0, base, width, 1);
   const bar = (value, left, right) => {
     const level = Math.max(heatLevel(value, steps), 2); // the palest steps are for areas, not for bars
-    context.fillStyle = palette[SIGNALS[signal].ramp(value)][level - 1];
+    context.fillStyle = palette[`${SIGNALS[signal].ramp(value)}-${level}`];
     const tall = tallness(value, signal, steps) * (value < 0 ? height - base - 9 : base - 4);
     context.fillRect(left, value < 0 ? base + 1 : base - tall, Math.max(right - left - 1, 0.75), tall);
   };
@@ -105,7 +117,7 @@ function drawGraph(pane) {
 
   context.fillStyle = palette.fork;
   for (const index of pane.forks) diamond(context, x(index + 0.5), height - 4, 3.2);
-  const marked = view.hoveredIndex(pane) ?? view.pinnedIndex(pane);
+  const marked = view.preview.indexIn(pane) ?? view.pinnedIndex(pane);
   if (marked !== null) {
     const unit = units.of[marked];
     context.strokeStyle = palette.cursor;
@@ -177,4 +189,13 @@ function drawNoReturn(context, { points, at }, { x, base, slot, palette }) {
   context.lineTo(x(at), base);
   context.stroke();
   context.setLineDash([]);
+}
+
+function diamond(context, x, y, radius) {
+  context.beginPath();
+  context.moveTo(x, y - radius);
+  context.lineTo(x + radius, y);
+  context.lineTo(x, y + radius);
+  context.lineTo(x - radius, y);
+  context.fill();
 }

@@ -1,124 +1,157 @@
-/* The tokens as a plain sortable table: an equal path to the figures, in pages so that any length opens. */
+/* The one table: its headings sort it, and it comes in pages, so that any length opens. */
 
-const TABLE_ROWS = 100; // per page
-const TABLE_COLUMNS = [
-  { name: "place", head: "#" },
-  { name: "text", head: "token" },
-  { name: "penalty", head: "penalty", digits: 2 },
-  { name: "reverse_kl", head: "reverse KL", digits: 2 },
-  { name: "drop", head: "D", digits: 2 },
-  { name: "student_share", head: "student", share: true },
-  { name: "teacher_share", head: "teacher", share: true },
-  { name: "student_entropy", head: "entropy", digits: 2 },
-  { name: "teacher_rank", head: "rank", digits: 0 },
-  { name: "verdict", head: "verdict" },
-  { name: "fork", head: "fork" },
-];
+import { make, makeButton } from "./dom.js";
+import { figure, label } from "./words.js";
 
-class TokenTable {
-  constructor(pane, element) {
-    this.pane = pane;
-    this.element = element;
-    this.sorted = { name: "place", descending: false };
-    this.columns = {};
+const ROWS_PER_PAGE = 100;
+
+const isMissing = (value) => value === null || value === undefined || Number.isNaN(value);
+
+/** Compare two values; what is not there comes last either way. */
+export function compare(a, b, descending = false) {
+  if (isMissing(a) || isMissing(b)) return Number(isMissing(a)) - Number(isMissing(b));
+  const way = typeof a === "string" ? a.localeCompare(b) : a - b;
+  return descending ? -way : way;
+}
+
+/** The sorts, { column, descending }, once a heading is pressed: it comes first, and turns round if it was. */
+export function pressHeading(sorts, column) {
+  const [last] = sorts;
+  const descending = last?.column === column ? !last.descending : !column.rising;
+  return [{ column, descending }, ...sorts.filter((sort) => sort.column !== column)];
+}
+
+/** Rows in the order of some sorts, the first of which counts most; equal ones stay as they came. */
+export function sortRows(rows, sorts) {
+  const sorted = [...rows];
+  for (const { column, descending } of sorts.toReversed()) {
+    const values = new Map(rows.map((row) => [row, column.value(row)]));
+    sorted.sort((a, b) => compare(values.get(a), values.get(b), descending));
+  }
+  return sorted;
+}
+
+/**
+ * A column is { name, head, value, cell }: what a row is sorted by, and what it shows (a node or a text). words: it is
+ * left-aligned; rising: its least value comes first, where others begin with the largest; minor and lesser columns go
+ * where there is no room. act(row) is called when a row is pressed, dress(element, row) when it has been made.
+ */
+export class SortableTable {
+  constructor(element, columns, { act = null, dress = null, caption = "" } = {}) {
+    this.columns = columns;
+    this.act = act;
+    this.dress = dress;
+    this.sorts = [];
+    this.rows = [];
+    this.order = [];
+    this.hidden = [];
     this.page = 0;
-    this.body = make("tbody");
-    this.heads = TABLE_COLUMNS.map(({ name, head }) => {
-      const cell = make("th", "", makeButton("", head, () => this.sortBy(name)));
+    this.isMarked = (row) => row === this.opened;
+    this.opened = null;
+    this.heads = columns.map((column) => {
+      const cell = make("th", classesOf(column), column.head ? makeButton("", column.head, () => this.sortBy(column)) : "");
       cell.scope = "col";
       return cell;
     });
-    const table = make("table", "", make("thead", "", make("tr", "", ...this.heads)), this.body);
-    table.createCaption().textContent = "Every token with its figures: penalty, KL and entropy in nats; D from 0 to 1; the teacher’s rank from 1, its first choice. Press a heading to sort.";
+    this.body = make("tbody");
+    const table = make("table", act ? "pressed" : "", make("thead", "", make("tr", "", ...this.heads)), this.body);
+    if (caption) table.createCaption().textContent = caption;
+    this.frame = make("div", "frame", table);
     this.where = make("span", "where");
     this.previous = makeButton("", "‹ previous", () => this.turnTo(this.page - 1));
     this.next = makeButton("", "next ›", () => this.turnTo(this.page + 1));
-    element.append(make("div", "frame", table), make("p", "pages", this.previous, this.where, this.next));
+    this.pages = make("p", "pages", this.previous, this.where, this.next);
+    element.append(this.frame, this.pages);
   }
 
-  /** Bring the table up to the pane, if it is open. */
-  async update() {
-    const { view, review, group } = this.pane;
-    this.element.hidden = !view.tabled;
-    if (!view.tabled) return;
-    const names = TABLE_COLUMNS.filter((column) => column.digits !== undefined || column.share).map(({ name }) => name);
-    const columns = await Promise.all(names.map((name) => view.fetched.column(group, view.sample, name, review)));
-    if (this.pane.review !== review) return;
-    this.columns = Object.fromEntries(names.map((name, i) => [name, columns[i]]));
+  show(rows) {
+    this.rows = rows;
+    this.frame.hidden = !rows.length;
     this.arrange();
   }
 
-  sortBy(name) {
-    const { sorted } = this;
-    // Numbers are wanted largest first, places and texts from the beginning.
-    const first = !["place", "text"].includes(name);
-    this.sorted = { name, descending: sorted.name === name ? !sorted.descending : first };
+  /** Leave columns out, by name. */
+  hide(names) {
+    this.hidden = names;
+    this.columns.forEach(({ name }, i) => (this.heads[i].hidden = names.includes(name)));
+  }
+
+  /** Mark the rows of which `isMarked` is true; without, the one that was pressed last. */
+  mark(isMarked = this.isMarked) {
+    this.isMarked = isMarked;
+    [...this.body.rows].forEach((made, i) => made.classList.toggle("marked", isMarked(this.shown[i])));
+  }
+
+  sortBy(column) {
+    this.sorts = pressHeading(this.sorts, column);
     this.page = 0;
     this.arrange();
   }
 
-  valueAt(name, index) {
-    const { review, forks } = this.pane;
-    if (name === "place") return index;
-    if (name === "text") return review.token(index);
-    if (name === "verdict") return review.judged ? review.verdicts[index] : undefined;
-    if (name === "fork") return forks.indexOf(index) + 1;
-    return this.columns[name]?.[index];
-  }
-
   arrange() {
-    const { name, descending } = this.sorted;
-    this.order = Uint32Array.from({ length: this.pane.review.count }, (_, index) => index);
-    const keys = Array.from(this.order, (index) => this.valueAt(name, index));
-    const compare = name === "text" ? (a, b) => keys[a].localeCompare(keys[b]) : (a, b) => keys[a] - keys[b];
-    this.order.sort((a, b) => (descending ? compare(b, a) : compare(a, b)) || a - b);
-    TABLE_COLUMNS.forEach((column, i) => {
-      if (column.name === name) this.heads[i].ariaSort = descending ? "descending" : "ascending";
-      else this.heads[i].removeAttribute("aria-sort");
+    this.order = sortRows(this.rows, this.sorts);
+    this.columns.forEach((column, i) => {
+      if (this.sorts[0]?.column !== column) this.heads[i].removeAttribute("aria-sort");
+      else this.heads[i].ariaSort = this.sorts[0].descending ? "descending" : "ascending";
     });
     this.turnTo(this.page);
   }
 
   turnTo(page) {
-    const pages = Math.max(1, Math.ceil(this.order.length / TABLE_ROWS));
+    const pages = Math.max(1, Math.ceil(this.order.length / ROWS_PER_PAGE));
     this.page = Math.max(0, Math.min(page, pages - 1));
-    const first = this.page * TABLE_ROWS;
-    const shown = [...this.order.slice(first, first + TABLE_ROWS)];
-    this.body.replaceChildren(...shown.map((index) => this.row(index)));
-    this.where.textContent = `rows ${first + 1} to ${first + shown.length} of ${this.order.length.toLocaleString("en")}`;
+    const first = this.page * ROWS_PER_PAGE;
+    this.shown = this.order.slice(first, first + ROWS_PER_PAGE);
+    this.body.replaceChildren(...this.shown.map((row) => this.makeRow(row)));
+    this.pages.hidden = pages === 1;
+    this.where.textContent = `${first + 1} to ${first + this.shown.length} of ${this.order.length.toLocaleString("en")}`;
     this.previous.disabled = this.page === 0;
     this.next.disabled = this.page === pages - 1;
-    this.markPinned();
+    this.mark();
   }
 
-  row(index) {
-    const { view } = this.pane;
-    const cells = TABLE_COLUMNS.map((column) => make("td", column.name, this.cell(column, index, view)));
-    const row = make("tr", "", ...cells);
-    row.dataset.index = index;
-    return row;
-  }
-
-  cell({ name, digits, share }, index, view) {
-    const { review } = this.pane;
-    const value = this.valueAt(name, index);
-    if (name === "place") {
-      const button = makeButton("", String(index + 1), () => view.pin(this.pane, index));
-      button.ariaLabel = `Show token ${index + 1}`;
-      return button;
+  makeRow(row) {
+    const cells = this.columns.map((column) => {
+      const cell = make("td", classesOf(column), column.cell(row));
+      cell.hidden = this.hidden.includes(column.name);
+      return cell;
+    });
+    const made = make("tr", "", ...cells);
+    this.dress?.(made, row);
+    if (this.act) {
+      made.addEventListener("click", () => {
+        this.opened = row;
+        this.act(row);
+        this.mark();
+      });
     }
-    if (name === "text") return make("code", review.isUngraded(index) ? "ungraded" : "", label(value, 40));
-    if (name === "verdict" && value !== undefined) {
-      const verdict = view.legend.verdicts[value];
-      return `${verdict.name} ${verdict.glyph}`.trim();
-    }
-    if (name === "fork") return value ? `◆ ${value}` : "";
-    if (value === undefined || Number.isNaN(value)) return "–";
-    return share ? percent(value) : number(value, digits);
-  }
-
-  markPinned() {
-    const pinned = this.pane.view.pinnedIndex(this.pane);
-    for (const row of this.body.rows) row.classList.toggle("cursor", Number(row.dataset.index) === pinned);
+    return made;
   }
 }
+
+const classesOf = ({ name, words, minor, lesser }) =>
+  [name, words && "words", minor && "minor", lesser && "lesser"].filter(Boolean).join(" ");
+
+/** A column of figures that a row has under the column's name. */
+export const numeric = (name, head, digits, more = {}) => ({
+  name, head, value: (row) => row[name], cell: (row) => figure(row[name], digits), ...more,
+});
+
+/** A column of texts that are sorted by the alphabet. */
+export const wordy = (name, head, cell, more = {}) => ({
+  name, head, words: true, rising: true, value: (row) => row[name], cell: cell ?? ((row) => row[name]), ...more,
+});
+
+/** The button of a row for the keyboard; pressing it is pressing its row. */
+export function rowButton(text, name) {
+  const button = makeButton("", text, () => {});
+  button.ariaLabel = name;
+  return button;
+}
+
+/** A text on one line. */
+export const line = (text) => text.replaceAll("\n", "");
+
+/** A token in the middle of its text. */
+export const around = ({ left, token, right }) =>
+  make("span", "around", make("span", "left", line(left)), make("b", "", label(token, 24)), make("span", "", line(right)));

@@ -3,7 +3,7 @@
  * entropies average, of ranks and verdicts the worst counts.
  */
 
-const UNITS = {
+export const UNITS = {
   token: "each token by itself",
   word: "letters and digits that stand together",
   sentence: "up to a full stop, a question or exclamation mark, or the end of a line",
@@ -23,7 +23,7 @@ const BOUNDARY = {
 };
 
 /** The units of a text: `first` token of each (and the end), and the unit `of` each token. */
-function unitsOf(text, granularity) {
+export function unitsOf(text, granularity) {
   const ends = BOUNDARY[granularity] ?? (() => true);
   const first = [];
   const of = new Uint32Array(text.count);
@@ -44,7 +44,7 @@ const COMBINERS = {
 };
 
 /** One value per unit, of what is known of it; NaN where nothing is. */
-function combine(values, units, how) {
+export function combine(values, units, how) {
   if (units.count === values.length) return values;
   return Float32Array.from({ length: units.count }, (_, u) => {
     const known = values.subarray(units.first[u], units.first[u + 1]).filter((value) => !Number.isNaN(value));

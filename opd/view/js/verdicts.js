@@ -3,11 +3,13 @@
  * are the numbers that Python compares, and like there they are compared in single precision.
  */
 
-const DISAGREEMENTS = ["blunder", "mistake", "inaccuracy"];
-const JUDGED_COLUMNS = ["drop", "student_share", "teacher_share", "student_entropy", "student_rank", "teacher_rank"];
+import { counted, percent } from "./words.js";
+
+export const DISAGREEMENTS = ["blunder", "mistake", "inaccuracy"];
+export const JUDGED_COLUMNS = ["drop", "student_share", "teacher_share", "student_entropy", "student_rank", "teacher_rank"];
 
 /** Judge tokens: { drop, student_share, ... } and { blunder, ... } -> indices into `names`. */
-function classify(columns, thresholds, names) {
+export function classify(columns, thresholds, names) {
   const index = Object.fromEntries(names.map((name, i) => [name, i]));
   const limit = Object.fromEntries(Object.entries(thresholds).map(([name, value]) => [name, Math.fround(value)]));
   const { drop, student_share: student, teacher_share: teacher } = columns;
@@ -29,7 +31,7 @@ function classify(columns, thresholds, names) {
  * How many of a text's own tokens, from `first` on, have each verdict; how many were a choice, and with how many of
  * these the teacher agrees.
  */
-function tally({ verdicts, ownFrom, ownTo }, names, first = ownFrom) {
+export function tally({ verdicts, ownFrom, ownTo }, names, first = ownFrom) {
   const counts = Object.fromEntries(names.map((name) => [name, 0]));
   for (let i = Math.max(first, ownFrom); i < ownTo; i++) counts[names[verdicts[i]]] += 1;
   const choices = names.reduce((sum, name) => sum + (name === "forced" ? 0 : counts[name]), 0);
@@ -38,13 +40,13 @@ function tally({ verdicts, ownFrom, ownTo }, names, first = ownFrom) {
 }
 
 /** An agreement in words; it means little without the number of choices that it is a share of. */
-const agreementWords = ({ agreed, choices }) => (choices ? `${percent(agreed / choices)} of ${choices}` : "–");
+export const agreementWords = ({ agreed, choices }) => (choices ? `${percent(agreed / choices)} of ${choices}` : "–");
 
 /**
  * What came of the students' answers, in words: one list of texts for each student; nothing where nobody verifies.
  * A branch is no attempt of its own, and an answer that was not verified is not wrong.
  */
-function answerWords(students) {
+export function answerWords(students) {
   const counts = students.map((texts) => {
     const own = texts.filter(({ branch }) => !branch);
     const verified = own.filter(({ correct }) => correct !== null);
@@ -67,7 +69,7 @@ function answerWords(students) {
 }
 
 /** How many texts there are, in words: branches apart. */
-function textWords(texts) {
+export function textWords(texts) {
   const branches = texts.filter(({ branch }) => branch).length;
   const own = counted(texts.length - branches, "trajectory");
   return branches ? [own, counted(branches, "branch")] : [own];

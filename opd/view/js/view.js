@@ -1,4 +1,7 @@
 /*
+ * The token review component: graded trajectories, painted and made explorable. A model's text only ever becomes a
+ * text node, and arrives with its invisible characters made visible.
+ *
  * The entry: new ReviewView(root, { legend, source, actions, onState }) takes the element of review.html;
  * view.show(set) draws.
  *   legend   colour steps, verdicts and their thresholds, fork definitions (opd.view.payload.legend)
@@ -22,35 +25,59 @@
  * back to it as soon as that place is there. What a state leaves out is as in a fresh view.
  */
 
-const PREVIEW_DELAY = 120; // ms; less would flicker under a passing pointer
+import { addActions, announcement, fillCard } from "./card.js";
+import { Fetched, GradedText, teacherFavourite } from "./data.js";
+import { delayed, onRecolour, partsOf } from "./dom.js";
+import { fillEvidence } from "./evidence.js";
+import { Finder } from "./find.js";
+import { Legend } from "./legend.js";
+import { Pane } from "./pane.js";
+import { Preview } from "./preview.js";
+import { Quiz } from "./quiz.js";
+import { Rail } from "./rail.js";
+import { SIGNALS, domainOf } from "./signals.js";
+import { readPalette } from "./strips.js";
+import { JUDGED_COLUMNS, classify } from "./verdicts.js";
+
 const STATE_DELAY = 250; // ms
 
-class ReviewView {
-  constructor(root, { legend, source, actions = {}, onState = () => {} }) {
+export class ReviewView {
+  /** @param {any} given see above */
+  constructor(root, given) {
+    const { legend, source } = given;
     this.root = root;
     this.legend = legend;
-    this.actions = actions;
-    this.onState = onState;
+    this.actions = given.actions ?? {};
+    this.tellState = delayed(() => this.count && given.onState?.(this.state()), STATE_DELAY);
     this.verdictNames = legend.verdicts.map((verdict) => verdict.name);
     this.name = `review-${Math.random().toString(36).slice(2)}`; // groups the radio buttons of this instance
-    Object.assign(this, {
-      signal: "penalty", granularity: "token", fit: false, cumulative: false, tabled: false, filter: "",
-      forkDefinition: legend.forks.findIndex(({ name }) => name === legend.defaultForks),
-      thresholds: legend.thresholds, steps: legend.steps,
-      key: null, growing: false, groups: [], count: 0, sample: 0, panes: [],
-      opened: null, // the sample that the set asked to open
-      pinned: null, // { pane, index }
-      hovered: null, // { pane, index }
-      turn: 0, // counts what was asked for; late answers to older turns are dropped
-    });
-    const find = (selector) => root.querySelector(selector);
+    this.signal = "penalty";
+    this.granularity = "token";
+    this.fit = this.cumulative = this.tabled = false;
+    this.filter = "";
+    this.forkDefinition = legend.forks.findIndex(({ name }) => name === legend.defaultForks);
+    this.thresholds = legend.thresholds;
+    this.edited = false; // the thresholds are not the usual ones
+    this.steps = legend.steps;
+    this.key = null;
+    this.growing = false;
+    this.groups = [];
+    this.count = 0;
+    this.sample = 0;
+    this.panes = [];
+    this.opened = null; // the sample that the set asked to open
+    this.pinned = null; // { pane, index }
+    this.restoring = null; // a state whose place is not there yet
+    this.turn = 0; // counts what was asked for; late answers to older turns are dropped
+    const find = partsOf(root);
     this.parts = {
       prompt: find(".prompt"), panes: find(".panes"), side: find(".side"), pinned: find(".pinned"),
-      preview: find(".preview"), live: find(".live"), guide: find(".guide"), help: find(".help"),
+      live: find(".live"), guide: find(".guide"), help: find(".help"),
     };
     this.templates = { pane: find("[data-part=pane]"), card: find("[data-part=card]") };
     this.fetched = new Fetched(source, legend.chunk);
     this.palette = readPalette(root);
+    this.preview = new Preview(this, find(".preview"), this.templates.card);
     this.rail = new Rail(this, find(".rail"));
     this.finder = new Finder(this, find(".find"));
     this.controls = new Legend(this, root);
@@ -121,7 +148,7 @@ class ReviewView {
       const grown = pane.show(review, shown.length > 1 ? title : "");
       if (grown) return;
       if (this.pinned?.pane === pane) this.unpin();
-      if (review.branch) pane.reveal(review.branch.at, { centre: true });
+      if (review.branch) pane.sheet.reveal(review.branch.at, { centre: true });
     });
     this.parts.prompt.textContent = shown[0]?.review.question ?? "";
     this.finder.mark();
@@ -193,10 +220,10 @@ class ReviewView {
     if (this.pinned) this.showCard();
   }
 
-  // -- hover, pin
+  // -- what is pointed at, what is pinned
 
-  hoveredIndex(pane) {
-    return this.hovered?.pane === pane ? this.hovered.index : null;
+  hover(pane, index, pointer = null) {
+    this.preview.hover(pane, index, pointer);
   }
 
   pinnedIndex(pane) {
@@ -207,67 +234,23 @@ class ReviewView {
     return this.pinnedIndex(pane) === index;
   }
 
-  /** Light a token in text, graph and minimap; `pointer` is where, if not on the token itself. */
-  hover(pane, index, pointer = null) {
-    if (this.hoveredIndex(pane) === index) return;
-    clearTimeout(this.hoverTimer);
-    const wasOpen = !this.parts.preview.hidden;
-    const point = ({ pane: where, index: at }, on) => {
-      for (const place of where.review.together(at)) where.spans[place]?.classList.toggle("pointed", on);
-    };
-    if (this.hovered) point(this.hovered, false);
-    if (index === null) {
-      this.parts.preview.hidden = true;
-      this.hovered = null;
-    } else {
-      this.hovered = { pane, index };
-      point(this.hovered, true);
-      this.hoverTimer = setTimeout(() => this.preview(pane, index, pointer), wasOpen ? 0 : PREVIEW_DELAY);
-    }
-    pane.draw();
-  }
-
-  async preview(pane, index, pointer) {
-    if (this.isPinned(pane, index)) {
-      this.parts.preview.hidden = true; // its card is there already
-      return;
-    }
-    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
-    if (this.hoveredIndex(pane) !== index) return;
-    const { preview } = this.parts;
-    fillCard(preview, this.templates.card, pane, index, details);
-    preview.hidden = false;
-    const token = pane.spans[index];
-    this.placePreview(
-      pointer
-        ? { left: pointer.clientX + 12, top: pointer.clientY - 12, bottom: pointer.clientY + 12 }
-        : (token.getClientRects()[0] ?? token.getBoundingClientRect()),
-    );
-  }
-
-  /** Below the token, or above where there is no room: never on its line. */
-  placePreview(at) {
-    const { preview } = this.parts;
-    const frame = this.root.getBoundingClientRect();
-    const left = Math.min(at.left - frame.left, frame.width - preview.offsetWidth - 8);
-    const fitsBelow = at.bottom + preview.offsetHeight + 16 < window.innerHeight;
-    preview.style.left = `${Math.max(8, left)}px`;
-    preview.style.top = `${fitsBelow ? at.bottom - frame.top + 10 : at.top - frame.top - preview.offsetHeight - 10}px`;
+  detailsAt(pane, index) {
+    return this.fetched.details(pane.group, this.sample, index, pane.review);
   }
 
   async pin(pane, index) {
     this.unmark();
     this.pinned = { pane, index };
-    this.parts.preview.hidden = true;
+    this.preview.hide();
     pane.mark(index, true);
-    pane.reveal(index);
+    pane.sheet.reveal(index);
     this.tellState();
     await this.showCard();
   }
 
   async showCard() {
     const { pane, index } = this.pinned;
-    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
+    const details = await this.detailsAt(pane, index);
     if (!this.isPinned(pane, index)) return;
     const { pinned, guide, side } = this.parts;
     fillCard(pinned, this.templates.card, pane, index, details);
@@ -277,8 +260,8 @@ class ReviewView {
     pinned.hidden = false;
     guide.hidden = true;
     side.dataset.open = "";
-    this.keepAboveSheet(pane.spans[index]);
-    this.announce(pane, index, details);
+    this.keepAboveSheet(pane.sheet.spans[index]);
+    this.say(announcement(pane, index, details));
   }
 
   /** On a narrow page the card is a sheet over its lower half: move the page until it does not hide the token. */
@@ -320,65 +303,29 @@ class ReviewView {
     this.tellState();
   }
 
-  announce(pane, index, details) {
-    const { review } = pane;
-    const verdict = this.legend.verdicts[review.verdicts[index]];
-    const words = [`token ${index + 1}`, `“${spoken(label(review.token(index)))}”`];
-    if (review.judged) words.push(verdict.name);
-    if (pane.forks.includes(index)) words.push("fork");
-    if (review.isUngraded(index)) words.push("not graded");
-    else words.push(`penalty ${signed(details?.figures.penalty ?? review.penalty[index])}`);
-    const favourite = details && teacherFavourite(details.candidates);
-    if (favourite?.teacher !== undefined && !favourite.sampled) {
-      words.push(`teacher prefers “${spoken(label(favourite.text))}”, ${percent(favourite.teacher)}`);
-    }
-    this.say(words.join(", "));
+  /** A verdict's name with its sign. */
+  verdictWords(verdict) {
+    const { name, glyph } = this.legend.verdicts[verdict];
+    return `${name} ${glyph}`.trim();
   }
 
   say(words) {
     this.parts.live.textContent = words;
   }
 
-  // -- keys
-
-  press(pane, event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !pane.spans.length) return;
-    const here = this.pinnedIndex(pane);
-    const last = pane.spans.length - 1;
-    const from = here ?? 0;
-    const target = {
-      ArrowRight: () => (here === null ? 0 : Math.min(here + 1, last)),
-      ArrowLeft: () => Math.max(from - 1, 0),
-      ArrowDown: () => pane.lineNeighbour(from, 1),
-      ArrowUp: () => pane.lineNeighbour(from, -1),
-      Home: () => 0,
-      End: () => last,
-      n: () => pane.forkNeighbour(here ?? -1, 1),
-      p: () => pane.forkNeighbour(here ?? last + 1, -1),
-    }[event.key];
-    const act = {
-      Enter: () => this.branchHere(),
-      b: () => this.branchHere(),
-      t: () => here !== null && this.actionsFor(pane.review).teacherLine?.(this.target()),
-      "/": () => this.finder.open(),
-      "?": () => this.parts.help.showModal(),
-      Escape: () => this.unpin(),
-    }[event.key];
-    if (target) this.pin(pane, target());
-    else if (act) act();
-    else return;
-    event.preventDefault();
-  }
-
   /** Let the student go on with the teacher's first choice at the pinned token. */
   async branchHere() {
     if (!this.pinned || !this.actionsFor(this.pinned.pane.review).branch) return;
     const { pane, index } = this.pinned;
-    const details = await this.fetched.details(pane.group, this.sample, index, pane.review);
+    const details = await this.detailsAt(pane, index);
     if (!details || !this.isPinned(pane, index)) return;
     const favourite = teacherFavourite(details.candidates);
     if (favourite.sampled) this.say("This token is the teacher’s first choice already.");
     else this.actions.branch({ ...this.target(), token: favourite.id });
+  }
+
+  teacherLineHere() {
+    if (this.pinned) this.actionsFor(this.pinned.pane.review).teacherLine?.(this.target());
   }
 
   // -- state
@@ -408,11 +355,6 @@ class ReviewView {
     return reviews.length > 0 && !(this.growing && reviews.some((review) => review.finish_reason === null));
   }
 
-  tellState() {
-    clearTimeout(this.stateTimer);
-    this.stateTimer = setTimeout(() => this.count && this.onState(this.state()), STATE_DELAY);
-  }
-
   // -- the page around us
 
   watchSurroundings() {
@@ -420,18 +362,13 @@ class ReviewView {
       for (const pane of this.panes) pane.draw();
       this.rail.draw();
     };
-    const recolour = () => {
+    onRecolour(() => {
       this.palette = readPalette(this.root);
       redraw();
-    };
-    new MutationObserver(recolour).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+    });
     // Also fires when a hidden tab is shown, the moment the canvases get a size.
     new ResizeObserver(() => {
-      for (const pane of this.panes) {
-        pane.guessHeights();
-        if (pane.revealLater) pane.reveal(pane.revealLater.index, pane.revealLater);
-      }
+      for (const pane of this.panes) pane.sheet.resized();
       redraw();
     }).observe(this.parts.panes);
   }
