@@ -6,13 +6,13 @@ VLLM := .venv-vllm
 # Where pip is told to look for wheels: uv does not read its settings.
 WHEELS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: app test test-unit test-slow vllm test-vllm bench setup chromium lint clean
+.PHONY: app test test-unit test-slow vllm test-vllm bench setup chromium lint javascript clean
 
 app: setup
 	$(BIN)/python app.py
 
 # On two workers (tests/conftest.py says who does what); PYTEST_ARGS="-n 0" runs one test after the other.
-test: setup chromium
+test: setup chromium javascript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow" -n 2 $(PYTEST_ARGS)
@@ -64,9 +64,17 @@ chromium:
 	    chromium fonts-dejavu-core; } >/dev/null || echo "Chromium could not be installed; browser tests will skip."; \
 	fi
 
-lint: setup
+lint: setup javascript
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# tsc checks the scripts, node's own runner tests the pure ones. No part of the program needs either.
+javascript:
+	@if ! node -e "[].toReversed()" 2>/dev/null; then echo "JavaScript is not checked: there is no node 20 here."; else \
+	  node --test --test-reporter=spec tests/view/js/*.test.js && \
+	  if [ node_modules/.package-lock.json -nt package-lock.json ] || \
+	     npm ci --silent --no-audit --no-fund && touch node_modules/.package-lock.json; then node_modules/.bin/tsc; \
+	  else echo "JavaScript is not checked by tsc: npm could not fetch it."; fi; fi
+
 clean:
-	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) node_modules build dist .pytest_cache .ruff_cache

@@ -452,7 +452,8 @@ def test_what_the_first_step_will_punish(page):
     page.wait_for_selector("#start-dry-run:not([disabled])")
     assert re.search(r"(\d+) of \1 checks passed", page.locator(".dry-run summary").inner_text())
     assert "A step: 16 completions" in page.locator(".dry-run .facts").inner_text()
-    punished = [float(text) for text in page.locator("[data-kind=punished] td:first-child").all_inner_texts()]
+    figures = page.locator("[data-kind=punished] td.advantage").all_inner_texts()
+    punished = [float(text.replace("−", "-")) for text in figures]
     assert punished == sorted(punished)
     assert max(punished) < 0
     token = page.locator("[data-kind=punished] td b").first.inner_text().replace("·", " ").strip()
