@@ -110,9 +110,7 @@ function report(happened) {
   followed.alarms.push(...alarms);
   find(".alarms").append(...alarms.map(alarmLine));
   find(".alarms").hidden = !followed.alarms.length;
-  find(".happened").append(
-    ...others.map(({ text }) => make("li", "", text)),
-  );
+  find(".happened").append(...others.map(({ text }) => make("li", "", text)));
   find(".happened").hidden = !find(".happened").childElementCount;
 }
 

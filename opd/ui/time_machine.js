@@ -1,6 +1,6 @@
 /* A run's probes through time. */
 
-import { heatLevel, prepareCanvas, readColours } from "../view/js/colour.js";
+import { Picture, heatLevel, readColours } from "../view/js/colour.js";
 import { delayed, make, onRecolour, partsOf } from "../view/js/dom.js";
 import { IDLE_MS, Poll } from "./poll.js";
 
@@ -28,19 +28,15 @@ function drawBarcode() {
   const marker = 6; // pixels at the left that mark the row of the scrubber
   const tall = height - (height > 4 ? 1 : 0);
   canvas.style.height = `${height * steps.length}px`;
-  const prepared = prepareCanvas(canvas);
-  if (!prepared) return;
-  const { context } = prepared;
+  const picture = new Picture(canvas);
   const colours = readColours(root, ["ink", ...RAMP]);
-  const width = (prepared.width - 2 * marker) / columns;
+  const width = (picture.width - 2 * marker) / columns;
   kl.forEach((row, y) => {
     row.forEach((value, x) => {
-      context.fillStyle = colours[RAMP[heatLevel(value, STEPS)]];
-      context.fillRect(2 * marker + x * width, y * height, width + 0.5, tall);
+      picture.area(colours[RAMP[heatLevel(value, STEPS)]], 2 * marker + x * width, y * height, width + 0.5, tall);
     });
   });
-  context.fillStyle = colours.ink;
-  context.fillRect(0, at * height, marker, tall);
+  picture.area(colours.ink, 0, at * height, marker, tall);
 }
 
 function drawScale() {

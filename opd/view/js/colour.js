@@ -26,16 +26,49 @@ export function readColours(root, names) {
   return Object.fromEntries(colours);
 }
 
-/** Size a canvas to its box in device pixels and return a context in CSS pixels, or null while hidden. */
-export function prepareCanvas(canvas) {
-  const { clientWidth: width, clientHeight: height } = canvas;
-  if (!width || !height) return null;
-  const ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  return { context, width, height };
+/** A canvas sized to its box, to be painted on in CSS pixels; hidden, it has no width or no height. */
+export class Picture {
+  constructor(canvas) {
+    this.width = canvas.clientWidth;
+    this.height = canvas.clientHeight;
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.round(this.width * ratio);
+    canvas.height = Math.round(this.height * ratio);
+    this.context = canvas.getContext("2d");
+    this.context.scale(ratio, ratio);
+  }
+
+  get isHidden() {
+    return !this.width || !this.height;
+  }
+
+  area(colour, left, top, width, height) {
+    this.context.fillStyle = colour;
+    this.context.fillRect(left, top, width, height);
+  }
+
+  /** A line through some points, [left, top] each. */
+  line(colour, thickness, points, dashes = []) {
+    const { context } = this;
+    Object.assign(context, { strokeStyle: colour, lineWidth: thickness });
+    context.setLineDash(dashes);
+    context.beginPath();
+    for (const [left, top] of points) context.lineTo(left, top);
+    context.stroke();
+  }
+
+  diamond(colour, x, y, radius) {
+    const { context } = this;
+    context.fillStyle = colour;
+    context.beginPath();
+    for (const [right, down] of [[0, -1], [1, 0], [0, 1], [-1, 0]]) context.lineTo(x + radius * right, y + radius * down);
+    context.fill();
+  }
+
+  text(colour, words, left, bottom) {
+    this.context.fillStyle = colour;
+    this.context.fillText(words, left, bottom);
+  }
 }
 
 /** How large a value is; one that is not known counts as none. */

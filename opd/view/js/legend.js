@@ -8,9 +8,9 @@ const FILTERS = { "": "all", fork: "forks", disagreement: "disagreements", blund
 
 /** Where it stands, the choice of the view, its name and what it does. */
 const TOGGLES = [
-  ["fit", "fit", "fit", "Fit the colours to what is shown: the last step begins at the 99th percentile"],
-  ["toggles", "cumulative", "cumulative", "Draw the running sum into the graph"],
-  ["toggles", "tabled", "table", "The tokens as a plain sortable table"],
+  [".fit", "fit", "fit", "Fit the colours to what is shown: the last step begins at the 99th percentile"],
+  [".toggles", "cumulative", "cumulative", "Draw the running sum into the graph"],
+  [".toggles", "tabled", "table", "The tokens as a plain sortable table"],
 ];
 
 /** Each verdict's rule; a list is a threshold to edit: its name and the largest value that makes sense. */
@@ -29,12 +29,7 @@ const RULES = {
 export class Legend {
   constructor(view, root) {
     this.view = view;
-    const find = partsOf(root);
-    this.parts = {
-      signals: find(".signals"), formula: find(".formula"), scale: find(".scale"), fit: find(".fit"),
-      units: find(".units"), filters: find(".filters"), toggles: find(".toggles"), verdicts: find(".verdicts"),
-      reset: find(".reset"),
-    };
+    this.part = partsOf(root);
     this.signals = new Map();
     this.filters = new Map();
     this.thresholds = new Map(); // name -> its field
@@ -42,7 +37,7 @@ export class Legend {
   }
 
   build() {
-    const { view, parts } = this;
+    const { part, view } = this;
     const name = (what) => `${view.name}-${what}`;
     const offer = (place, type, group, text, act, title = "") => {
       const { input, label: choice } = makeChoice(type, name(group), text, act);
@@ -51,26 +46,26 @@ export class Legend {
       return input;
     };
     for (const [signal, { label: text }] of Object.entries(SIGNALS)) {
-      this.signals.set(signal, offer(parts.signals, "radio", "signal", text, () => view.colourBy(signal)));
+      this.signals.set(signal, offer(part(".signals"), "radio", "signal", text, () => view.colourBy(signal)));
     }
     for (const [unit, meaning] of Object.entries(UNITS)) {
-      const input = offer(parts.units, "radio", "unit", unit, () => view.set({ granularity: unit }), meaning);
+      const input = offer(part(".units"), "radio", "unit", unit, () => view.set({ granularity: unit }), meaning);
       input.checked = unit === view.granularity;
     }
     for (const [filter, text] of Object.entries(FILTERS)) {
-      const input = offer(parts.filters, "radio", "filter", text, () => view.filterBy(filter));
+      const input = offer(part(".filters"), "radio", "filter", text, () => view.filterBy(filter));
       input.checked = filter === view.filter;
       this.filters.set(filter, input);
     }
     for (const [place, key, text, title] of TOGGLES) {
-      offer(parts[place], "checkbox", key, text, (on) => view.set({ [key]: on }), title);
+      offer(part(place), "checkbox", key, text, (on) => view.set({ [key]: on }), title);
     }
     this.buildVerdicts();
-    parts.reset.addEventListener("click", () => view.judgeBy(view.legend.thresholds));
+    part(".reset").addEventListener("click", () => view.judgeBy(view.legend.thresholds));
   }
 
   buildVerdicts() {
-    const { view, parts } = this;
+    const { part, view } = this;
     const input = (verdict, name, max) => {
       const field = make("input", "threshold");
       Object.assign(field, { type: "number", min: 0, max, step: 0.01 });
@@ -97,7 +92,7 @@ export class Legend {
       say();
     });
     say();
-    parts.verdicts.append(...rows, make("div", "is-fork", make("dt", "", "fork ◆"), make("dd", "", choice, " ", rule)));
+    part(".verdicts").append(...rows, make("div", "is-fork", make("dt", "", "fork ◆"), make("dd", "", choice, " ", rule)));
     this.showThresholds();
   }
 
@@ -116,12 +111,12 @@ export class Legend {
   showThresholds() {
     const { thresholds, legend } = this.view;
     for (const [name, field] of this.thresholds) field.value = String(thresholds[name]);
-    this.parts.reset.hidden = Object.entries(legend.thresholds).every(([name, value]) => thresholds[name] === value);
+    this.part(".reset").hidden = Object.entries(legend.thresholds).every(([name, value]) => thresholds[name] === value);
   }
 
   /** Which signals there are, which is shown, and in what colours. */
   update() {
-    const { view, parts } = this;
+    const { part, view } = this;
     const absent = (signal) => view.panes.length > 0 && view.panes.every((pane) => pane.review.absent.includes(signal));
     for (const [signal, input] of this.signals) {
       input.checked = signal === view.signal;
@@ -129,22 +124,22 @@ export class Legend {
       input.parentElement.title = input.disabled ? ABSENT : "";
     }
     const { formula, ramp, signed: both, unit } = SIGNALS[view.signal];
-    parts.formula.textContent = formula;
+    part(".formula").textContent = formula;
     const swatch = (name, step, text) => make("span", `swatch heat ${name}-${step}`, text);
     const swatches = view.steps.map((from, i) => swatch(ramp(1), i + 1, String(from)));
     if (both) swatches.unshift(...view.steps.map((from, i) => swatch(ramp(-1), i + 1, `−${from}`)).reverse());
-    parts.scale.replaceChildren(...swatches, make("span", "unit", unit));
+    part(".scale").replaceChildren(...swatches, make("span", "unit", unit));
     const reviews = view.panes.map((pane) => pane.review);
     if (view.signal === "penalty" && reviews.some(({ report }) => report.graded < report.tokens)) {
       const hatch = make("span", "swatch ungraded", "not graded");
       hatch.title = "The teacher has another tokenizer and does not read these tokens as they stand.";
-      parts.scale.append(hatch);
+      part(".scale").append(hatch);
     }
     // Where the teacher graded spans there is no verdict to explain.
     const unjudged = reviews.length > 0 && !reviews.some(({ judged }) => judged);
-    parts.verdicts.toggleAttribute("data-unjudged", unjudged);
+    part(".verdicts").toggleAttribute("data-unjudged", unjudged);
     for (const name of ["disagreement", "blunder"]) this.filters.get(name).disabled = unjudged;
-    parts.scale.title = view.fit
+    part(".scale").title = view.fit
       ? "Fitted to what is shown: colours of two pictures cannot be compared."
       : "Fixed scale: colours of any two pictures can be compared.";
   }

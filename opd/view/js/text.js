@@ -78,14 +78,7 @@ export class TextSheet {
   }
 
   tokenAtHeight(y) {
-    let low = 0;
-    let high = this.blocks.length - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (this.blocks[middle].element.offsetTop <= y) low = middle;
-      else high = middle - 1;
-    }
-    const block = this.blocks[low];
+    const block = this.blocks.findLast(({ element }) => element.offsetTop <= y) ?? this.blocks[0];
     if (!block) return 0;
     const share = (y - block.element.offsetTop) / Math.max(1, block.element.offsetHeight);
     const index = block.first + Math.min(1, Math.max(0, share)) * (block.end - block.first);
