@@ -73,7 +73,7 @@ javascript:
 	@if ! node -e "[].toReversed()" 2>/dev/null; then echo "JavaScript is not checked: there is no node 20 here."; else \
 	  node --test --test-reporter=spec tests/view/js/*.test.js && \
 	  if [ node_modules/.package-lock.json -nt package-lock.json ] || \
-	     npm ci --silent --no-audit --no-fund && touch node_modules/.package-lock.json; then node_modules/.bin/tsc; \
+	     npm ci --silent --no-audit --no-fund --fetch-retries=0 && touch node_modules/.package-lock.json; then node_modules/.bin/tsc; \
 	  else echo "JavaScript is not checked by tsc: npm could not fetch it."; fi; fi
 
 clean:

@@ -5,7 +5,7 @@
  * place in it (opd/ui/token_review.js).
  */
 
-import { delayed, make, onRecolour, partsOf } from "../view/js/dom.js";
+import { delayed, onRecolour, partsOf } from "../view/js/dom.js";
 import { around } from "../view/js/table.js";
 import { figure, shareWords } from "../view/js/words.js";
 import { TokenMap } from "./corpus_map.js";
@@ -39,8 +39,6 @@ const say = (words) => (find(".status").textContent = words);
 function open({ group, sample, index = null }) {
   document.dispatchEvent(new CustomEvent("opd-open", { detail: { key: shown.key, group, sample, token: index } }));
 }
-
-// ------------------------------------------------------------------------------------------------ what is shown
 
 const tokensAt = (places) => server.tokens(shown.key, places.slice(0, legend.listed));
 const makeTokenTable = (place) => tokenTable(place, legend, () => shown, open);
@@ -109,8 +107,6 @@ const DRAW = {
   },
 };
 
-// ------------------------------------------------------------------------------------------------ asking
-
 const field = (name) => find(`[name=${name}]`);
 
 function question() {
@@ -171,12 +167,9 @@ function follow(state) {
 }
 
 function offerGroups(labels) {
-  const options = ["all students", ...labels].map((text, i) => Object.assign(make("option", "", text), { value: i ? String(i - 1) : "" }));
-  field("group").replaceChildren(...options);
+  field("group").replaceChildren(new Option("all students", ""), ...labels.map((text, i) => new Option(text, String(i))));
   field("group").hidden = labels.length < 2;
 }
-
-// ------------------------------------------------------------------------------------------------ listening
 
 for (const button of tabs) {
   button.addEventListener("click", () => choose(button.id.replace("corpus-tab-", "")));

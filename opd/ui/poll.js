@@ -2,6 +2,11 @@
 
 export const IDLE_MS = 10_000; // how often a page asks whether a run that ended has been taken up again
 
+function tellConsole(error) {
+  console.error(error);
+  return IDLE_MS;
+}
+
 /**
  * Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. One that
  * fails is told to the console, and asked again as rarely as of a run that ended.
@@ -24,7 +29,7 @@ export class Poll {
     this.running = true;
     while (this.wanted && this.root.isConnected) {
       const seen = !document.hidden && this.root.offsetParent !== null;
-      const pause = seen ? await this.tryToAsk() : 1000;
+      const pause = seen ? await this.ask().catch(tellConsole) : 1000;
       this.wanted = pause > 0;
       if (!this.wanted) break;
       await new Promise((resolve) => {
@@ -33,14 +38,5 @@ export class Poll {
       });
     }
     this.running = false;
-  }
-
-  async tryToAsk() {
-    try {
-      return await this.ask();
-    } catch (error) {
-      console.error(error);
-      return IDLE_MS;
-    }
   }
 }

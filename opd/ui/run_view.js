@@ -19,8 +19,6 @@ const find = partsOf(root);
 const say = (words) => (find(".said").textContent = words);
 let followed = null; // { name, rows, bounds, cursor, alarms, news }; replaced when another run is followed
 
-// ------------------------------------------------------------------------------------------------ curves
-
 const smoothing = () => Number(find(".smooth").value);
 const boards = [".main", ".more"].map(
   (place) =>
@@ -38,8 +36,6 @@ const boards = [".main", ".more"].map(
 );
 const drawCurves = () => boards.forEach((board) => board.update(followed?.name));
 find(".smooth").addEventListener("change", drawCurves);
-
-// ------------------------------------------------------------------------------------------------ standing
 
 /** What a step took: all its phases, the evaluation included. */
 function seconds(row) {
@@ -119,8 +115,6 @@ function alarmLine({ text, step, evidence }) {
   const button = makeButton("pill", "Show it", () => trigger("evidence", { run: name, step, evidence }));
   return make("li", "", make("span", "", `⚠ ${text}`), button);
 }
-
-// ------------------------------------------------------------------------------------------------ following
 
 function forget() {
   Object.assign(followed, { rows: new Rows(), bounds: {}, alarms: [] });

@@ -17,8 +17,6 @@ const canvas = find("canvas");
 const slider = find("[type=range]");
 let shown = null; // { run, probe, steps, kl, pieces, first, at }; replaced for another run or probe
 
-// ------------------------------------------------------------------------------------------------ the barcode
-
 function drawBarcode() {
   const { steps, kl, at } = shown;
   if (!steps.length) return;
@@ -50,8 +48,6 @@ function drawScale() {
     }),
   );
 }
-
-// ------------------------------------------------------------------------------------------------ before and after
 
 function changeOf(before, now) {
   if (before >= HURTS) return now >= HURTS ? "hurting" : "healed";
@@ -89,8 +85,6 @@ async function drawText() {
     }),
   );
 }
-
-// ------------------------------------------------------------------------------------------------ following
 
 function goTo(at) {
   shown.at = Math.max(0, Math.min(at, shown.steps.length - 1));

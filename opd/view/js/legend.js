@@ -80,12 +80,9 @@ export class Legend {
     });
     const choice = make("select");
     choice.ariaLabel = "What a fork is";
-    const rule = make("span", "");
-    view.legend.forks.forEach(({ name }, i) => {
-      const option = make("option", "", `by ${name.replaceAll("_", " ")}`);
-      option.selected = i === view.forkDefinition;
-      choice.append(option);
-    });
+    const rule = make("span");
+    choice.append(...view.legend.forks.map(({ name }) => make("option", "", `by ${name.replaceAll("_", " ")}`)));
+    choice.selectedIndex = view.forkDefinition;
     const say = () => (rule.textContent = view.legend.forks[view.forkDefinition].rule);
     choice.addEventListener("change", () => {
       view.set({ forkDefinition: choice.selectedIndex });

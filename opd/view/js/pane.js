@@ -126,7 +126,8 @@ export class Pane {
       else if (span.dataset.glyph) delete span.dataset.glyph;
     }
     this.element.dataset.signal = this.signal; // what the colours mean by now
-    this.fillReport();
+    if (this.lit) this.light(null); // the button that lit it goes
+    replaceTerms(this.report, figuresOf(this));
     this.caption.textContent = captionOf(this);
     this.table.update();
     this.draw();
@@ -161,11 +162,6 @@ export class Pane {
       drawGraph(this);
       drawMinimap(this);
     });
-  }
-
-  fillReport() {
-    if (this.lit) this.light(null); // the button that lit it goes
-    replaceTerms(this.report, figuresOf(this));
   }
 
   /** A count: pointing at it lights its tokens, pressing it walks through them. */
@@ -254,17 +250,17 @@ export class Pane {
     const { text, canvas, minimap, view } = this;
     const indexOf = (event) => event.target.index ?? null;
     text.addEventListener("pointerover", (event) => {
-      if (event.pointerType !== "touch") view.hover(this, indexOf(event));
+      if (event.pointerType !== "touch") view.preview.hover(this, indexOf(event));
     });
-    text.addEventListener("pointerleave", () => view.hover(this, null));
+    text.addEventListener("pointerleave", () => view.preview.hover(this, null));
     text.addEventListener("click", (event) => {
       if (indexOf(event) !== null) view.pin(this, indexOf(event));
     });
     text.addEventListener("scroll", () => this.draw(), { passive: true });
     text.addEventListener("keydown", (event) => pressKey(view, this, event));
 
-    canvas.addEventListener("pointermove", (event) => view.hover(this, this.indexAt(event.offsetX), event));
-    canvas.addEventListener("pointerleave", () => view.hover(this, null));
+    canvas.addEventListener("pointermove", (event) => view.preview.hover(this, this.indexAt(event.offsetX), event));
+    canvas.addEventListener("pointerleave", () => view.preview.hover(this, null));
     canvas.addEventListener("click", (event) => {
       const index = this.indexAt(event.offsetX);
       if (index !== null) view.pin(this, index);
@@ -280,8 +276,8 @@ export class Pane {
     });
     minimap.addEventListener("pointermove", (event) => {
       if (event.buttons & 1) this.sheet.reveal(mapped(event), { centre: true });
-      else view.hover(this, mapped(event), event);
+      else view.preview.hover(this, mapped(event), event);
     });
-    minimap.addEventListener("pointerleave", () => view.hover(this, null));
+    minimap.addEventListener("pointerleave", () => view.preview.hover(this, null));
   }
 }

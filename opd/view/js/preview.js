@@ -22,7 +22,7 @@ export class Preview {
   }
 
   /** Light a token in text, graph and minimap; `pointer` is where, if not on the token itself. */
-  hover(pane, index, pointer) {
+  hover(pane, index, pointer = null) {
     if (this.indexIn(pane) === index) return;
     clearTimeout(this.timer);
     const wasOpen = !this.element.hidden;

@@ -18,7 +18,8 @@
  *
  * A set is { key, groups: [{ label, reviews }] } (opd.view.payload.set_payload), and optionally continues (the key
  * of the set that it adds to: the page stays where it is), opens (a sample to go to, once) and growing (its unfinished
- * texts are still being written). A group is one student; sample i of every group is shown together, one pane a group: before and after stand side by side.
+ * texts are still being written). A group is one student; sample i of every group is shown together, one pane a group:
+ * before and after stand side by side.
  * Showing a newer state of the same trajectories extends the text in place: nothing that has been painted moves.
  *
  * view.state() is { sample, group, token, signal }, token null where none is pinned; view.restore(state) goes
@@ -221,10 +222,6 @@ export class ReviewView {
   }
 
   // -- what is pointed at, what is pinned
-
-  hover(pane, index, pointer = null) {
-    this.preview.hover(pane, index, pointer);
-  }
 
   pinnedIndex(pane) {
     return this.pinned?.pane === pane ? this.pinned.index : null;
