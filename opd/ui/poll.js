@@ -2,14 +2,14 @@
 
 export const IDLE_MS = 10_000; // how often a page asks whether a run that ended has been taken up again
 
-function tellConsole(error) {
+function logged(error) {
   console.error(error);
   return IDLE_MS;
 }
 
 /**
  * Ask again and again while the page is looked at; `ask` says after how many milliseconds, 0: never again. One that
- * fails is told to the console, and asked again as rarely as of a run that ended.
+ * fails goes to the console, and is asked again as rarely as of a run that ended.
  */
 export class Poll {
   constructor(root, ask) {
@@ -29,7 +29,7 @@ export class Poll {
     this.running = true;
     while (this.wanted && this.root.isConnected) {
       const seen = !document.hidden && this.root.offsetParent !== null;
-      const pause = seen ? await this.ask().catch(tellConsole) : 1000;
+      const pause = seen ? await this.ask().catch(logged) : 1000;
       this.wanted = pause > 0;
       if (!this.wanted) break;
       await new Promise((resolve) => {
