@@ -11,9 +11,7 @@ import { dragMode, drawPlot, loadPlotly, plotColours, plotLayout } from "./plotl
 
 /** Metrics by step, as rows arrive; a step that comes again replaces its earlier row. */
 export class Rows {
-  constructor() {
-    this.all = [];
-  }
+  all = [];
 
   add(fresh) {
     for (const row of fresh) {

@@ -8,24 +8,10 @@ import { FLAG_VERDICT } from "./data.js";
 
 const LEVEL_SHIFT = 3;
 const RAMP_SHIFT = 6;
-export const FORK = 1 << 8;
-export const SIGN = 1 << 9;
-export const SPECIAL = 1 << 10;
-export const BEFORE = 1 << 11;
-export const HIT = 1 << 12;
-export const CURSOR = 1 << 13;
-export const BLANK = 1 << 14;
-export const UNGRADED = 1 << 15;
-/** @type {[number, string][]} */
-const NAMES = [
-  [FORK, "fork"],
-  [SPECIAL, "special"],
-  [BEFORE, "before"],
-  [HIT, "hit"],
-  [CURSOR, "cursor"],
-  [BLANK, "blank"],
-  [UNGRADED, "ungraded"],
-];
+const FLAGS = ["fork", "sign", "special", "before", "hit", "cursor", "blank", "ungraded"];
+
+/** The bit of each flag by its name, which is its class too; only "sign" has none. */
+export const BIT = Object.fromEntries(FLAGS.map((name, i) => [name, 1 << (8 + i)]));
 
 /** The code of a verdict, and of a level of a ramp; 0 is no colour. */
 export const codeOf = (verdict, level, ramp) =>
@@ -41,7 +27,7 @@ export function classNames(code, verdictNames) {
     const names = ["token", `is-${verdictNames[verdictOf(code)]}`];
     const level = (code >> LEVEL_SHIFT) & 7;
     if (level) names.push("heat", `${RAMPS[(code >> RAMP_SHIFT) & 3]}-${level}`);
-    for (const [bit, name] of NAMES) if (code & bit) names.push(name);
+    names.push(...FLAGS.filter((name) => code & BIT[name] && name !== "sign"));
     knownClassNames.set(code, names.join(" "));
   }
   return knownClassNames.get(code);

@@ -3,7 +3,7 @@
 import { heatLevel } from "./colour.js";
 import { makeButton, partsOf, replaceTerms } from "./dom.js";
 import { pressKey } from "./keys.js";
-import { BEFORE, BLANK, CURSOR, FORK, HIT, SIGN, SPECIAL, UNGRADED, classNames, codeOf, verdictOf } from "./marks.js";
+import { BIT, classNames, codeOf, verdictOf } from "./marks.js";
 import { captionOf, figuresOf, noteOf } from "./report.js";
 import { SIGNALS } from "./signals.js";
 import { GRAPH_SLOT, POINTER_REACH, drawGraph, drawMinimap } from "./strips.js";
@@ -17,16 +17,12 @@ export class Pane {
     this.view = view;
     this.group = group;
     this.element = fragment.firstElementChild;
-    const find = partsOf(this.element);
-    this.title = find(".pane-title");
-    this.report = find(".report");
-    this.note = find(".note");
-    this.text = find(".text");
+    this.part = partsOf(this.element);
+    this.text = this.part(".text");
     this.sheet = new TextSheet(this.text, view.legend.longestToken);
-    this.minimap = find(".minimap");
-    this.canvas = find(".graph canvas");
-    this.caption = find(".caption");
-    this.table = new TokenTable(this, find(".table"));
+    this.minimap = this.part(".minimap");
+    this.canvas = this.part(".graph canvas");
+    this.table = new TokenTable(this, this.part(".table"));
     this.review = null;
     this.lit = null;
     this.clear();
@@ -38,12 +34,13 @@ export class Pane {
     const grown = this.review !== null && review.continues(this.review) === this.review.count;
     if (!grown) this.clear();
     this.review = review;
-    this.title.textContent = title;
+    this.part(".pane-title").textContent = title;
     this.element.dataset.ended = review.finish_reason ?? "";
     this.sheet.extend(review);
     while (this.codes.length < review.count) this.codes.push(-1);
-    this.note.textContent = noteOf(review);
-    this.note.hidden = !this.note.textContent;
+    const note = this.part(".note");
+    note.textContent = noteOf(review);
+    note.hidden = !note.textContent;
     return grown;
   }
 
@@ -103,32 +100,32 @@ export class Pane {
     });
     const codes = Uint32Array.from(units.of, (unit) => unitCodes[unit]);
     for (let unit = 0; unit < units.count; unit++) {
-      if (legend.verdicts[this.worst[unit]].glyph) codes[units.first[unit + 1] - 1] |= SIGN;
+      if (legend.verdicts[this.worst[unit]].glyph) codes[units.first[unit + 1] - 1] |= BIT.sign;
     }
-    for (const index of this.forks) codes[index] |= FORK;
-    for (const { first, last } of this.hits) for (let i = first; i <= last; i++) codes[i] |= HIT;
+    for (const index of this.forks) codes[index] |= BIT.fork;
+    for (const { first, last } of this.hits) for (let i = first; i <= last; i++) codes[i] |= BIT.hit;
     const pinned = view.pinnedIndex(this);
-    if (pinned !== null) codes[pinned] |= CURSOR;
+    if (pinned !== null) codes[pinned] |= BIT.cursor;
     const before = review.branch?.at ?? 0;
     for (let i = 0; i < codes.length; i++) {
       let code = codes[i];
-      if (review.isSpecial(i)) code |= SPECIAL;
-      if (i < before) code |= BEFORE;
-      if (review.isUngraded(i)) code |= UNGRADED;
-      if (code === (this.codes[i] & ~BLANK)) continue;
-      if (/^[\s↵⇥]*$/.test(review.token(i))) code |= BLANK;
+      if (review.isSpecial(i)) code |= BIT.special;
+      if (i < before) code |= BIT.before;
+      if (review.isUngraded(i)) code |= BIT.ungraded;
+      if (code === (this.codes[i] & ~BIT.blank)) continue;
+      if (/^[\s↵⇥]*$/.test(review.token(i))) code |= BIT.blank;
       if (code === this.codes[i]) continue;
       this.codes[i] = code;
       const span = this.sheet.spans[i];
       span.className = classNames(code, view.verdictNames);
-      const glyph = code & SIGN ? legend.verdicts[verdictOf(code)].glyph : "";
+      const glyph = code & BIT.sign ? legend.verdicts[verdictOf(code)].glyph : "";
       if (glyph) span.dataset.glyph = `\u2060${glyph}`; // the word joiner keeps it on the token's line
       else if (span.dataset.glyph) delete span.dataset.glyph;
     }
     this.element.dataset.signal = this.signal; // what the colours mean by now
     if (this.lit) this.light(null); // the button that lit it goes
-    replaceTerms(this.report, figuresOf(this));
-    this.caption.textContent = captionOf(this);
+    replaceTerms(this.part(".report"), figuresOf(this));
+    this.part(".caption").textContent = captionOf(this);
     this.table.update();
     this.draw();
   }
@@ -137,7 +134,7 @@ export class Pane {
   mark(index, on) {
     const span = this.sheet.spans[index];
     if (!span) return;
-    this.codes[index] = on ? this.codes[index] | CURSOR : this.codes[index] & ~CURSOR;
+    this.codes[index] = on ? this.codes[index] | BIT.cursor : this.codes[index] & ~BIT.cursor;
     span.className = classNames(this.codes[index], this.view.verdictNames);
     if (on) {
       span.ariaSelected = "true";
@@ -148,7 +145,7 @@ export class Pane {
       span.removeAttribute("id");
       this.text.removeAttribute("aria-activedescendant");
     }
-    this.caption.textContent = captionOf(this);
+    this.part(".caption").textContent = captionOf(this);
     this.table.markPinned();
     this.draw();
   }
@@ -191,7 +188,7 @@ export class Pane {
 
   /** Whether a token is one of those called `what`: a verdict, "fork" or "disagreement". */
   matches(index, what) {
-    if (what === "fork") return (this.codes[index] & FORK) !== 0;
+    if (what === "fork") return (this.codes[index] & BIT.fork) !== 0;
     const name = this.view.verdictNames[this.signs[index]];
     return what === "disagreement" ? DISAGREEMENTS.includes(name) : name === what;
   }

@@ -46,10 +46,8 @@ export const SIGNALS = {
     combine: "max",
   },
 };
-for (const signal of Object.values(SIGNALS)) {
-  signal.ramp ??= () => "dislike";
-  signal.unit ??= "nats";
-  signal.combine ??= "sum";
+for (const [name, signal] of Object.entries(SIGNALS)) {
+  SIGNALS[name] = { ramp: () => "dislike", unit: "nats", combine: "sum", ...signal };
 }
 
 export const ABSENT = "This review does not hold it: it was graded without.";
