@@ -12,7 +12,6 @@ from tiny import make_model
 import opd
 from opd.engines.sampling import requests
 from opd.engines.transformers import TransformersSampler
-from opd.grading import branching
 from opd.grading.branching import (
     Option,
     branch,
@@ -22,6 +21,7 @@ from opd.grading.branching import (
     more_rollouts,
     no_return_cost,
     point_of_no_return,
+    rolling,
     teacher_choices,
     teacher_line,
     with_evidence,
@@ -281,9 +281,7 @@ def test_rollouts_do_not_use_the_random_numbers_of_the_main_line(pair):
     review = make_review(pair, max_tokens=60)
     ids = review.trajectory.completion_ids
     room = len(ids)
-    rollouts = branching._roll(
-        pair, review, [(ids[:1], branching.NO_RETURN_STREAM, j) for j in range(8)], room
-    )
+    rollouts = rolling.roll(pair, review, [(ids[:1], rolling.NO_RETURN_STREAM, j) for j in range(8)], room)
     assert len({t.completion_ids.tobytes() for t in rollouts}) == 8
     assert not any(np.array_equal(t.completion_ids, ids) for t in rollouts)
 
@@ -349,8 +347,7 @@ def test_the_collapse_is_found_between_neighbours(pair, monkeypatch, rate, at):
         pieces=pair.student.pieces(ids),
     )
     monkeypatch.setattr(
-        branching,
-        "_roll",
+        "opd.grading.branching.no_return.roll",
         lambda pair, review, asked, room: [
             replace(review.trajectory, completion_ids=np.array([j < rate(len(prefix))], dtype=np.int64))
             for prefix, _, j in asked
