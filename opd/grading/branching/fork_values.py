@@ -29,10 +29,8 @@ from opd.tasks import Example, Task, verify
 STYLE_POINTS = 10.0
 """A difference of pass rates that surely is less than this many percentage points is a matter of style."""
 
-
 CHOICE_PROBABILITY = 0.05
 """What the teacher gives less than this is no choice of its."""
-
 
 Verdict = Literal["decisive", "style only", "undecided"]
 

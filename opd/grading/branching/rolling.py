@@ -21,22 +21,18 @@ FORCED = (
     "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
 )
 
-
 NO_BRANCHES = (
     "Branches need a teacher with the student's tokenizer: its choices here are no tokens of the student. "
     "Grade with a teacher of the student's family."
 )
 
-
 ROUND = 8
 """Rollouts of every option between two partial results."""
-
 
 # Rollouts draw from streams of their own ("lessons" that no training step has). The main line's numbers would
 # not do: whoever asks has seen what they led to. And each option has its own: Newcombe's interval is for
 # independent samples, which common random numbers are not.
 NO_RETURN_STREAM = 2**20
-
 
 OPTION_STREAM = 2**20 + 1  # plus the id of the forced token
 
