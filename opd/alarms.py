@@ -7,7 +7,7 @@ compare with. An alarm is raised at the onset, when the rule has been silent for
 alarms are a function of the rows, and a resumed run raises those it would have raised. It stands while its
 rule speaks.
 
-The KL to the teacher tells nothing of a collapse: both models agree on how a loop goes on.
+The KL to the teacher shows nothing of a collapse: both models agree on how a loop goes on.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def standing(rows: Sequence[Row], *, rewarded: bool = False) -> list[str]:
 
 
 def is_collapsed(row: Row) -> bool:
-    """Whether the answers of an evaluation loop or are blank, so that its KL tells nothing."""
+    """Whether the answers of an evaluation loop or are blank, so that its KL means nothing."""
     degenerate, repeated = (row.get(f"heldout_{name}", 0.0) for name in ("degenerate_share", "repetition"))
     return degenerate >= DEGENERATE or repeated > LOOPS
 
@@ -164,7 +164,7 @@ def _length_explosion(rows: Sequence[Row]) -> str | None:
 
 
 def _entropy_collapse(rows: Sequence[Row]) -> str | None:
-    if any("teacher_entropy" not in row for row in rows):  # a teacher that tells its likeliest tokens only
+    if any("teacher_entropy" not in row for row in rows):  # a teacher that gives its likeliest tokens only
         return None
     student, teacher = (_start_and_now(rows, f"{side}_entropy") for side in ("student", "teacher"))
     if student is None or teacher is None:
