@@ -17,6 +17,7 @@ from opd.cli.flags import given_settings
 from opd.config import make_config
 from opd.models.pair import Pair
 from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
+from opd.training import doctor
 from opd.training.distillation import distill
 from opd.training.doctor import Finding
 from opd.training.preview import preview
@@ -172,7 +173,7 @@ def test_an_evaluation_is_estimated_from_the_rows_that_are_there(tmp_path, monke
     monkeypatch.setattr(preview_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(preview_module, "sample", pass_time(preview_module.sample, 2, 1))
     monkeypatch.setattr(preview_module, "grade", pass_time(preview_module.grade, 0, 0.1))
-    _, student, teacher = preview_module._evaluating(run)
+    _, student, teacher = preview_module.estimate_evaluations(run)
     answered = 2 + there
     assert student == pytest.approx(answered * (2 if answers else 1) + 0.1 * there)
     assert teacher == pytest.approx(answered if answers else 0)
@@ -187,8 +188,8 @@ def test_a_dry_run_keeps_one_pair_loaded_whatever_teachers_follow(folders, monke
         alive.add(teacher.model)
         return teacher
 
-    monkeypatch.setattr(preview_module, "load_teacher", load)
-    monkeypatch.setattr(preview_module, "examine", lambda pair, **run: [Finding("x", "pass", pair[1].name)])
+    monkeypatch.setattr(doctor, "load_teacher", load)
+    monkeypatch.setattr(doctor, "examine", lambda pair, **run: [Finding("x", "pass", pair[1].name)])
     monkeypatch.setattr(preview_module, "preview", lambda config, pair: len(alive))
     lessons = [{"teacher": folders["other"], "task": "demo", "share": 0.2}] * 3
     config = make_config({"student": folders["student"], "teacher": folders["teacher"], "lessons": lessons})

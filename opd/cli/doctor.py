@@ -12,10 +12,10 @@ add_flags = add_settings
 
 def run(options: argparse.Namespace) -> int:
     """Print every finding on every teacher; one that forbids the run makes the command fail."""
-    from opd.training.preview import examined
+    from opd.training.doctor import examine_run
 
     config, failed = config_of(options), False
-    for lesson, _, findings in examined(config):
+    for lesson, _, findings in examine_run(config):
         if config.lessons:
             say(f"{lesson.teacher} for {lesson.task}:")
         for finding in findings:

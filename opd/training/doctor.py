@@ -7,41 +7,50 @@ for one of them and ends in one :class:`Finding`. Nothing is changed in the mode
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import re
 import tempfile
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from opd.config import DistillConfig
-from opd.divergence import TopK, sampled
-from opd.engines.sampling import requests, uniforms
+from opd.config import DistillConfig, LessonConfig
+from opd.divergence import sampled
+from opd.engines.sampling import requests
 from opd.engines.transformers import TransformersSampler
 from opd.files import size_in_words
 from opd.grading.grading import grade
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world
-from opd.models.scoring import TransformersScorer, distributions
+from opd.models.scoring import distributions
 from opd.models.text import ModelText, as_messages
 from opd.packed import cut, pack
 from opd.phases import announce
-from opd.protocols import NotFiniteError, Sampler, SampleRequest, Scorer
+from opd.protocols import NotFiniteError, Sampler
 from opd.tasks import Example, Task, opens_reasoning
 from opd.tasks.verifiers import long_for_exact, make_verifier
-from opd.training.lessons import PROBES, Lesson, filled
+from opd.training.lessons import load_lesson_task, load_student, load_teacher, main_pair, settings_of
 from opd.training.memory import estimate_memory, free_memory
+from opd.training.patient import (
+    PROBE_PROMPTS,
+    PROBE_TOKENS,
+    QUESTION,
+    REPLY,
+    Patient,
+    bytes_of,
+    completion_ids,
+    ids_of_prompt,
+    roles_of,
+    tokens_read,
+)
+from opd.training.preflight import preflight
 from opd.trajectory import Messages, Prompt, Trajectory
 
 Level = Literal["pass", "warn", "fail"]
@@ -69,19 +78,14 @@ answer above the third it is empty."""
 TIGHT = 0.9
 """Above this share of the free memory an estimate is too close to be sure."""
 
-PROBE_TOKENS, PROBE_PROMPTS, TASK_PROMPTS, ANSWERS = 32, 4, 64, 64
-LONGEST, DICTATED, ROUND_OFF_PROBES, SHOWN = 16, 12, 2, 60
-EXAMINED = 2**16
-"""Prompts of a task that are looked at: all that the run will use, if they are not more."""
+ANSWERS, ROUND_OFF_PROBES, SHOWN = 64, 2, 60
 
-QUESTIONS = ("What is 3 + 4?", "Name a colour.", "Why is the sky blue?", "How many days has a week?")
-QUESTION: Messages = [{"role": "user", "content": QUESTIONS[0]}]
-REPLY = "The answer is 7."
 PLAIN_TEXT = (
     "The sky is blue because the air scatters blue light more than red light. In the evening the light of "
     "the sun takes a longer way through the air, and most of the blue is gone when it reaches us. What is "
     "left is yellow, orange and red."
 )
+
 CONVERSATIONS: dict[str, Messages] = {
     "a question": QUESTION,
     "a system prompt": [{"role": "system", "content": "Be brief."}, *QUESTION],
@@ -113,7 +117,7 @@ class Finding:
         return f"{self.level}  {self.check}: {self.message}"
 
 
-Verdict = tuple[Level, str]
+Outcome = tuple[Level, str]
 
 
 def examine(
@@ -139,7 +143,7 @@ def examine(
     if isinstance(pair, Pair):
         elsewhere, pair = pair.elsewhere, (pair.student, pair.teacher)
     student, teacher = pair
-    patient = _Patient(
+    patient = Patient(
         student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), elsewhere
     )
     findings = [_find("vocabulary", _vocabulary, patient)]
@@ -148,6 +152,27 @@ def examine(
             announce(f"Examining the pair, {number} of {len(CHECKS)}: {name}")
             findings.append(_find(name, check, patient))
     return findings
+
+
+def examine_run(
+    config: DistillConfig,
+) -> Iterator[tuple[DistillConfig | LessonConfig, Pair | tuple[LanguageModel, LanguageModel], list[Finding]]]:
+    """Let the doctor look at every lesson of a run: which one (first the main one), its pair, the findings.
+
+    Raises:
+        ValueError: a model or a task cannot be used.
+    """
+    preflight(config)
+    student = load_student(config)
+    # The config itself names the main teacher and its task.
+    for number, lesson in enumerate((config, *config.lessons)):
+        task = load_lesson_task(lesson.task, config)
+        if lesson is config and config.teacher_url:
+            pair = main_pair(student, config)
+        else:  # not a Pair yet: that the vocabularies differ is a finding like others
+            pair = student, load_teacher(lesson.teacher, student, config)
+        yield lesson, pair, examine(pair, config=settings_of(number, config), task=task)
+        del pair  # the next teacher needs its room
 
 
 def check_sampler(
@@ -163,7 +188,7 @@ def check_sampler(
     )
 
 
-def _find(name: str, check: Callable[[Any], Verdict], patient: Any) -> Finding:  # noqa: ANN401
+def _find(name: str, check: Callable[[Any], Outcome], patient: Any) -> Finding:  # noqa: ANN401
     try:
         with torch.inference_mode():
             return Finding(name, *check(patient))
@@ -174,143 +199,7 @@ def _find(name: str, check: Callable[[Any], Verdict], patient: Any) -> Finding: 
         return Finding(name, "fail", f"This could not be examined: {reason}.")
 
 
-@dataclass(frozen=True, eq=False)
-class _Patient:
-    """A pair, what it is meant for, and the material that the checks share."""
-
-    student: LanguageModel
-    teacher: LanguageModel
-    config: DistillConfig
-    task: Task | None
-    sampler: Sampler
-    elsewhere: Scorer | None = None
-
-    @functools.cached_property
-    def pair(self) -> Pair:
-        return Pair(self.student, self.teacher, self.elsewhere)
-
-    @property
-    def models(self) -> tuple[LanguageModel, LanguageModel]:
-        return self.student, self.teacher
-
-    @property
-    def local(self) -> tuple[LanguageModel, ...]:
-        """The models that compute here."""
-        return self.models if self.pair.scorer.writes else (self.student,)
-
-    @property
-    def probe_tokens(self) -> int:
-        return min(PROBE_TOKENS, self.config.max_tokens)
-
-    @functools.cached_property
-    def lesson(self) -> Lesson:
-        """Who teaches what, to ask what the teacher is told."""
-        return Lesson(self.task, self.pair, 0, self.config.teacher_system, self.config.teacher_hint)
-
-    @functools.cached_property
-    def examples(self) -> list[Example]:
-        """What the run will ask, each once: training prompts in their order, then those held out."""
-        if self.task is None:
-            return [Example(question) for question in QUESTIONS]
-        config = self.config
-        used = self.task.batch(
-            min(config.steps * config.prompts_per_step, EXAMINED), step=1, seed=config.seed
-        )
-        if config.eval_prompts:
-            used += self.task.heldout(max(PROBES, config.eval_prompts), split=config.eval_split)
-        return list({id(example): example for example in used}.values())
-
-    @functools.cached_property
-    def probed(self) -> list[Example]:
-        """The shortest of the first prompts that can be used; the built-in ones where none can."""
-        shortest = sorted(self.examples[:TASK_PROMPTS], key=lambda e: len(str(e.prompt)))
-        usable = (e for e in shortest if _is_read(self, e, self.probe_tokens))
-        return [*itertools.islice(usable, PROBE_PROMPTS)] or [Example(question) for question in QUESTIONS]
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        return [example.prompt for example in self.probed]
-
-    def read_by(self, model: ModelText) -> list[NDArray[np.int64]]:
-        """The prompts as a model's own template renders them; those that it refuses are left out."""
-        rendered = (_rendered(model, prompt) for prompt in self.prompts)
-        return [ids for ids in rendered if ids is not None] or [model.render(QUESTION)]
-
-    @functools.cached_property
-    def longest(self) -> list[Example]:
-        """Of each order of roles the first prompt, and of all prompts the longest."""
-        kinds = {_roles(e): e for e in reversed(self.examples)}
-        by_length = sorted(self.examples, key=lambda e: -_bytes(self, e))
-        return [*kinds.values(), *by_length[:LONGEST]]
-
-    @functools.cached_property
-    def probes(self) -> list[Trajectory]:
-        """Short completions that the student wrote to the shortest prompts."""
-        asked = requests(self.student, self.prompts, n=2, max_tokens=self.probe_tokens)
-        done = sorted(
-            TransformersSampler(self.student).sample(asked), key=lambda t: (t.prompt_index, t.sample_index)
-        )
-        with contextlib.suppress(ValueError):  # what the teacher cannot read is found with the prompts
-            done = self.lesson.informed(done, self.probed, room=self.probe_tokens)
-        return done
-
-    def cost(
-        self, model: LanguageModel, right: Sequence[NDArray[np.int64]], read: Sequence[NDArray[np.int64]]
-    ) -> float:
-        """How much less likely a model finds its own text behind the prompts it reads, in nats a token.
-
-        Its text is what it writes behind the right ones; so this estimates a KL divergence.
-        """
-        asked = [
-            SampleRequest(
-                ids,
-                uniforms(self.probe_tokens, seed=1, step=0, prompt_index=i, sample_index=j),
-                prompt_index=i,
-            )
-            for i, ids in enumerate(right)
-            for j in range(2)
-        ]
-        if model is self.student or self.pair.scorer.writes:
-            written = list(TransformersSampler(model).sample(asked))
-        else:
-            written = self._dictated(right)
-
-        def behind(prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-            moved = [
-                replace(t, prompt_ids=prompts[t.prompt_index], teacher_prompt_ids=prompts[t.prompt_index])
-                for t in written
-            ]
-            return self.taken(model, moved)
-
-        return float((behind(right) - behind(read)).mean())
-
-    def _dictated(self, prompts: Sequence[NDArray[np.int64]]) -> list[Trajectory]:
-        """What a teacher that only scores would write: its likeliest token, one by one."""
-        begun = [ids[:0] for ids in prompts]
-        for _ in range(DICTATED):
-            asked = [
-                Trajectory(prompt, np.append(ids, 0), None, None, prompt)
-                for prompt, ids in zip(prompts, begun, strict=True)
-            ]
-            scores = cut(self.pair.scorer.score(asked, side="teacher", top_k=1), asked)
-            begun = [np.append(ids, int(s.top_ids[-1, 0])) for ids, s in zip(begun, scores, strict=True)]
-        return [
-            Trajectory(prompt, ids, None, None, prompt, prompt_index=i)
-            for i, (prompt, ids) in enumerate(zip(prompts, begun, strict=True))
-        ]
-
-    def log_probs(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor | TopK:
-        """What a model predicts at each token of some trajectories, ``[N, V]``; elsewhere, part of it."""
-        student = TransformersScorer(self.student, self.pair.vocabulary)
-        scorer, side = (student, "student") if model is self.student else (self.pair.scorer, "teacher")
-        return scorer.score(trajectories, side=side, top_k=1).rows(slice(None))
-
-    def taken(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
-        """What a model gives to each token of some trajectories, ``[N]``, wherever it computes."""
-        return sampled(self.log_probs(model, trajectories), _ids(trajectories))
-
-
-def _vocabulary(p: _Patient) -> Verdict:
+def _vocabulary(p: Patient) -> Outcome:
     try:
         Pair(p.student, p.teacher)
     except VocabularyMismatch as mismatch:
@@ -326,7 +215,7 @@ def _vocabulary(p: _Patient) -> Verdict:
     return "pass", f"Both models mean the same by all {len(p.student.tokenizer.get_vocab())} token ids."
 
 
-def _chat_template(p: _Patient) -> Verdict:
+def _chat_template(p: Patient) -> Outcome:
     for model in p.models:
         if opening := _unopened(model):
             asked = p.read_by(model)
@@ -384,9 +273,9 @@ def _unopened(model: ModelText) -> str:
     return opening if opening.strip() else ""
 
 
-def _where_they_part(p: _Patient, prompt: Prompt) -> str:
+def _where_they_part(p: Patient, prompt: Prompt) -> str:
     """Say where two renderings of a prompt begin to differ; nothing if they do not."""
-    ours, theirs = rendered = [_rendered(model, prompt) for model in p.models]
+    ours, theirs = rendered = [ids_of_prompt(model, prompt) for model in p.models]
     if ours is None or theirs is None:
         refuses = p.student.name if ours is None else p.teacher.name
         return "" if ours is theirs else f"{refuses} refuses it"
@@ -398,28 +287,20 @@ def _where_they_part(p: _Patient, prompt: Prompt) -> str:
     return f"they part at token {at}, {shown[0]} against {shown[1]}"
 
 
-def _rendered(model: ModelText, prompt: Prompt) -> NDArray[np.int64] | None:
-    """Return the ids of a prompt; None where the template refuses it, or where it is too long."""
-    try:
-        return model.render(prompt)
-    except Exception:  # some templates refuse system prompts, each in its own way
-        return None
-
-
-def _template_cost(p: _Patient) -> float | None:
+def _template_cost(p: Patient) -> float | None:
     """How much less likely the teacher finds its own text behind the student's prompts, nats a token.
 
     None where its own template takes none of them.
     """
-    prompts = [prompt for prompt in p.prompts if _rendered(p.teacher, prompt) is not None]
+    prompts = [prompt for prompt in p.prompts if ids_of_prompt(p.teacher, prompt) is not None]
     if not prompts:
         return None
     own, read = ([model.render(prompt) for prompt in prompts] for model in (p.teacher, p.student))
     return p.cost(p.teacher, own, read)
 
 
-def _start_of_text(p: _Patient) -> Verdict:
-    found: list[Verdict] = []
+def _start_of_text(p: Patient) -> Outcome:
+    found: list[Outcome] = []
     for model in p.models:
         start = model.tokenizer.bos_token_id
         if start is None:
@@ -428,25 +309,25 @@ def _start_of_text(p: _Patient) -> Verdict:
         read = p.read_by(model)
         if all(ids[:2].tolist() == [start, start] for ids in read):
             cost = p.cost(model, [ids[1:] for ids in read], read)
-            told = (
+            said = (
                 f"Prompts of {model.name} begin with {token} twice, behind which its own text is {cost:.3f} "
                 "nats a token less likely. Take one of them out of its chat template."
             )
-            found.append(("fail" if cost >= PROMPT_COST else "warn", told))
+            found.append(("fail" if cost >= PROMPT_COST else "warn", said))
         elif any(ids[0] != start for ids in read):
             with_it, without = (_cost_of_plain_text(p, model, begin) for begin in ([start], []))
             if without - with_it >= WITHOUT_START:
-                told = (
+                said = (
                     f"Prompts of {model.name} do not begin with {token}, and without it plain text costs the "
                     f"model {without:.2f} nats a token instead of {with_it:.2f}. Set add_bos_token in its "
                     "tokenizer_config.json, or put bos_token into its chat template."
                 )
-                found.append(("fail", told))
-    worst_first = sorted(found, key=lambda verdict: verdict[0])
+                found.append(("fail", said))
+    worst_first = sorted(found, key=lambda outcome: outcome[0])
     return worst_first[0] if found else ("pass", "Prompts begin as both models want texts to begin.")
 
 
-def _cost_of_plain_text(p: _Patient, model: LanguageModel, begin: list[int]) -> float:
+def _cost_of_plain_text(p: Patient, model: LanguageModel, begin: list[int]) -> float:
     """Nats a token of a text behind a beginning; not of its first words, which any beginning explains."""
     text = model.tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"][: model.context // 2]
     known = len(text) // 4
@@ -455,7 +336,7 @@ def _cost_of_plain_text(p: _Patient, model: LanguageModel, begin: list[int]) -> 
     return -float(p.taken(model, [rest]).mean())
 
 
-def _thinking(p: _Patient) -> Verdict:
+def _thinking(p: Patient) -> Outcome:
     ours, theirs = (_thinking_switch(model) for model in p.models)
     if ours == theirs:
         return "pass", f"Both chat templates agree on thinking: {ours}."
@@ -478,7 +359,7 @@ def _thinking_switch(model: ModelText) -> str:
     return "no switch" if on == off else "a switch that is on" if rendered() == on else "a switch that is off"
 
 
-def _end_of_sequence(p: _Patient) -> Verdict:
+def _end_of_sequence(p: Patient) -> Outcome:
     vocabulary = min(p.student.vocabulary, p.teacher.vocabulary)
     ours, theirs = ({i for i in model.eos_ids if i < vocabulary} for model in p.models)
     if not ours:
@@ -545,11 +426,11 @@ def _end_of_sequence(p: _Patient) -> Verdict:
     return "pass", f"Both models end with the same ids: {said}."
 
 
-def _tokens(p: _Patient, ids: set[int]) -> str:
+def _tokens(p: Patient, ids: set[int]) -> str:
     return ", ".join(f"{p.student.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(ids))
 
 
-def _self_grade(p: _Patient) -> Verdict:
+def _self_grade(p: Patient) -> Outcome:
     for model in p.local:
         grades = grade(Pair(model, model), [replace(t, teacher_prompt_ids=t.prompt_ids) for t in p.probes])
         worst = max(float(np.abs(np.concatenate([g.penalty, g.reverse_kl])).max()) for g in grades)
@@ -558,7 +439,7 @@ def _self_grade(p: _Patient) -> Verdict:
                 f"{model.name} graded against itself gets up to {worst:.2g} nats instead of 0: its forward "
                 "is not deterministic. Turn off dropout and kernels that are not deterministic."
             )
-        logprobs, ids = p.log_probs(model, p.probes), _ids(p.probes)
+        logprobs, ids = p.log_probs(model, p.probes), completion_ids(p.probes)
         # Ids against the distribution one place too early: nothing but a broken model scores both alike.
         shifted = (sampled(logprobs[:-1], ids[1:]) - sampled(logprobs[1:], ids[1:])).abs().max()
         if shifted < AGREEMENT[torch.float32]:
@@ -566,7 +447,7 @@ def _self_grade(p: _Patient) -> Verdict:
     return "pass", "Each model graded against itself gets exactly 0, and not when shifted by one token."
 
 
-def _scoring(p: _Patient) -> Verdict:
+def _scoring(p: Patient) -> Outcome:
     said = []
     for model, side in zip(p.models, ("student", "teacher"), strict=True):
         together = p.taken(model, p.probes)
@@ -582,19 +463,19 @@ def _scoring(p: _Patient) -> Verdict:
     return "pass", f"In a batch and alone, scores differ by {said[0]} (student) and {said[1]} nats (teacher)."
 
 
-def _sampler(p: _Patient) -> Verdict:
+def _sampler(p: Patient) -> Outcome:
     prompts = p.prompts[:PROBE_PROMPTS]
     return _sampler_verdict(p.student, p.sampler, prompts, p.config.temperature, p.probe_tokens)
 
 
 def _sampler_verdict(
     student: LanguageModel, sampler: Sampler, prompts: Sequence[Prompt], temperature: float, tokens: int
-) -> Verdict:
+) -> Outcome:
     asked = requests(student, prompts, n=2, max_tokens=tokens)
     written = list(sampler.sample(asked, temperature=temperature))
     vocabulary = student.vocabulary
     scored = distributions(student, written, side="student", temperature=temperature, vocabulary=vocabulary)
-    own = sampled(scored.log_probs(scored.hidden), _ids(written))
+    own = sampled(scored.log_probs(scored.hidden), completion_ids(written))
     behaviour = pack((t.behaviour_logprobs for t in written), own.device)
     mean, worst, bound = _disagreement(student, own, behaviour, written, temperature=temperature)
     if not mean <= bound:
@@ -651,11 +532,12 @@ def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: flo
         )[:, -1]
         for start, end in zip((0, *ends), ends, strict=False)
     ]
-    one_by_one, at_once = (sampled(found.log_probs(h), _ids([t])) for h in (torch.cat(hidden), found.hidden))
+    ids = completion_ids([t])
+    one_by_one, at_once = (sampled(found.log_probs(h), ids) for h in (torch.cat(hidden), found.hidden))
     return float((one_by_one - at_once).abs().mean())
 
 
-def _teacher(p: _Patient) -> Verdict:
+def _teacher(p: Patient) -> Outcome:
     sizes = [sum(w.numel() for w in model.causal_lm.parameters()) for model in p.models]
     grades = grade(p.pair, p.probes)
     kl = np.concatenate([g.reverse_kl for g in grades])
@@ -669,25 +551,25 @@ def _teacher(p: _Patient) -> Verdict:
             f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}). Check that "
             "they are not swapped."
         )
-    told = "the student itself, told what the student is not, " if p.config.teacher == "self" else ""
+    who = "the student itself, told what the student is not, " if p.config.teacher == "self" else ""
     return (
         "pass",
-        f"The teacher is {told}{kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens.",
+        f"The teacher is {who}{kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens.",
     )
 
 
-def _prompts(p: _Patient) -> Verdict:
+def _prompts(p: Patient) -> Outcome:
     """Look at all prompts of the run as both models read them, but for those that must fit by their bytes."""
     room, least = p.config.max_tokens, min(model.context for model in p.models)
     template: dict[tuple[str, ...], int] = {}  # a bound on what is added to prompts of these roles
     refused: dict[int, tuple[Example, str]] = {}
     longest = 0
     for i, example in enumerate((*p.longest, *p.examples)):
-        roles = _roles(example)
-        if i >= len(p.longest) and template.get(roles, least) + _bytes(p, example) + room <= least:
+        roles = roles_of(example)
+        if i >= len(p.longest) and template.get(roles, least) + bytes_of(p, example) + room <= least:
             continue
         try:
-            length = _tokens_read(p, example, room)
+            length = tokens_read(p, example, room)
         except ValueError as error:
             refused[id(example)] = example, str(error)
         else:
@@ -702,51 +584,7 @@ def _prompts(p: _Patient) -> Verdict:
     return "pass", f"Prompts of up to {longest} tokens and completions of {room} fit both contexts."
 
 
-def _tokens_read(p: _Patient, example: Example, room: int) -> int:
-    """Return the length of what student and teacher read before a completion, in tokens.
-
-    Raises:
-        ValueError: one of them cannot read it.
-    """
-    lengths = [len(p.student.render(example.prompt, room=room))]
-    if p.lesson.privileged:
-        try:
-            lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
-        except ValueError as error:
-            raise ValueError(f"As the teacher reads it, with what it alone is told: {error}") from error
-    elif lengths[0] + room > p.teacher.context:
-        raise ValueError(
-            f"The prompt is {lengths[0]} tokens long; with {room} more for the completion that exceeds the "
-            f"{p.teacher.context} tokens the teacher {p.teacher.name} can read. Shorten the prompt or lower "
-            "max_tokens."
-        )
-    return max(lengths)
-
-
-def _is_read(p: _Patient, example: Example, room: int) -> bool:
-    """Whether student and teacher can read a prompt and so many tokens behind it."""
-    try:
-        return bool(_tokens_read(p, example, room))
-    except ValueError:
-        return False
-
-
-def _roles(example: Example) -> tuple[str, ...]:
-    return tuple(message["role"] for message in as_messages(example.prompt))
-
-
-def _bytes(p: _Patient, example: Example) -> int:
-    """Bytes of what a prompt and a hint say: no fewer than their tokens.
-
-    Some tokenizers read a text decomposed, which may be longer.
-    """
-    hint = filled(p.config.teacher_hint or "", example)
-    texts = (*(m["content"] for m in as_messages(example.prompt)), hint)
-    forms = ((text, unicodedata.normalize("NFKD", text)) for text in texts)
-    return sum(max(len(form.encode()) for form in both) for both in forms)
-
-
-def _answers(p: _Patient) -> Verdict:
+def _answers(p: Patient) -> Outcome:
     known = [e for e in p.examples[:ANSWERS] if e.answer is not None]
     if not known or p.task.verifier == "regex":  # a pattern is no answer that somebody could give
         return "pass", "There is no reference answer to check."
@@ -776,7 +614,7 @@ def _as_answers(answer: str) -> tuple[str, str]:
     return answer, f"The answer is {answer}."
 
 
-def _saving(p: _Patient) -> Verdict:
+def _saving(p: Patient) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         p.student.try_saving(Path(folder))
     settings = p.student.causal_lm.generation_config
@@ -793,8 +631,8 @@ def _saving(p: _Patient) -> Verdict:
     return "pass", "What is trained can be saved: config, settings and tokenizer are such as may be written."
 
 
-def _memory(p: _Patient) -> Verdict:
-    lengths = [len(ids) for e in p.longest if (ids := _rendered(p.student, e.prompt)) is not None]
+def _memory(p: Patient) -> Outcome:
+    lengths = [len(ids) for e in p.longest if (ids := ids_of_prompt(p.student, e.prompt)) is not None]
     longest = max(lengths, default=0)
     need = estimate_memory(
         p.student.causal_lm, p.teacher.causal_lm, p.config, prompt_tokens=longest, processes=world()
@@ -814,21 +652,18 @@ def _memory(p: _Patient) -> Verdict:
     )
 
 
-def _ids(trajectories: Sequence[Trajectory]) -> Tensor:
-    return pack(t.completion_ids for t in trajectories)
-
-
-CHECKS: dict[str, Callable[[_Patient], Verdict]] = {
-    "chat template": _chat_template,
-    "start of text": _start_of_text,
-    "thinking": _thinking,
-    "end of sequence": _end_of_sequence,
-    "self-grade": _self_grade,
-    "scoring": _scoring,
-    "sampler": _sampler,
-    "teacher": _teacher,
-    "prompts": _prompts,
-    "answers": _answers,
-    "saving": _saving,
-    "memory": _memory,
+CHECKS: dict[str, Callable[[Patient], Outcome]] = {
+    "chat template": _chat_template,  # the teacher reads what the student reads, and knows what it is
+    "start of text": _start_of_text,  # texts begin as the models want them to
+    "thinking": _thinking,  # either both think, or neither
+    "end of sequence": _end_of_sequence,  # both end, and with the same token
+    "self-grade": _self_grade,  # a model graded against itself gets 0
+    "scoring": _scoring,  # a text has the same scores alone and in a batch
+    "sampler": _sampler,  # the sampler's weights are the student's
+    "teacher": _teacher,  # there is something to learn
+    "prompts": _prompts,  # every prompt of the run fits, as both models read it
+    "answers": _answers,  # the verifier takes the reference answers for right
+    "saving": _saving,  # what is trained can be written down
+    "memory": _memory,  # it fits
 }
+"""All checks behind that of the vocabularies, in their order; each says what is found of a patient."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -12,7 +12,7 @@ from operator import itemgetter
 import numpy as np
 from torch import Tensor
 
-from opd.config import DistillConfig, LessonConfig
+from opd.config import DistillConfig
 from opd.engines.sampling import sample
 from opd.files import size_in_words
 from opd.grading.grading import grade
@@ -23,18 +23,12 @@ from opd.phases import announce
 from opd.reviews import Review
 from opd.tasks import Example
 from opd.training.distillation import Distillation, distill
-from opd.training.doctor import Finding, examine
+from opd.training.doctor import Finding, examine_run
 from opd.training.lessons import (
     PROBES,
-    load_lesson_task,
-    load_student,
-    load_teacher,
-    main_pair,
-    settings_of,
 )
 from opd.training.losses import TOP_K
 from opd.training.memory import Memory, estimate_memory, free_memory
-from opd.training.preflight import preflight
 from opd.training.rollouts import given_advantage
 from opd.trajectory import Prompt, Trajectory
 
@@ -158,7 +152,7 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     # What is compiled takes many seconds at its first step: too long for a look.
     run = distill(config.model_copy(update={"compile": False}), pair)
     graded, seconds = run.preview_step()
-    evaluations, of_student, of_teacher = _evaluating(run)
+    evaluations, of_student, of_teacher = estimate_evaluations(run)
     given = [given_advantage(config, rollout, grades) for rollout, grades in graded]
     owner = np.repeat(np.arange(len(given)), [len(g) for g in given])
     position = np.concatenate([np.arange(len(g)) for g in given])
@@ -195,34 +189,13 @@ def preview(config: DistillConfig, pair: Pair | None = None, *, top: int = 12) -
     )
 
 
-def examined(
-    config: DistillConfig,
-) -> Iterator[tuple[DistillConfig | LessonConfig, Pair | tuple[LanguageModel, LanguageModel], list[Finding]]]:
-    """Let the doctor look at every lesson of a run: which one (first the main one), its pair, the findings.
-
-    Raises:
-        ValueError: a model or a task cannot be used.
-    """
-    preflight(config)
-    student = load_student(config)
-    # The config itself names the main teacher and its task.
-    for number, lesson in enumerate((config, *config.lessons)):
-        task = load_lesson_task(lesson.task, config)
-        if lesson is config and config.teacher_url:
-            pair = main_pair(student, config)
-        else:  # not a Pair yet: that the vocabularies differ is a finding like others
-            pair = student, load_teacher(lesson.teacher, student, config)
-        yield lesson, pair, examine(pair, config=settings_of(number, config), task=task)
-        del pair  # the next teacher needs its room
-
-
 def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
     """Examine a run and preview its first step; no preview where a finding forbids the run.
 
     Raises:
         ValueError: a model or a task cannot be used.
     """
-    looked = examined(config)
+    looked = examine_run(config)
     _, pair, found = next(looked)
     # Of further lessons no pair is kept, not even in a name here: each teacher makes room for the next.
     findings = [*found, *itertools.chain.from_iterable(map(itemgetter(2), looked))]
@@ -231,7 +204,7 @@ def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
     return findings, preview(config, pair if isinstance(pair, Pair) else Pair(*pair))
 
 
-def _evaluating(run: Distillation) -> tuple[int, float, float]:
+def estimate_evaluations(run: Distillation) -> tuple[int, float, float]:
     """Return how many evaluations a run makes, and the seconds of each and of the teacher's own, once."""
     config = run.config
     if not config.eval_prompts:

@@ -19,6 +19,7 @@ from opd.training import doctor
 from opd.training.distillation import distill
 from opd.training.doctor import AGREEMENT, Finding, check_sampler, examine
 from opd.training.memory import estimate_memory
+from opd.training.patient import QUESTION, REPLY, Patient, bytes_of
 
 pytestmark = pytest.mark.engine
 
@@ -103,16 +104,14 @@ def test_a_template_that_differs_for_a_plain_question_is_measured(pair):
 @pytest.mark.parametrize(("cost", "level"), [(0.287, "fail"), (0.02, "warn")])
 def test_a_template_that_costs_much_fails(pair, monkeypatch, cost, level):
     with_template(pair.teacher, CHAT_TEMPLATE + " ")
-    monkeypatch.setattr(doctor, "_template_cost", lambda patient: cost)
+    monkeypatch.setattr(Patient, "cost", lambda *args: cost)
     assert found("chat template", pair).level == level
 
 
 def test_the_cost_of_a_template_is_what_the_teacher_loses_on_its_own_text(pair):
     """Against plain grading: what the teacher writes behind its own prompts, behind each of the two."""
     with_template(pair.teacher, CHAT_TEMPLATE.replace("<|assistant|>", "<|system|>"))
-    patient = doctor._Patient(
-        pair.student, pair.teacher, small_config(), None, TransformersSampler(pair.student)
-    )
+    patient = Patient(pair.student, pair.teacher, small_config(), None, TransformersSampler(pair.student))
     written = opd.sample(pair.teacher, patient.prompts, n=2, seed=1, max_tokens=24)
     read = [
         replace(t, teacher_prompt_ids=pair.student.render(patient.prompts[t.prompt_index])) for t in written
@@ -121,8 +120,9 @@ def test_the_cost_of_a_template_is_what_the_teacher_loses_on_its_own_text(pair):
         np.concatenate([g.teacher.logprobs for g in opd.grade(pair, trajectories)])
         for trajectories in (written, read)
     )
+    prompts = [[model.render(prompt) for prompt in patient.prompts] for model in (pair.teacher, pair.student)]
     with torch.inference_mode():
-        cost = doctor._template_cost(patient)
+        cost = patient.cost(pair.teacher, *prompts)
     assert cost == pytest.approx(own.mean() - theirs.mean(), abs=1e-4)
     assert cost > 0.01
 
@@ -307,12 +307,12 @@ def test_the_masses_are_those_of_the_models(pair):
     """The figures in the sentence, against the plain forward of both models behind the canned reply."""
     student, teacher = pair.student, pair.teacher
     eos = student.eos_ids[0]
-    patient = doctor._Patient(student, teacher, small_config(), None, TransformersSampler(student))
+    patient = Patient(student, teacher, small_config(), None, TransformersSampler(student))
     ended = [t for t in patient.probes if t.finish_reason == "stop"]
     if ended:
         inputs = [[*t.prompt_ids, *t.completion_ids[:-1]] for t in ended]
     else:
-        inputs = [[*student.render(doctor.QUESTION), *student.tokenizer(doctor.REPLY)["input_ids"]]]
+        inputs = [[*student.render(QUESTION), *student.tokenizer(REPLY)["input_ids"]]]
     masses = [
         sum(float(model.model(torch.tensor([ids])).logits[0, -1, :261].softmax(-1)[eos]) for ids in inputs)
         / len(inputs)
@@ -511,9 +511,10 @@ def test_prompts_that_are_too_long_are_one_finding_and_no_more(pair, tmp_path):
     assert failed == {"prompts"}
 
 
-def test_a_text_that_the_tokenizer_takes_apart_is_no_shorter_than_its_tokens():
+def test_a_text_that_the_tokenizer_takes_apart_is_no_shorter_than_its_tokens(pair):
     ligature = Example("\ufdfa" * 9)  # eighteen letters, two bytes each
-    assert doctor._bytes(ligature) >= 9 * 18
+    patient = Patient(pair.student, pair.teacher, small_config(), None, TransformersSampler(pair.student))
+    assert bytes_of(patient, ligature) >= 9 * 18
 
 
 def test_prompts_are_examined_as_the_teacher_reads_them(pair, tmp_path):
