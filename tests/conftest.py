@@ -19,14 +19,20 @@ from opd.training.distillation import Distillation
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With ``-n 2``: one worker drives the app in Chromium, the other takes the other files one by one."""
+    """With ``-n 2``: one worker begins with the files that need a browser, the others with the rest.
+
+    Who has none of its own left takes over whole files of the others, the browser's with an app of its own.
+    """
     from xdist.scheduler import LoadFileScheduling
 
-    class OneBrowser(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+    class BrowserFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node: object) -> None:
+            browser = node is self.nodes[0]
+            mine = (file for file in self.workqueue if file.startswith("tests/browser/") == browser)
+            self.workqueue.move_to_end(next(mine, next(iter(self.workqueue))), last=False)
+            super()._assign_work_unit(node)
 
-    return OneBrowser(config, log)
+    return BrowserFirst(config, log)
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ from urllib.parse import urljoin
 
 import pytest
 
+from opd.config import make_config
+from opd.runs.jobs import enter
+from opd.runs.run import Run
+from opd.runs.worker import work
+
 ROOT = Path(__file__).parents[2]
 BROKEN_OFF = ("signal is aborted", "Connection errored out")  # in Gradio's words
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -97,6 +102,21 @@ def running_app(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def train(home: Path):
+    """Train a run to its end where the app finds it, in this process: importing torch anew takes longer."""
+
+    def train_(name: str, **settings: object) -> Run:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OPD_HOME", str(home))
+            run = enter(make_config(settings), name)
+            with run.hold():
+                work(run)
+        return run
+
+    return train_
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +200,22 @@ def open_page(browser, complaints: list[str]):
     for context in contexts:
         context.close()
     assert not complaints, complaints
+
+
+@pytest.fixture(scope="session")
+def serious():
+    """List what axe calls serious on a page, or in a part of it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+
+    def serious_(page, **part: object) -> list[tuple[str, str, str]]:
+        return [
+            (violation["id"], node["html"][:160], node["any"][0]["message"] if node["any"] else "")
+            for violation in axe.Axe().run(page, **part).response["violations"]
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+        ]
+
+    return serious_
 
 
 @pytest.fixture

@@ -20,6 +20,10 @@ WORDS = np.array([" we", " need", " the", " sum", " of", " pairs", ",", ".", " 2
 PROMPTS = ["How many pairs are there?", "Name <b>one</b> of them: ${1+1}"]
 
 
+OVERVIEW = {"include": [[".opd-corpus"]], "exclude": [[".opd-corpus tbody tr:nth-child(n + 13)"]]}
+"""What axe looks at: of rows that are alike a dozen."""
+
+
 def random_review(rng: np.random.Generator, number: int):
     penalty = rng.exponential(1.0, TOKENS) * (rng.random(TOKENS) < 0.2)
     return make_review(
@@ -349,8 +353,7 @@ def test_64_trajectories_of_200_tokens_are_fluent(open_many):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)], ids=["1440-light", "390-dark"])
-def test_axe_finds_nothing_serious_and_nothing_sticks_out(open_many, dark, width):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+def test_axe_finds_nothing_serious_and_nothing_sticks_out(open_many, serious, dark, width):
     page = open_many(dark=dark, width=width)
     for tab in ("table", "worst", "swaps", "map"):
         show(page, tab)
@@ -362,14 +365,7 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(open_many, dark, width
         if tab == "swaps":
             rows(page, tab).first.click()
         page.wait_for_timeout(400)
-        found = axe.Axe().run(page, context=".opd-corpus").response["violations"]
-        serious = [
-            (v["id"], n["html"][:160], n["any"][0]["message"] if n["any"] else "")
-            for v in found
-            if v["impact"] in ("serious", "critical")
-            for n in v["nodes"]
-        ]
-        assert not serious, (tab, serious)
+        assert not serious(page, context=OVERVIEW), tab
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -16,12 +14,11 @@ from pathlib import Path
 import pytest
 from train_form import fill_in
 
+from opd.reports import StepReport
 from opd.runs.run import Run
 
-ROOT = Path(__file__).parents[2]
-
 QUICK = {"steps": 4, "prompts_per_step": 16, "eval_every": 2, "eval_prompts": 16, "max_tokens": 64}
-LONG = QUICK | {"steps": 2000, "eval_every": 500}
+LONG = {"steps": 2000, "prompts_per_step": 4, "eval_every": 500, "eval_prompts": 4, "max_tokens": 48}
 TOP = "((selector) => document.querySelector(selector).getBoundingClientRect().top)"
 STEPS = "document.querySelector('.run-view progress').value"
 
@@ -63,19 +60,21 @@ def curve(page, name: str) -> list[int]:
     return page.evaluate(f"{trace}.x")
 
 
-def train(home: Path, name: str, **settings) -> None:
-    """Train a run to its end without the app."""
-    flags = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "opd", "train", "--name", name, *flags]
-    environment = os.environ | {"OPD_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
-def finished(home: Path) -> str:
+def finished(train) -> str:
     """The name of a run that came to its end."""
-    train(home, "finished", **QUICK, save_every=2)
-    return "finished"
+    return train("finished", **QUICK, save_every=2).name
+
+
+@pytest.fixture
+def copy(home: Path, finished: str):
+    """Copy the run that came to its end under a name that no run had before."""
+
+    def copy_(stem: str) -> Run:
+        runs = home / "runs"
+        return Run(shutil.copytree(runs / finished, runs / f"{stem}-{time.time_ns()}"))
+
+    return copy_
 
 
 def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page, reload):
@@ -103,20 +102,21 @@ def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page, r
     assert page.locator("#review .prompt").inner_text() == changed_most.messages[-1]["content"]
 
 
-def test_a_page_that_was_opened_before_there_was_any_run_shows_its_curves(serve, open_page, tmp_path, kill):
-    with serve(tmp_path) as (url, _):
-        pages = []
-        for _ in range(2):  # the second one is answered by a warm app, before its tab is there
-            pages.append(page := open_page(url))
-            page.wait_for_selector("#review .pane .text")
-            page.wait_for_timeout(1000)
-        open_train(page, **QUICK)
-        start(page)
+def test_a_page_that_was_opened_before_there_was_any_run_shows_its_curves(app, home, finished, open_page):
+    runs = home / "runs"
+    aside = runs.rename(home / "aside")
+    try:
+        page = open_page(app)
+        page.wait_for_selector("#review .pane .text")
+        page.wait_for_timeout(1000)
+        shutil.copytree(aside / finished, runs / finished)
+        page.get_by_role("tab", name="Runs").click()
+        page.locator(f"[data-run={finished}]").get_by_role("button", name="Open").click()
         state(page, "finished")
         assert curve(page, "loss") == [1, 2, 3, 4]
-        for page in pages:  # before the app goes, which they would complain of
-            page.context.close()
-        kill(tmp_path)
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+        aside.rename(runs)
 
 
 def test_a_run_is_paused_resumed_stopped_and_taken_up_again(page):
@@ -128,7 +128,7 @@ def test_a_run_is_paused_resumed_stopped_and_taken_up_again(page):
     state(page, "paused")
     held = page.evaluate(STEPS)
     assert "resuming is immediate" in page.locator(".message").inner_text()
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(1500)
     assert page.evaluate(STEPS) == held
     ask(page, "go_on")
     state(page, "running")
@@ -182,36 +182,40 @@ def test_a_job_that_dies_shows_its_last_words_and_can_be_resumed(page, home, kil
     state(page, "stopped")
 
 
-def test_a_zoom_outlives_new_points(page):
-    open_train(page, **LONG)
-    start(page)
-    before = trained_steps(page, 3)
-    plot = page.locator("[data-curve=loss]")
-    assert len(curve(page, "loss")) >= 3
-    box = plot.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 0.3 * box["width"], middle)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.6 * box["width"], middle, steps=4)
-    page.mouse.up()
-    zoomed = page.evaluate("document.querySelector('[data-curve=loss]').layout.xaxis.range")
-    assert zoomed[0] > 1
-    trained_steps(page, before + 3)
-    assert page.evaluate("document.querySelector('[data-curve=loss]').layout.xaxis.range") == zoomed
-    ask(page, "stop")
-    state(page, "stopped")
+def test_a_zoom_outlives_new_points(app, copy, open_page):
+    run = copy("growing")
+    run.set_steps(8)
+    with run.hold():
+        run.take_over()
+        page = open_page(f"{app}/?run={run.name}")
+        state(page, "running")
+        plot = page.locator("[data-curve=loss]")
+        assert curve(page, "loss") == [1, 2, 3, 4]
+        box = plot.bounding_box()
+        middle = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + 0.3 * box["width"], middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.6 * box["width"], middle, steps=4)
+        page.mouse.up()
+        zoomed = page.evaluate("document.querySelector('[data-curve=loss]').layout.xaxis.range")
+        assert zoomed[0] > 1
+        for step in (5, 6):
+            run.append(StepReport(step, {"loss": 0.1}))
+        trained_steps(page, 6)
+        assert curve(page, "loss") == [1, 2, 3, 4, 5, 6]
+        assert page.evaluate("document.querySelector('[data-curve=loss]').layout.xaxis.range") == zoomed
+    state(page, "interrupted")
 
 
-def test_the_page_of_a_run_that_ended_asks_rarely_and_notices_who_takes_it_up(app, home, finished, open_page):
-    name = f"again-{time.time_ns()}"
-    run = Run(shutil.copytree(home / "runs" / finished, home / "runs" / name))
-    page = open_page(f"{app}/?run={name}")
+def test_the_page_of_a_run_that_ended_asks_rarely_and_notices_who_takes_it_up(app, copy, open_page):
+    run = copy("again")
+    page = open_page(f"{app}/?run={run.name}")
     state(page, "finished")
     page.wait_for_selector(".time-machine mark", state="attached")
     page.wait_for_timeout(1500)
     asked = []
     page.on("request", lambda request: "component_server" in request.url and asked.append(request.url))
-    page.wait_for_timeout(8000)
+    page.wait_for_timeout(4000)
     assert len(asked) <= 2, "of the run and of its probes"
     with run.hold():  # by another app, or in a terminal
         run.take_over()
@@ -219,10 +223,8 @@ def test_the_page_of_a_run_that_ended_asks_rarely_and_notices_who_takes_it_up(ap
     state(page, "interrupted")
 
 
-def test_a_finished_run_goes_on_for_more_steps(app, home, finished, open_page):
-    name = f"longer-{time.time_ns()}"
-    shutil.copytree(home / "runs" / finished, home / "runs" / name)
-    page = open_page(f"{app}/?run={name}")
+def test_a_finished_run_goes_on_for_more_steps(app, copy, open_page):
+    page = open_page(f"{app}/?run={copy('longer').name}")
     state(page, "finished")
     assert page.locator(".prolong input").input_value() == "4"
     page.locator(".prolong input").fill("2")
@@ -234,18 +236,18 @@ def test_a_finished_run_goes_on_for_more_steps(app, home, finished, open_page):
     assert curve(page, "loss") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_kl_that_is_a_lower_bound_is_called_so_at_its_curve(app, home, finished, open_page):
-    name = f"bounded-{time.time_ns()}"
-    metrics = shutil.copytree(home / "runs" / finished, home / "runs" / name) / "metrics.jsonl"
+def test_a_kl_that_is_a_lower_bound_is_called_so_at_its_curve(app, copy, finished, open_page):
+    bounded = copy("bounded")
+    metrics = bounded.path / "metrics.jsonl"
     rows = [json.loads(line) | {"reverse_kl_top_k": 8} for line in metrics.read_text().splitlines()]
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for run, said in ((name, "training: lower bound (teacher's top 8 and tail)"), (finished, "")):
+    for run, said in ((bounded.name, "training: lower bound (teacher's top 8 and tail)"), (finished, "")):
         page = open_page(f"{app}/?run={run}")
         curve(page, "kl")
         assert page.locator("#run figure:has([data-curve=kl]) .bound").text_content() == said
 
 
-def test_a_point_opens_its_steps_rollouts_and_they_go_with_the_run(app, home, finished, open_page):
+def test_a_point_opens_its_steps_rollouts_and_they_go_with_the_run(app, copy, finished, open_page):
     page = open_page(f"{app}/?run={finished}")
     state(page, "finished")
     plot = page.locator("[data-curve=loss] .nsewdrag")
@@ -265,14 +267,14 @@ def test_a_point_opens_its_steps_rollouts_and_they_go_with_the_run(app, home, fi
     page.wait_for_selector(".step-view h3:text-is('Rollouts of step 2')")
 
     # Another run is opened on the Runs tab, then picked: what belongs to the one before is put away.
-    name = f"other-{time.time_ns()}"
-    metrics = shutil.copytree(home / "runs" / finished, home / "runs" / name) / "metrics.jsonl"
+    other = copy("other")
+    metrics = other.path / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     unverified = [{key: row[key] for key in row if "accuracy" not in key} for row in rows]
     metrics.write_text("".join(json.dumps(row) + "\n" for row in unverified))
     page.get_by_role("tab", name="Runs").click()
-    page.locator(f"[data-run={name}]").get_by_role("button", name="Open").click()
-    page.wait_for_selector(f".run-name:has-text('{name}')")
+    page.locator(f"[data-run={other.name}]").get_by_role("button", name="Open").click()
+    page.wait_for_selector(f".run-name:has-text('{other.name}')")
     for selector in (".step-view", "#trajectories .token >> nth=0"):
         page.locator(selector).wait_for(state="hidden")
     # Without answers there is no accuracy: the KL leads.
@@ -312,16 +314,12 @@ def test_the_time_machine_shows_what_became_of_each_token(app, finished, open_pa
     ).inner_text().replace("2. ", "", 1)
 
 
-def test_an_alarm_opens_its_evidence(app, home, finished, open_page):
-    name = f"alarmed-{time.time_ns()}"
-    run = shutil.copytree(home / "runs" / finished, home / "runs" / name)
-    alarm = {"kind": "length collapse", "step": 2, "message": "Completions have collapsed.",
-             "metric": "completion_tokens", "evidence": "rollout"}  # fmt: skip
-    with (run / "events.jsonl").open("a") as file:
-        file.write(json.dumps({"event": "alarm", "time": time.time(), **alarm}) + "\n")
-        end = {"event": "finished", "step": 4, "message": "It ends with an alarm: length.", "alarmed": True}
-        file.write(json.dumps({"time": time.time(), **end}) + "\n")
-    page = open_page(f"{app}/?run={name}")
+def test_an_alarm_opens_its_evidence(app, copy, open_page):
+    run = copy("alarmed")
+    alarm = {"kind": "length collapse", "step": 2, "message": "Completions have collapsed."}
+    run.log_event("alarm", **alarm, metric="completion_tokens", evidence="rollout")
+    run.log_event("finished", step=4, message="It ends with an alarm: length.", alarmed=True)
+    page = open_page(f"{app}/?run={run.name}")
     assert page.locator(".pill[data-alarmed]").inner_text() == "finished, with an alarm"
     assert page.locator(".message.bad").inner_text() == "It ends with an alarm: length."
     line = page.locator(".alarms li")
@@ -382,13 +380,12 @@ def test_an_emptied_field_and_names_that_lead_nowhere_are_told_before_anything_w
         assert page.locator("#setting-steps input").input_value() == "60"
 
 
-def test_a_failed_runs_settings_are_edited(app, home, finished, open_page):
-    name = f"failed-{time.time_ns()}"
-    run = Run(shutil.copytree(home / "runs" / finished, home / "runs" / name))
+def test_a_failed_runs_settings_are_edited(app, copy, finished, open_page):
+    run = copy("failed")
     with (run.path / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 5}\n')  # without a figure, as another program may leave it
     run.log_event("failed", message="It broke.")
-    page = open_page(f"{app}/?run={name}")
+    page = open_page(f"{app}/?run={run.name}")
     state(page, "failed")
     assert "tokens per second" in page.locator(".pace").inner_text()
     page.get_by_role("button", name="Edit these settings").click()
