@@ -43,8 +43,8 @@ CSV = 'prompt{0}answer\n"One ä?"{0}1\n"Two, or three?"{0}2\n'
         ("r.csv", CSV.format(";").encode(), "separated by semicolons"),
         ("r.csv", CSV.format("\t").encode(), "separated by tabs"),
         ("r.tsv", CSV.format("\t").encode(), "separated by tabs"),
-        ("r.jsonl.gz", gzip.compress(LINES.encode()), ""),
-        ("R.CSV.GZ", gzip.compress(CSV.format(";").encode("utf-16")), "separated by semicolons"),
+        ("r.jsonl.gz", gzip.compress(LINES.encode(), mtime=0), ""),
+        ("R.CSV.GZ", gzip.compress(CSV.format(";").encode("utf-16"), mtime=0), "separated by semicolons"),
     ],
 )
 def test_formats(tmp_path, name, content, said):
@@ -60,7 +60,7 @@ def test_formats(tmp_path, name, content, said):
         ("r.json", b'{\n"data": [\n{"prompt": "One?"}]}', "single JSON value: make it a list of rows"),
         ("r.json", b'[\n{"prompt": "One?"}\n{"prompt": "Two?"}]', r"begins like a list of rows.*line 3"),
         ("r.jsonl.gz", b"PK\3\4", "cannot be unpacked: Not a gzipped file"),
-        ("r.jsonl.gz", gzip.compress(b"x" * 99)[:20], "cannot be unpacked"),
+        ("r.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:20], "cannot be unpacked"),
         ("r.xlsx", b"PK\3\4", r"r.xlsx is not a .jsonl, .json, .csv, .tsv or .parquet file"),
     ],
 )
