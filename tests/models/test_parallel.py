@@ -19,7 +19,7 @@ import opd
 from opd.cli import main
 from opd.models import parallel
 from opd.models.parallel import gpus, share
-from opd.runs import jobs
+from opd.runs import worker
 from opd.runs.run import open_run
 from opd.training import preview, rollouts
 from opd.training.memory import estimate_memory
@@ -170,10 +170,10 @@ def test_every_process_wants_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="4 processes on a machine with 2 GPUs"):
         gpus(torch.device("cuda"))
-    monkeypatch.setattr(jobs, "world", lambda: 2)
-    monkeypatch.setattr(jobs, "resolve_device", torch.device)
+    monkeypatch.setattr(worker, "world", lambda: 2)
+    monkeypatch.setattr(worker, "resolve_device", torch.device)
     with pytest.raises(ValueError, match=r"set the device to auto instead of cuda:0"):
-        jobs.devices_of(opd.DistillConfig(device="cuda:0"))
+        worker.devices_of(opd.DistillConfig(device="cuda:0"))
 
 
 def test_sharding_divides_what_an_update_keeps():
