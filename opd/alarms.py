@@ -129,7 +129,7 @@ def _known(rows: Sequence[Row], metric: str, evidence: Evidence) -> list[Row]:
 
 
 def _start_and_now(rows: Sequence[Row], metric: str, shortest: int = SHORTEST) -> tuple[float, float] | None:
-    """Return the mean of the first and of the last :data:`WINDOW` rows, of fewer where these would overlap.
+    """Return the mean of the first and of the last :data:`WINDOW` rows, fewer where they would share some.
 
     None where they would be fewer than ``shortest``.
     """

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opd.divergence import Predictions
+from opd.trajectory import Trajectory
 
 Column = TypeVar("Column", NDArray, Tensor, Predictions)
 
@@ -23,6 +24,11 @@ Column = TypeVar("Column", NDArray, Tensor, Predictions)
 def pack(parts: Iterable[NDArray], device: torch.device | str = "cpu") -> Tensor:
     """Put arrays of trajectories, ``[T, ...]`` each, behind one another, ``[N, ...]``, on a device."""
     return torch.from_numpy(np.concatenate(list(parts))).to(device)
+
+
+def completions(trajectories: Iterable[Trajectory], device: torch.device | str = "cpu") -> Tensor:
+    """Pack the tokens of some completions, int64 ``[N]``."""
+    return pack((t.completion_ids for t in trajectories), device)
 
 
 def cut(column: Column, like: Iterable[Sized]) -> list[Column]:

@@ -77,8 +77,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "self": Preset(
         "Self-distillation",
-        "The student is its own teacher, told the right answer: it learns to think as if it had known. Needs "
-        "prompts with answers.",
+        "The student is its own teacher, shown the right answer: it learns to think as if it had known. "
+        "Needs prompts with answers.",
         {"teacher": "self", "teacher_hint": "The right answer is {answer}."},
         ("teacher",),
     ),
@@ -91,13 +91,11 @@ PRESETS: dict[str, Preset] = {
 }
 """The starting points by name."""
 
-
 BASELINES = [name for name, objective in OBJECTIVES.items() if objective.judge != "teacher"]
 """Objectives that ask no teacher for grades."""
 
 RACERS = ("full", *BASELINES)
 """Starting points that race against each other unless others are named."""
-
 
 PAIRS: dict[str, tuple[str, str]] = {
     "Embedded": ("demo-student", "demo-teacher"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from opd.divergence import Predictions
 from opd.objectives import Need
-from opd.trajectory import Trajectory
+from opd.trajectory import FinishReason, Side, Trajectory
 
 
 class EngineError(RuntimeError):
@@ -28,7 +28,7 @@ def must_be_finite(name: str, *columns: NDArray[np.float32] | None) -> None:
 
     Args:
         name: the model's, for the message.
-        columns: what it says; None where an engine cannot tell.
+        columns: what it says; None where an engine does not say.
 
     Raises:
         NotFiniteError: one of the values is not finite.
@@ -61,6 +61,32 @@ class SampleRequest:
     teacher_prompt_ids: NDArray[np.int64] | None = None
     prompt_index: int = 0
     sample_index: int = 0
+
+    @property
+    def begin_ids(self) -> NDArray[np.int64]:
+        """What the student reads before it writes: the prompt and the forced prefix, int64."""
+        return self.prompt_ids if self.prefix_ids is None else np.append(self.prompt_ids, self.prefix_ids)
+
+    def answered(
+        self,
+        ids: NDArray[np.int64],
+        logprobs: NDArray[np.float32],
+        reason: FinishReason | None,
+        temperature: float,
+    ) -> Trajectory:
+        """Return the trajectory that a completion, ``[T]``, with its behaviour log-probs makes."""
+        return Trajectory(
+            prompt_ids=self.prompt_ids,
+            completion_ids=ids,
+            behaviour_logprobs=logprobs,
+            finish_reason=reason,
+            teacher_prompt_ids=self.prompt_ids
+            if self.teacher_prompt_ids is None
+            else self.teacher_prompt_ids,
+            temperature=temperature,
+            prompt_index=self.prompt_index,
+            sample_index=self.sample_index,
+        )
 
 
 class Sampler(Protocol):
@@ -132,12 +158,7 @@ class Scorer(Protocol):
         ...
 
     def score(
-        self,
-        trajectories: Sequence[Trajectory],
-        *,
-        side: Literal["student", "teacher"],
-        temperature: float = 1.0,
-        top_k: int = 0,
+        self, trajectories: Sequence[Trajectory], *, side: Side, temperature: float = 1.0, top_k: int = 0
     ) -> Predictions:
         """Score every token of every trajectory: all of them, or an exception.
 

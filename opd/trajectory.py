@@ -16,9 +16,24 @@ from numpy.typing import NDArray
 FinishReason = Literal["stop", "length"]
 Messages = list[dict[str, str]]
 Prompt = str | Messages
+Side = Literal["student", "teacher"]
 
 VERDICTS = ("forced", "brilliant", "great", "best", "good", "inaccuracy", "mistake", "blunder")
 """Names of the verdicts; :attr:`Grades.verdicts` holds indices into it. Their cut-offs: opd/verdicts.py."""
+
+
+def as_messages(prompt: Prompt) -> Messages:
+    """Return a prompt as chat messages; a string is one user message.
+
+    Raises:
+        ValueError: there is nothing in it, or a message lacks role or content.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
+    if not messages[-1]["content"].strip():
+        raise ValueError("The prompt is empty. Write a question for the student to answer.")
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +47,7 @@ class Trajectory:
             None for text that nobody sampled (off-policy).
         finish_reason: "stop" (end-of-sequence sampled), "length" (cut off), None while still being sampled.
         teacher_prompt_ids: int64 ``[P']``, what the teacher sees before the completion; equal to
-            ``prompt_ids`` unless the teacher is told more.
+            ``prompt_ids`` unless the teacher sees more.
         temperature: the temperature the completion was sampled at.
         prompt_index: place of the prompt in the request.
         sample_index: which of the prompt's samples this is.
@@ -50,6 +65,10 @@ class Trajectory:
     def __len__(self) -> int:
         """Return T, the number of completion tokens."""
         return len(self.completion_ids)
+
+    def seen_by(self, side: Side) -> NDArray[np.int64]:
+        """Return the prompt that one of the two models sees, int64 ``[P]``."""
+        return self.prompt_ids if side == "student" else self.teacher_prompt_ids
 
 
 @dataclass(frozen=True, eq=False)

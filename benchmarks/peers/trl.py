@@ -30,9 +30,8 @@ from benchmarks.measuring import Cost, Stopwatch, partner
 from opd.config import DistillConfig
 from opd.files import assets_dir
 from opd.models.load import DEMO_MODELS
-from opd.models.text import as_messages
 from opd.training.learner import BETAS, learning_rate
-from opd.trajectory import Prompt
+from opd.trajectory import Prompt, as_messages
 
 Weights = dict[str, NDArray[np.float32]]
 Replay = Sequence[list[list[int]]]

@@ -1,4 +1,4 @@
-"""What several commands are told: a pair of models, saved reviews, and the settings of a run."""
+"""What several commands take: a pair of models, saved reviews, and the settings of a run."""
 
 from __future__ import annotations
 

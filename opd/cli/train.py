@@ -19,9 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which run, begun from which settings, or only tried."""
     parser.add_argument("--name", help="name of the run (default: a new one)")
     parser.add_argument(
-        "--resume",
-        metavar="NAME",
-        help="continue a run; its own settings apply, but more --steps prolong it",
+        "--resume", metavar="NAME", help="continue a run; its own settings apply, but more --steps prolong it"
     )
     parser.add_argument("--preset", metavar="NAME", help=f"over these settings, one of {', '.join(PRESETS)}")
     parser.add_argument(

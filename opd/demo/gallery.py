@@ -125,9 +125,7 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         "The digit marked ?? is wrong. All that follows is correct arithmetic on it and costs nothing.",
         _alone(
             _best(
-                slips,
-                lambda a: a.penalty[a.error],
-                where=lambda a: a.errs_in_a_digit() and a.ends_cheaply(),
+                slips, lambda a: a.penalty[a.error], where=lambda a: a.errs_in_a_digit() and a.ends_cheaply()
             )
         ),
     )
@@ -136,11 +134,7 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         "One word goes astray, and from there the teacher agrees with every step, the wrong answer included. "
         "A low penalty at the end says that a text is consistent, not that it is right.",
         _alone(
-            _best(
-                slips,
-                lambda a: len(a.rest),
-                where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply(),
-            )
+            _best(slips, lambda a: len(a.rest), where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply())
         ),
     )
     yield "fork-value", *_what_a_token_is_worth(pair, slips)

@@ -242,21 +242,11 @@ def pair_report(
         "first_error_top1": _share(
             [f.error is not None and abs(int(f.grades.penalty.argmax()) - f.error) <= NEAR for f in failures]
         ),
-        "first_error_top1_chance": _mean(
-            [
-                0.0
-                if f.error is None
-                else sum(abs(i - f.error) <= NEAR for i in range(len(f.grades))) / len(f.grades)
-                for f in failures
-            ],
-            rng,
-        ),
+        "first_error_top1_chance": _mean([_chance(f, 1, NEAR) for f in failures], rng),
         "first_error_top3": _share(
             [f.error is not None and f.error in np.argsort(-f.grades.penalty)[:3] for f in failures]
         ),
-        "first_error_top3_chance": _mean(
-            [0.0 if f.error is None else min(1.0, 3 / len(f.grades)) for f in failures], rng
-        ),
+        "first_error_top3_chance": _mean([_chance(f, 3, 0) for f in failures], rng),
         "first_error_penalty": _mean([float(f.grades.penalty[f.error]) for f in located], rng),
         "answer_penalty": _mean(
             [

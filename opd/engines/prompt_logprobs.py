@@ -1,10 +1,10 @@
-"""Scoring by vLLM's prompt log-probs, in a process beside this one or on a server: what they can tell."""
+"""Scoring by vLLM's prompt log-probs, in a process beside this one or on a server."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from opd.divergence import Distributions, Predictions, TopK
 from opd.protocols import Need
-from opd.trajectory import Trajectory
+from opd.trajectory import Side, Trajectory
 
 FULL_ENTRIES = 2_000_000
 """Log-probs of whole vocabularies that one call may ask for. vLLM makes a Python object of every one, and a
@@ -68,7 +68,7 @@ class PromptLogprobScorer(ABC):
             )
         if need == "chosen":
             return (
-                f"{self.name} is scored by vLLM, which tells the log-probs of its own likeliest tokens, not "
+                f"{self.name} is scored by vLLM, which gives the log-probs of its own likeliest tokens, not "
                 "of the student's. Set top_k_from to teacher, or score with the transformers engine."
             )
         if need == "full" and tokens * self.vocabulary >= FULL_ENTRIES:
@@ -80,18 +80,10 @@ class PromptLogprobScorer(ABC):
         return None
 
     def score(
-        self,
-        trajectories: Sequence[Trajectory],
-        *,
-        side: Literal["student", "teacher"],
-        temperature: float = 1.0,
-        top_k: int = 0,
+        self, trajectories: Sequence[Trajectory], *, side: Side, temperature: float = 1.0, top_k: int = 0
     ) -> Predictions:
         """Score every token of every trajectory; see :class:`opd.protocols.Scorer`."""
-        prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
-        sequences = [
-            np.concatenate([p, t.completion_ids]) for p, t in zip(prompts, trajectories, strict=True)
-        ]
+        sequences = [np.append(t.seen_by(side), t.completion_ids) for t in trajectories]
         for ids, trajectory in zip(sequences, trajectories, strict=True):
             if not len(trajectory):
                 raise ValueError("There is nothing to score: the completion has no tokens.")

@@ -16,13 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opd.divergence import TopK, sampled
+from opd.divergence import TopK
 from opd.engines.prompt_logprobs import PromptLogprobScorer
-from opd.models.network import LanguageModel
-from opd.models.scoring import distributions
 from opd.models.text import ModelText
 from opd.protocols import EngineError, must_be_finite
-from opd.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +33,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers after which the same question may be answered later."""
 
 PROBE_TOKENS = 64
-"""Token ids, spread over the vocabulary, whose texts and log-probs are looked at when a server is checked."""
-
-AGREEMENT = 0.1
-"""Mean difference in nats a token below which a server's log-probs are a local copy's: bfloat16 round-off is
-a few hundredths."""
+"""Token ids, spread over the vocabulary, whose texts are looked at when a server is checked."""
 
 
 class RemoteScorer(PromptLogprobScorer):
@@ -90,14 +83,14 @@ class RemoteScorer(PromptLogprobScorer):
             limits=httpx.Limits(max_connections=concurrency),
         )
         self._concurrency, self._on_wait = concurrency, on_wait
-        self._telling, self._told = threading.Lock(), False
+        self._saying, self._said = threading.Lock(), False
         served = {model["id"]: model for model in self._ask("GET", "models", threading.Event())["data"]}
         if name not in served:
             raise ValueError(f"{self.url} serves {', '.join(served) or 'nothing'}, not {name}.")
         # One token more must fit: the server predicts a next token even to score.
         self.context = int(served[name].get("max_model_len") or 2**31) - 1
 
-    def check(self, student: ModelText, *, top_k: int = 0, copy: LanguageModel | None = None) -> None:
+    def check(self, student: ModelText, *, top_k: int = 0) -> None:
         """Make sure, before a run, that the server scores what the student writes.
 
         Token ids spread over the vocabulary must have the student's texts there, and log-probs.
@@ -105,8 +98,6 @@ class RemoteScorer(PromptLogprobScorer):
         Args:
             student: the model whose token ids will be scored.
             top_k: how many alternatives the run will ask for.
-            copy: the teacher's weights, where they are on this machine too: its log-probs are the known
-                answers.
 
         Raises:
             ValueError: the server is not the teacher that is wanted; the message says why.
@@ -115,7 +106,7 @@ class RemoteScorer(PromptLogprobScorer):
         count = min(PROBE_TOKENS, self.vocabulary, self.context)
         ids = np.linspace(0, self.vocabulary - 1, count).astype(np.int64)
         answer = self._complete(ids, top_k, threading.Event())
-        scores = self._read(ids, answer, count - 1, top_k)
+        self._read(ids, answer, count - 1, top_k)
         for ident, entries in zip(ids[1:].tolist(), answer[1:], strict=True):
             theirs, ours = entries[str(ident)].get("decoded_token"), student.tokenizer.decode([ident])
             # Bytes that are no character alone are shown differently by different versions.
@@ -124,19 +115,6 @@ class RemoteScorer(PromptLogprobScorer):
                     f"{self.name} at {self.url} has another vocabulary than {student.name}: token {ident} is "
                     f"{theirs!r} there and {ours!r} here. Choose a student and a teacher of one model family."
                 )
-        if copy is None:
-            return
-        probe = Trajectory(ids[:1], ids[1:], None, None, ids[:1])
-        with torch.inference_mode():
-            own = distributions(copy, [probe], side="teacher", temperature=1.0, vocabulary=self.vocabulary)
-            known = sampled(own.log_probs(own.hidden), torch.from_numpy(ids[1:]))
-        off = float((known.cpu() - scores.logprobs).abs().mean())
-        if not off <= AGREEMENT:
-            raise ValueError(
-                f"{self.name} at {self.url} scores a probe {off:.2g} nats a token differently from "
-                f"{copy.name} here, more than round-off ({AGREEMENT:g}). It serves other weights: check its "
-                "--model."
-            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -228,19 +206,19 @@ class RemoteScorer(PromptLogprobScorer):
                     f"The teacher at {self.url} has not answered for {now - failed_at:.0f} seconds: "
                     f"{trouble}. Start its server again, then the run: it goes on from its last checkpoint."
                 )
-            self._tell(f"The teacher at {self.url} does not answer: {trouble}. Waiting for it.")
+            self._say_once(f"The teacher at {self.url} does not answer: {trouble}. Waiting for it.")
             if given_up.wait(delay):
                 raise EngineError(f"The teacher at {self.url} was not asked again.")
             delay = min(2 * delay, LONGEST_DELAY)
-        self._told = False
+        self._said = False
         return self._answer(response)
 
-    def _tell(self, sentence: str) -> None:
+    def _say_once(self, sentence: str) -> None:
         """Say once what is waited for, however many requests wait."""
-        with self._telling:
-            if not self._told:
+        with self._saying:
+            if not self._said:
                 self._on_wait(sentence)
-            self._told = True
+            self._said = True
 
     def _answer(self, response: httpx.Response) -> Any:  # noqa: ANN401
         try:

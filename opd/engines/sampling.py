@@ -68,7 +68,7 @@ def requests(
     out = []
     for i, prompt in enumerate(prompts):
         ids = model.render(prompt, room=max_tokens)
-        told = pair.teacher.render(prompt) if isinstance(pair, Pair) and pair.cross_tokenizer else None
+        teacher_ids = pair.teacher.render(prompt) if isinstance(pair, Pair) and pair.cross_tokenizer else None
         if isinstance(pair, Pair) and not pair.cross_tokenizer:
             pair.teacher.must_fit(len(ids), max_tokens)
         prefix = None if prefixes is None else np.asarray(prefixes[i], dtype=np.int64)
@@ -76,7 +76,7 @@ def requests(
             raise ValueError(f"A prefix of {len(prefix)} tokens leaves nothing to sample of {max_tokens}.")
         for j in range(n):
             u = uniforms(max_tokens, seed=seed, step=step, prompt_index=i, sample_index=j, stream=stream)
-            out.append(SampleRequest(ids, u, prefix, told, prompt_index=i, sample_index=j))
+            out.append(SampleRequest(ids, u, prefix, teacher_ids, prompt_index=i, sample_index=j))
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from opd.engines.columns import ColumnsCache
 from opd.models.kernels.packing import alike
 from opd.models.network import LanguageModel
 from opd.protocols import Sampler, SampleRequest, must_be_finite
-from opd.trajectory import Trajectory
+from opd.trajectory import FinishReason, Trajectory
 
 # Free rows are filled once they are this share of the batch; with nothing to fill them, they are dropped.
 FILL_FROM = 1 / 16
@@ -63,7 +63,7 @@ class TransformersSampler(Sampler):
                 "given. Choose a student of another architecture. (It can grade as a teacher.)"
             )
         # The longest prompts first: rows of like length waste the fewest columns.
-        requests = sorted(requests, key=lambda request: -len(_with_prefix(request)))
+        requests = sorted(requests, key=lambda request: -len(request.begin_ids))
         refills = ColumnsCache.serves(DynamicCache(config=self.model.causal_lm.config))
         size = len(requests) if refills else self.in_flight
         for start in range(0, len(requests), size or 1):
@@ -94,7 +94,7 @@ class _Stream:
     """Completions that grow side by side, each in a row of the batch.
 
     What belongs to a request lies in tensors over all requests, and a row only knows its owner's number: so a
-    step is the same few operations however many rows there are. A free row grows on for nobody.
+    step is the same few operations however many rows there are. A free row is computed too, and dropped.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class _Stream:
         refills: bool,
     ) -> None:
         self.model, self.requests, self.temperature, self.refills = model, requests, temperature, refills
-        self.begins = [_with_prefix(request) for request in requests]
+        self.begins = [request.begin_ids for request in requests]
         self.nobody, device = len(requests), model.device
         budgets = [len(request.uniforms) for request in requests]
         uniforms = np.zeros((len(requests) + 1, max(budgets)))
@@ -283,9 +283,7 @@ class _Stream:
         self.tokens[place], self.logprobs[place] = self.token, logprob
         self.count += 1
 
-    def _trajectories(
-        self, rows: Tensor, reasons: Sequence[Literal["stop", "length"] | None]
-    ) -> Iterator[Trajectory]:
+    def _trajectories(self, rows: Tensor, reasons: Sequence[FinishReason | None]) -> Iterator[Trajectory]:
         owners = self.owner[rows]
         columns = (x.cpu().numpy() for x in (self.tokens[owners], self.logprobs[owners]))
         for i, n, reason, ids, logprobs in zip(
@@ -293,17 +291,7 @@ class _Stream:
         ):
             request = self.requests[i]
             must_be_finite(self.model.name, logprobs[:n])
-            teacher_prompt = request.teacher_prompt_ids
-            yield Trajectory(
-                prompt_ids=request.prompt_ids,
-                completion_ids=ids[:n].copy(),
-                behaviour_logprobs=logprobs[:n].copy(),
-                finish_reason=reason,
-                teacher_prompt_ids=request.prompt_ids if teacher_prompt is None else teacher_prompt,
-                temperature=self.temperature,
-                prompt_index=request.prompt_index,
-                sample_index=request.sample_index,
-            )
+            yield request.answered(ids[:n].copy(), logprobs[:n].copy(), reason, self.temperature)
 
     def _drop_free(self) -> None:
         """Go on with the rows that grow."""
@@ -388,9 +376,3 @@ def batches(trajectories: Sequence[Trajectory], tokens: int, *, packed: bool) ->
         groups[-1].append(i)
         room -= lengths[i]
     return groups
-
-
-def _with_prefix(request: SampleRequest) -> np.ndarray:
-    if request.prefix_ids is None:
-        return request.prompt_ids
-    return np.concatenate([request.prompt_ids, request.prefix_ids])

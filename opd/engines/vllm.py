@@ -115,15 +115,15 @@ class VllmEngine(PromptLogprobScorer):
 
         Raises:
             ValueError: a request does not fit into the context, or a forced prefix at a temperature other
-                than 1, whose log-probs vLLM cannot tell.
+                than 1, whose log-probs vLLM does not give.
             EngineError: vLLM died.
         """
         begins, prefixes, budgets = [], [], []
         for request in requests:
-            prefix = request.prefix_ids if request.prefix_ids is not None else request.prompt_ids[:0]
-            if len(prefix) and temperature not in (0.0, 1.0):
+            prefix = len(request.begin_ids) - len(request.prompt_ids)
+            if prefix and temperature not in (0.0, 1.0):
                 raise ValueError(
-                    f"vLLM cannot tell the log-probs of a forced prefix at temperature {temperature:g}. "
+                    f"vLLM does not give the log-probs of a forced prefix at temperature {temperature:g}. "
                     "Branch at temperature 1, or with the transformers engine."
                 )
             if len(request.prompt_ids) + len(request.uniforms) > self.context:
@@ -132,9 +132,9 @@ class VllmEngine(PromptLogprobScorer):
                     f"{len(request.uniforms)} exceed the {self.context} tokens that {self.name} can read. "
                     "Shorten one of them."
                 )
-            begins.append(np.concatenate([request.prompt_ids, prefix]))
-            prefixes.append(len(prefix))
-            budgets.append(len(request.uniforms) - len(prefix))
+            begins.append(request.begin_ids)
+            prefixes.append(prefix)
+            budgets.append(len(request.uniforms) - prefix)
         seeds = [int(request.uniforms[0] * 2**53) for request in requests]  # all the bits of a random number
         options = {
             "eos_ids": self.model.eos_ids,
@@ -142,19 +142,9 @@ class VllmEngine(PromptLogprobScorer):
             "snapshot_every": snapshot_every,
         }
         for index, ids, logprobs, reason in self._ask("sample", begins, prefixes, budgets, seeds, **options):
-            request = requests[index]
-            must_be_finite(self.name, np.array(logprobs, dtype=np.float32))
-            teacher_prompt = request.teacher_prompt_ids
-            yield Trajectory(
-                prompt_ids=request.prompt_ids,
-                completion_ids=np.array(ids, dtype=np.int64),
-                behaviour_logprobs=np.array(logprobs, dtype=np.float32),
-                finish_reason=reason,
-                teacher_prompt_ids=request.prompt_ids if teacher_prompt is None else teacher_prompt,
-                temperature=temperature,
-                prompt_index=request.prompt_index,
-                sample_index=request.sample_index,
-            )
+            logprobs = np.array(logprobs, dtype=np.float32)
+            must_be_finite(self.name, logprobs)
+            yield requests[index].answered(np.array(ids, dtype=np.int64), logprobs, reason, temperature)
 
     def sync(self) -> None:
         """Give vLLM the model's weights as they are now; what it computed with the old ones is forgotten.

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,16 +28,16 @@ from opd.divergence import chunk_rows, scores
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.scoring import distributions
-from opd.packed import cut, pack
+from opd.packed import completions, cut
 from opd.protocols import must_be_finite
 from opd.spans import Span, align
-from opd.trajectory import Grades, TokenScores, Trajectory
+from opd.trajectory import Grades, Side, TokenScores, Trajectory
 
 
 def grade_spans(
     pair: Pair, trajectories: Sequence[Trajectory], temperature: float, top_k: int
 ) -> list[Grades]:
-    """Grade trajectories by aligned text, as one batch; forks and bias are still to be told.
+    """Grade trajectories by aligned text, as one batch; forks and bias are not found yet.
 
     Args:
         pair: the student and the teacher, whose vocabularies may differ.
@@ -50,11 +49,11 @@ def grade_spans(
         ValueError: a text is too long for the teacher.
     """
     readings = [read_as_teacher(pair, t.completion_ids) for t in trajectories]
-    told = [
+    read = [
         replace(t, completion_ids=ids) for t, (ids, _) in zip(trajectories, readings, strict=True) if len(ids)
     ]
     student = _score(pair.student, trajectories, "student", temperature, top_k)
-    teacher = iter(_score(pair.teacher, told, "teacher", temperature, top_k))
+    teacher = iter(_score(pair.teacher, read, "teacher", temperature, top_k))
     return [
         _grades(scores, next(teacher) if len(ids) else None, spans, temperature)
         for scores, (ids, spans) in zip(student, readings, strict=True)
@@ -104,11 +103,11 @@ def _grades(student: TokenScores, teacher: TokenScores | None, spans: Sequence[S
     top_logprobs = np.full(top_ids.shape, np.nan, dtype=np.float32)
     for span in spans:
         ours, theirs = span.student, span.teacher
-        told = teacher.logprobs[theirs].sum(dtype=np.float64)
-        penalty[ours] = (student.logprobs[ours].sum(dtype=np.float64) - told) / len(ours)
+        given = teacher.logprobs[theirs].sum(dtype=np.float64)
+        penalty[ours] = (student.logprobs[ours].sum(dtype=np.float64) - given) / len(ours)
         first[ours] = ours.start
         if len(ours) == 1:
-            logprobs[ours] = told
+            logprobs[ours] = given
         top_ids[ours.start] = teacher.top_ids[theirs.start]
         top_logprobs[ours.start] = teacher.top_logprobs[theirs.start]
     return Grades(
@@ -125,11 +124,7 @@ def _grades(student: TokenScores, teacher: TokenScores | None, spans: Sequence[S
 
 @torch.inference_mode()
 def _score(
-    model: LanguageModel,
-    trajectories: Sequence[Trajectory],
-    side: Literal["student", "teacher"],
-    temperature: float,
-    top_k: int,
+    model: LanguageModel, trajectories: Sequence[Trajectory], side: Side, temperature: float, top_k: int
 ) -> list[TokenScores]:
     """Score completions by one model alone."""
     if not trajectories:
@@ -138,7 +133,7 @@ def _score(
         model, trajectories, side=side, temperature=temperature, vocabulary=model.vocabulary
     )
     rows = chunk_rows(model.vocabulary)
-    ids = pack((t.completion_ids for t in trajectories), found.hidden.device)
+    ids = completions(trajectories, found.hidden.device)
     parts = []
     for hidden, taken in zip(found.hidden.split(rows), ids.split(rows), strict=True):
         logprobs = found.log_probs(hidden)

@@ -13,7 +13,7 @@ from opd.engines.transformers import batches
 from opd.grading.cross_grading import grade_spans
 from opd.models.pair import Pair
 from opd.models.scoring import distributions
-from opd.packed import pack, places
+from opd.packed import completions, places
 from opd.protocols import must_be_finite
 from opd.trajectory import Grades, TokenScores, Trajectory
 from opd.verdicts import find_forks, verdicts
@@ -114,16 +114,13 @@ def _grade_batch(
         lambda s, t, i: (None, token_signals(s, t, i, top_k, all_divergences)),
         student,
         teacher,
-        pack((t.completion_ids for t in trajectories), student.hidden.device),
+        completions(trajectories, student.hidden.device),
     )
     return to_grades(pair, signals, trajectories, temperature)
 
 
 def to_grades(
-    pair: Pair,
-    signals: dict[str, torch.Tensor],
-    trajectories: Sequence[Trajectory],
-    temperature: float,
+    pair: Pair, signals: dict[str, torch.Tensor], trajectories: Sequence[Trajectory], temperature: float
 ) -> list[Grades]:
     """Cut what :func:`opd.divergence.token_signals` says of packed rows into :class:`Grades`.
 

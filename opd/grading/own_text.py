@@ -19,7 +19,7 @@ from opd.files import parse, read_text
 from opd.tasks import FILE_TYPES, TaskOptions
 from opd.tasks.files import Malformed
 from opd.tasks.formats import Row, read_table
-from opd.tasks.shapes import REFERENCE, ROLES, plain_message, recognise, text_of
+from opd.tasks.shapes import REFERENCE, ROLES, message_of, plain_message, recognise, text_of
 from opd.trajectory import Messages, Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ PROMPT_FILES = (*FILE_TYPES, ".gz", ".txt")
 COMPLETIONS = ("completion", "response", "output", REFERENCE)
 """Columns whose text is graded, the last one a chat's last assistant turn; the first that is there counts."""
 
+NO_CHAT = 'A chat is a list of messages like {"role": "user", "content": "…"}.'
+
 _TURN = re.compile(rf"^({'|'.join(ROLES)}):[ \t]*", re.IGNORECASE | re.MULTILINE)
 
 
@@ -37,6 +39,16 @@ def question(prompt: str, system: str | None = None) -> Messages:
     """Return the conversation of one question, behind a system prompt if that says anything."""
     messages = [{"role": "user", "content": prompt}]
     return [{"role": "system", "content": system}, *messages] if system and system.strip() else messages
+
+
+def as_question(messages: Messages) -> tuple[str, str] | None:
+    """Return the prompt and the system prompt of a conversation of one question; None of a longer one."""
+    match messages:
+        case [{"role": "user", "content": prompt}]:
+            return prompt, ""
+        case [{"role": "system", "content": system}, {"role": "user", "content": prompt}]:
+            return prompt, system
+    return None
 
 
 def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bool = True) -> Trajectory:
@@ -128,30 +140,19 @@ def check_chat(chat: Any) -> Messages:  # noqa: ANN401
     Raises:
         ValueError: it is no list of messages, a role is unknown, or a message is empty.
     """
-    if isinstance(chat, list):
-        chat = [*map(_plain, range(1, len(chat) + 1), chat)]
-    messages = isinstance(chat, list) and all(
-        isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat
-    )
-    if not messages:
-        raise ValueError('A chat is a list of messages like {"role": "user", "content": "…"}.')
-    for number, message in enumerate(chat, start=1):
-        if message["role"] not in ROLES:
-            raise ValueError(
-                f"Message {number} has the role {message['role']!r}; it can be {', '.join(ROLES)}."
-            )
-        try:
-            text_of(message["content"], "its content")
-        except ValueError as error:
-            raise ValueError(f"Message {number} cannot be used: {error}.") from error
-    return [{"role": m["role"], "content": m["content"]} for m in chat]
+    if not isinstance(chat, list):
+        raise ValueError(NO_CHAT)
+    return [_checked(number, message) for number, message in enumerate(chat, start=1)]
 
 
-def _plain(number: int, message: Any) -> Any:  # noqa: ANN401
+def _checked(number: int, message: Any) -> dict[str, str]:  # noqa: ANN401
     try:
-        return plain_message(message)
+        message = plain_message(message)
+        if isinstance(message, dict) and {"role", "content"} <= message.keys():
+            return message_of({"role": message["role"], "content": message["content"]})
     except ValueError as error:
         raise ValueError(f"Message {number} cannot be used: {error}.") from error
+    raise ValueError(NO_CHAT)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from opd.engines.transformers import TransformersSampler
 from opd.grading.grading import grade
 from opd.grading.own_text import chat_trajectories, text_trajectory
 from opd.models.pair import Pair
-from opd.models.text import ModelText, as_messages
+from opd.models.text import ModelText
 from opd.reviews import Review
 from opd.tasks import Example, Task, verify
-from opd.trajectory import Grades, Messages, Prompt, Trajectory
+from opd.trajectory import Grades, Messages, Prompt, Trajectory, as_messages
 
 SNAPSHOT_TOKENS = 16
 """A growing trajectory is graded anew every so many tokens."""

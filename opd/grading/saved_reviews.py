@@ -5,7 +5,6 @@ The file is described in docs/reviews.md. Nothing here needs torch: a saved revi
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -314,7 +313,7 @@ def gallery() -> dict[str, ReviewSet]:
     """Return the reviews that are shipped, by id, in the order they are offered; broken ones are left out."""
     found = {}
     for file in sorted((assets_dir() / "gallery").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             reviews = load_reviews(file)
             found[reviews.id] = reviews
     return found

@@ -314,8 +314,7 @@ def sparkline(values: NDArray[np.floating], bins: int) -> NDArray[np.floating]:
     values = np.nan_to_num(values)
     edges = np.linspace(0, len(values), min(len(values), bins) + 1).astype(int)
     return np.array(
-        [values[a:b][np.abs(values[a:b]).argmax()] for a, b in pairwise(edges)],
-        dtype=values.dtype,
+        [values[a:b][np.abs(values[a:b]).argmax()] for a, b in pairwise(edges)], dtype=values.dtype
     )
 
 

@@ -58,7 +58,7 @@ class Pair:
         return self.elsewhere or TransformersScorer(self.teacher, self.vocabulary)
 
     @property
-    def overlaps(self) -> bool:
+    def concurrent(self) -> bool:
         """Whether the teacher computes beside the student, elsewhere or on a device of its own."""
         return self.scorer.device != self.student.device
 

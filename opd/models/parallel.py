@@ -89,7 +89,7 @@ def gpus(device: torch.device) -> range:
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started; each gets the GPU of its number as its default device.
 
-    Whoever fails inside tells the others; see :func:`cause`.
+    Whoever fails inside sends the others the reason; see :func:`cause`.
     """
     global _team
     if not dist.is_torchelastic_launched():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch
 from opd.divergence import Distributions
 from opd.models.network import LanguageModel
 from opd.protocols import Need
-from opd.trajectory import Trajectory
+from opd.trajectory import Side, Trajectory
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,7 @@ class TransformersScorer:
         """Refuse nothing."""
 
     def score(
-        self,
-        trajectories: Sequence[Trajectory],
-        *,
-        side: Literal["student", "teacher"],
-        temperature: float = 1.0,
-        top_k: int = 0,
+        self, trajectories: Sequence[Trajectory], *, side: Side, temperature: float = 1.0, top_k: int = 0
     ) -> Distributions:
         """Score every token of every trajectory; see :func:`distributions`."""
         return distributions(
@@ -68,7 +62,7 @@ def distributions(
     model: LanguageModel,
     trajectories: Sequence[Trajectory],
     *,
-    side: Literal["student", "teacher"],
+    side: Side,
     temperature: float,
     vocabulary: int,
 ) -> Distributions:
@@ -86,7 +80,7 @@ def distributions(
     Raises:
         ValueError: a trajectory is too long for the model.
     """
-    prompts = [t.prompt_ids if side == "student" else t.teacher_prompt_ids for t in trajectories]
+    prompts = [t.seen_by(side) for t in trajectories]
     for prompt, t in zip(prompts, trajectories, strict=True):
         model.must_fit(len(prompt), len(t), "Shorten the text, or use a model of a longer context.")
     # The last token is predicted but predicts nothing that is graded: it stays out of the input.

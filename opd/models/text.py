@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from opd.models.typed_text import TypedText
-from opd.trajectory import Messages, Prompt
+from opd.trajectory import Messages, Prompt, as_messages
 
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """How byte-level tokenizers spell a byte."""
@@ -194,7 +194,7 @@ class ModelText:
     def token_bytes(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[list[bytes], NDArray[np.bool_]]:
         """Return the UTF-8 bytes of each token of a sequence; joined they are the decoded sequence.
 
-        A character whose bytes are spread over several tokens is shared out where their spelling tells how,
+        A character whose bytes are spread over several tokens is shared out where their spelling shows how,
         and belongs to the last of them elsewhere. The second value, bool ``[T]``, is False where tokens are
         no text: half a character, which is decoded as U+FFFD.
         """
@@ -229,17 +229,3 @@ def _spelled_bytes(token: str) -> bytes:
     if fallback := _FALLBACK.fullmatch(token):
         return bytes.fromhex(fallback[1])
     return bytes(_BYTE_OF[letter] for letter in token) if _BYTE_OF.keys() >= set(token) else b""
-
-
-def as_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Return a prompt as chat messages; a string is one user message.
-
-    Raises:
-        ValueError: there is nothing in it, or a message lacks role or content.
-    """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-        raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
-    if not messages[-1]["content"].strip():
-        raise ValueError("The prompt is empty. Write a question for the student to answer.")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]

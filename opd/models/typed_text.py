@@ -1,6 +1,6 @@
 """Text that somebody typed stays text, also where it spells a control token of the model.
 
-A tokenizer cannot tell the ``<|end|>`` that a chat template wrote from one that a user wrote. So what is
+To a tokenizer the ``<|end|>`` that a chat template wrote is the same as one that a user wrote. So what is
 typed goes through the template with marks in place of spelled control tokens. Then the template's own ones
 are renamed to tokens that nobody can type, and a copy of the tokenizer encodes the whole, knowing only those.
 """

@@ -17,7 +17,7 @@ from opd.training.lessons import Lesson, load_teacher
 
 
 def compare_checkpoints(
-    first: tuple[Run, int], second: tuple[Run, int], *, n: int = 8, seed: int = 0, temperature: float = 1.0
+    first: tuple[Run, int], second: tuple[Run, int], *, n: int = 8, seed: int = 0
 ) -> Iterator[tuple[Review, Review]]:
     """Let two checkpoints answer the same held-out prompts with the same random numbers, and grade both.
 
@@ -29,7 +29,6 @@ def compare_checkpoints(
         second: another step, or that of another run.
         n: how many prompts.
         seed: of the sampling.
-        temperature: of sampling and grading.
 
     Yields:
         For each prompt the review of the first and of the second.
@@ -52,9 +51,7 @@ def compare_checkpoints(
         for student, (run, step) in zip(students, (first, second), strict=True):
             student.name = f"{run.name}, step {step}"
             pair = Pair(student, teacher)
-            (trajectory,) = sample(
-                pair, [example.prompt], seed=seed, temperature=temperature, max_tokens=config.max_tokens
-            )
+            (trajectory,) = sample(pair, [example.prompt], seed=seed, max_tokens=config.max_tokens)
             lesson = Lesson(task, pair, 1, config.teacher_system, config.teacher_hint)
             (trajectory,) = lesson.informed([trajectory], [example], room=config.max_tokens)
             (grades,) = grade(pair, [trajectory])

@@ -1,4 +1,4 @@
-"""What the events of a run say: where it stands, and what there is to tell its user."""
+"""What the events of a run say: where it stands, and what its user should know."""
 
 from __future__ import annotations
 

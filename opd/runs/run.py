@@ -178,7 +178,7 @@ class Run:
 
     @property
     def born(self) -> int:
-        """When it was created, nanoseconds since 1970: tells it from an earlier run of the same name."""
+        """When it was created, nanoseconds since 1970: no earlier run of its name has the same."""
         return (self.path / "config.json").stat().st_mtime_ns
 
     def race(self) -> Race | None:

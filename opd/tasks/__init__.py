@@ -56,7 +56,7 @@ class TaskOptions:
         verifier: decides whether a completion gives the answer; see :mod:`opd.tasks.verifiers`. None: the one
             that reads the form of the answers, else "exact".
         on_malformed: what rows that cannot be used do: they are "skip"ped and counted, or they "fail" the
-            task. Either way line numbers and reasons are told.
+            task. Either way their lines and reasons are named.
         heldout_share: share of the prompts that no training batch contains; a third of them for tuning, two
             thirds for the test. A hash of the prompt decides, so adding rows moves none.
         task_split: which split of a hub data set is read.

@@ -20,7 +20,7 @@ from opd.tasks import Example, Split, TaskOptions
 from opd.tasks.formats import Row, Table, read_table
 from opd.tasks.shapes import Shape, recognise
 from opd.tasks.verifiers import Verifier, long_for_exact, make_verifier
-from opd.trajectory import Messages, Prompt
+from opd.trajectory import Prompt, as_messages
 
 SHOWN = 5  # malformed rows spelled out in a message
 
@@ -69,7 +69,7 @@ class RowsTask:
             except ValueError as error:
                 self.malformed.append(Malformed(row.line, str(error)))
                 continue
-            key = json.dumps(_as_chat(example.prompt))
+            key = json.dumps(as_messages(example.prompt))
             line, answer = first.setdefault(key, (row.line, example.answer))
             if line == row.line:
                 self._examples.append(example)
@@ -172,14 +172,10 @@ def split_of(prompt: Prompt, heldout_share: float) -> Literal["train", "tuning",
 
     Case, spacing and system prompts do not count: two wordings that differ only there share a split.
     """
-    asked = "\n".join(m["content"] for m in _as_chat(prompt) if m["role"] not in ("system", "developer"))
+    asked = "\n".join(m["content"] for m in as_messages(prompt) if m["role"] not in ("system", "developer"))
     digest = hashlib.sha256(" ".join(asked.casefold().split()).encode()).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     return "tuning" if place < heldout_share / 3 else "test" if place < heldout_share else "train"
-
-
-def _as_chat(prompt: Prompt) -> Messages:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def read_file(path: Path, options: TaskOptions) -> RowsTask:

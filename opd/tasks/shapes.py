@@ -16,7 +16,7 @@ from typing import Any
 
 from opd.tasks import Example, TaskOptions, VerifierName
 from opd.tasks.choices import MOST, Key, choices_of, find_key
-from opd.trajectory import Prompt
+from opd.trajectory import Prompt, as_messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -87,7 +87,7 @@ class Shape:
             if choices is None:
                 raise ValueError("it has no choices")
             answer = self.key.letter(answer, choices) if self.key else answer
-            if not all(text in _last_text(prompt) for text in choices.texts):
+            if not all(text in as_messages(prompt)[-1]["content"] for text in choices.texts):
                 prompt = _with_below(prompt, str(choices))
         return Example(prompt, answer, columns=_texts({REFERENCE: reference} | dict(columns)))
 
@@ -218,7 +218,7 @@ def split_chat(value: Any) -> tuple[Prompt, str | None]:  # noqa: ANN401
         reference = content if isinstance(content, str) else None
         if not value or _ends_with_assistant(value):
             raise ValueError("before its last turn, which is the assistant's, it asks nothing")
-    return [_message(plain_message(message)) for message in value], reference
+    return [message_of(plain_message(message)) for message in value], reference
 
 
 def _ends_with_assistant(value: Any) -> bool:  # noqa: ANN401
@@ -251,7 +251,12 @@ def _part(part: Any) -> str:  # noqa: ANN401
     return text_of(part.get("text") if isinstance(part, dict) else part, "a part of a message")
 
 
-def _message(message: Any) -> dict[str, str]:  # noqa: ANN401
+def message_of(message: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return a message, role and text alone.
+
+    Raises:
+        ValueError: it is none, or calls a tool; the message is the reason.
+    """
     if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
         raise ValueError("its messages are not all like {role, content}")
     if message["role"] not in ROLES:
@@ -268,10 +273,6 @@ def _with_below(prompt: Prompt, text: str) -> Prompt:
         return f"{prompt}\n\n{text}"
     *before, last = prompt
     return [*before, last | {"content": f"{last['content']}\n\n{text}"}]
-
-
-def _last_text(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _texts(columns: Mapping[str, Any]) -> dict[str, str]:

@@ -371,11 +371,11 @@ def serve(check: str, deadline: float, requests: TextIO, replies: TextIO) -> Non
         for line in requests:
             faulthandler.dump_traceback_later(deadline, exit=True, file=nowhere)
             try:
-                verdict = bool(right(*json.loads(line)))
+                passed = bool(right(*json.loads(line)))
             except Exception:  # an answer that cannot be read is not the right one
-                verdict = False
+                passed = False
             faulthandler.cancel_dump_traceback_later()
-            print(json.dumps(verdict), file=replies, flush=True)
+            print(json.dumps(passed), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from opd.models.network import LanguageModel
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world
 from opd.models.scoring import distributions
-from opd.models.text import ModelText, as_messages
-from opd.packed import cut, pack
+from opd.models.text import ModelText
+from opd.packed import completions, cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler
 from opd.tasks import Example, Task, opens_reasoning
@@ -45,16 +45,14 @@ from opd.training.patient import (
     REPLY,
     Patient,
     bytes_of,
-    completion_ids,
     ids_of_prompt,
     roles_of,
     tokens_read,
 )
 from opd.training.preflight import preflight
-from opd.trajectory import Messages, Prompt, Trajectory
+from opd.trajectory import Messages, Prompt, Side, Trajectory, as_messages
 
 Level = Literal["pass", "warn", "fail"]
-Side = Literal["student", "teacher"]
 
 AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Mean difference (nats a token) that two scorings of the same tokens may have in any model of the dtype, and
@@ -184,7 +182,7 @@ def check_sampler(
 ) -> Finding:
     """Say whether a sampler's log-probs are those of the student's own forward, as after each weight sync."""
     return _find(
-        "sampler", lambda _: _sampler_verdict(student, sampler, prompts, temperature, PROBE_TOKENS), None
+        "sampler", lambda _: _compare_sampler(student, sampler, prompts, temperature, PROBE_TOKENS), None
     )
 
 
@@ -230,7 +228,7 @@ def _chat_template(p: Patient) -> Outcome:
                 f"{cost:.3f} nats a token less likely. Add it to the template's end."
             )
     if p.lesson.privileged:
-        return "pass", "The teacher reads its own rendering of each prompt, with what it is told."
+        return "pass", "The teacher reads its own rendering of each prompt, with what it alone sees."
     kinds = {"the task's prompts": p.longest} if p.task else {}
     cases = {name: [Example(prompt)] for name, prompt in CONVERSATIONS.items()} | kinds
     different = {
@@ -439,7 +437,7 @@ def _self_grade(p: Patient) -> Outcome:
                 f"{model.name} graded against itself gets up to {worst:.2g} nats instead of 0: its forward "
                 "is not deterministic. Turn off dropout and kernels that are not deterministic."
             )
-        logprobs, ids = p.log_probs(model, p.probes), completion_ids(p.probes)
+        logprobs, ids = p.log_probs(model, p.probes), completions(p.probes)
         # Ids against the distribution one place too early: nothing but a broken model scores both alike.
         shifted = (sampled(logprobs[:-1], ids[1:]) - sampled(logprobs[1:], ids[1:])).abs().max()
         if shifted < AGREEMENT[torch.float32]:
@@ -465,17 +463,17 @@ def _scoring(p: Patient) -> Outcome:
 
 def _sampler(p: Patient) -> Outcome:
     prompts = p.prompts[:PROBE_PROMPTS]
-    return _sampler_verdict(p.student, p.sampler, prompts, p.config.temperature, p.probe_tokens)
+    return _compare_sampler(p.student, p.sampler, prompts, p.config.temperature, p.probe_tokens)
 
 
-def _sampler_verdict(
+def _compare_sampler(
     student: LanguageModel, sampler: Sampler, prompts: Sequence[Prompt], temperature: float, tokens: int
 ) -> Outcome:
     asked = requests(student, prompts, n=2, max_tokens=tokens)
     written = list(sampler.sample(asked, temperature=temperature))
     vocabulary = student.vocabulary
     scored = distributions(student, written, side="student", temperature=temperature, vocabulary=vocabulary)
-    own = sampled(scored.log_probs(scored.hidden), completion_ids(written))
+    own = sampled(scored.log_probs(scored.hidden), completions(written))
     behaviour = pack((t.behaviour_logprobs for t in written), own.device)
     mean, worst, bound = _disagreement(student, own, behaviour, written, temperature=temperature)
     if not mean <= bound:
@@ -517,8 +515,8 @@ def _disagreement(
 def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: float) -> float:
     """Mean difference of a model's scores of a text, token by token with a cache and at once; in nats."""
     found = distributions(model, [t], side=side, temperature=temperature, vocabulary=model.vocabulary)
-    prompt = t.prompt_ids if side == "student" else t.teacher_prompt_ids
-    ids = torch.from_numpy(np.concatenate([prompt, t.completion_ids[:-1]]))[None].to(model.device)
+    prompt = t.seen_by(side)
+    ids = torch.from_numpy(np.append(prompt, t.completion_ids[:-1]))[None].to(model.device)
     places = torch.arange(ids.shape[1], device=model.device)[None]
     cache = DynamicCache(config=model.causal_lm.config)
     ends = range(len(prompt), ids.shape[1] + 1)
@@ -532,7 +530,7 @@ def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: flo
         )[:, -1]
         for start, end in zip((0, *ends), ends, strict=False)
     ]
-    ids = completion_ids([t])
+    ids = completions([t])
     one_by_one, at_once = (sampled(found.log_probs(h), ids) for h in (torch.cat(hidden), found.hidden))
     return float((one_by_one - at_once).abs().mean())
 
@@ -544,14 +542,14 @@ def _teacher(p: Patient) -> Outcome:
     if max(float(np.abs(g.penalty).max()) for g in grades) == 0:
         return "warn", (
             "The teacher says exactly what the student says, so there is nothing to learn. Choose another "
-            "teacher, or tell it something the student does not know."
+            "teacher, or give it a hint of what the student does not know."
         )
     if sizes[1] < sizes[0]:
         return "warn", (
             f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}). Check that "
             "they are not swapped."
         )
-    who = "the student itself, told what the student is not, " if p.config.teacher == "self" else ""
+    who = "the student itself, which sees more than the student, " if p.config.teacher == "self" else ""
     return (
         "pass",
         f"The teacher is {who}{kl.mean():.2g} nats a token from the student on {len(kl)} probe tokens.",
@@ -642,7 +640,7 @@ def _memory(p: Patient) -> Outcome:
     free = free_memory(p.student.device)
     said = f"Training needs about {size_in_words(missing)} more than is loaded ({need})"
     if free is None:
-        return "warn", f"{said}; how much is free on {p.student.device} cannot be told. Watch it."
+        return "warn", f"{said}; how much is free on {p.student.device} is not known. Watch it."
     said += f"; {size_in_words(free)} are free on {p.student.device}."
     if missing <= TIGHT * free:
         return "pass", said

@@ -15,14 +15,13 @@ from opd.config import DistillConfig
 from opd.models.load import check_model, load_model, load_skeleton, resolve_device, resolve_dtype
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair
-from opd.models.text import as_messages
 from opd.objectives import OBJECTIVES
 from opd.phases import announce
 from opd.protocols import SampleRequest, Scorer
 from opd.tasks import Example, Task, TaskOptions, load_task
 from opd.training.learner import trainable
 from opd.training.losses import alternatives
-from opd.trajectory import Messages, Trajectory
+from opd.trajectory import Messages, Trajectory, as_messages
 
 PROBES = 64
 """Held-out prompts of each lesson whose completions are graded at an evaluation."""

@@ -120,7 +120,7 @@ def estimate_memory(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes a device has left for this process; None where nobody can tell.
+    """Return how many bytes a device has left for this process; None where that is not known.
 
     Main memory is shared by all processes of the run on this machine.
     """

@@ -20,12 +20,12 @@ from opd.engines.transformers import TransformersSampler
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair
 from opd.models.scoring import TransformersScorer
-from opd.models.text import ModelText, as_messages
-from opd.packed import cut, pack
+from opd.models.text import ModelText
+from opd.packed import completions, cut
 from opd.protocols import Sampler, SampleRequest, Scorer
 from opd.tasks import Example, Task
 from opd.training.lessons import PROBES, Lesson, filled
-from opd.trajectory import Messages, Prompt, Trajectory
+from opd.trajectory import Messages, Prompt, Trajectory, as_messages
 
 PROBE_TOKENS, PROBE_PROMPTS, TASK_PROMPTS = 32, 4, 64
 LONGEST, DICTATED = 16, 12
@@ -174,7 +174,7 @@ class Patient:
 
     def taken(self, model: LanguageModel, trajectories: Sequence[Trajectory]) -> Tensor:
         """What a model gives to each token of some trajectories, ``[N]``, wherever it computes."""
-        return sampled(self.log_probs(model, trajectories), completion_ids(trajectories))
+        return sampled(self.log_probs(model, trajectories), completions(trajectories))
 
 
 def ids_of_prompt(model: ModelText, prompt: Prompt) -> NDArray[np.int64] | None:
@@ -196,13 +196,9 @@ def tokens_read(p: Patient, example: Example, room: int) -> int:
         try:
             lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
         except ValueError as error:
-            raise ValueError(f"As the teacher reads it, with what it alone is told: {error}") from error
-    elif lengths[0] + room > p.teacher.context:
-        raise ValueError(
-            f"The prompt is {lengths[0]} tokens long; with {room} more for the completion that exceeds the "
-            f"{p.teacher.context} tokens the teacher {p.teacher.name} can read. Shorten the prompt or lower "
-            "max_tokens."
-        )
+            raise ValueError(f"As the teacher reads it, with what it alone sees: {error}") from error
+    else:
+        p.teacher.must_fit(lengths[0], room, "Shorten the prompt or lower max_tokens.")
     return max(lengths)
 
 
@@ -228,8 +224,3 @@ def bytes_of(p: Patient, example: Example) -> int:
     texts = (*(m["content"] for m in as_messages(example.prompt)), hint)
     forms = ((text, unicodedata.normalize("NFKD", text)) for text in texts)
     return sum(max(len(form.encode()) for form in both) for both in forms)
-
-
-def completion_ids(trajectories: Sequence[Trajectory]) -> Tensor:
-    """Return the completions' tokens, packed, int64 ``[N]``."""
-    return pack(t.completion_ids for t in trajectories)

@@ -24,9 +24,7 @@ from opd.reviews import Review
 from opd.tasks import Example
 from opd.training.distillation import Distillation, distill
 from opd.training.doctor import Finding, examine_run
-from opd.training.lessons import (
-    PROBES,
-)
+from opd.training.lessons import PROBES
 from opd.training.losses import TOP_K
 from opd.training.memory import Memory, estimate_memory, free_memory
 from opd.training.rollouts import given_advantage
@@ -83,7 +81,7 @@ class Preview:
         seconds_of_teacher: the same for the teacher's own accuracy, which is measured once.
         plan: what sits where, and who talks to whom.
         memory: what each process needs on the student's device, estimated from the models' shapes.
-        memory_free: bytes that are free on the student's device; None where nobody can tell.
+        memory_free: bytes that are free on the student's device; None where that is not known.
     """
 
     punished: Sequence[PushedToken]
@@ -231,7 +229,7 @@ def _sampling(
 ) -> tuple[Callable[[int], float], list[Trajectory]]:
     """Return how many seconds a model takes for so many prompts, and what it answered to the timed ones.
 
-    Two timings tell what each prompt costs from what a batch costs that is as long as its longest answer.
+    Two timings part what each prompt costs from what a batch costs that is as long as its longest answer.
     """
     announce(f"Timing an evaluation of {model.name}")
     config = run.config

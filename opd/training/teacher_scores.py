@@ -46,7 +46,7 @@ class TeacherScores:
 
     def finished(self, pair: Pair, trajectory: Trajectory) -> None:
         """Let a teacher that computes elsewhere score a trajectory while the student writes the rest."""
-        if pair.overlaps and world() == 1:  # of several processes another one may train on it
+        if pair.concurrent and world() == 1:  # of several processes another one may train on it
             self._begin(pair, [trajectory])
 
     def ask(self, pair: Pair, trajectories: Sequence[Trajectory]) -> Predictions:
@@ -58,7 +58,7 @@ class TeacherScores:
             EngineError: the teacher cannot go on.
         """
         with self.clock("teacher"):
-            if not pair.overlaps:
+            if not pair.concurrent:
                 return self.ask_anew(pair, trajectories)
             self._begin(pair, trajectories)
             try:

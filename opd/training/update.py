@@ -19,7 +19,7 @@ from opd.engines.transformers import batches
 from opd.grading.grading import to_grades
 from opd.models.network import LanguageModel
 from opd.models.parallel import exchange, rank, share, sum_gradients, whole, world
-from opd.packed import cut, pack
+from opd.packed import completions, cut, pack
 from opd.phases import announce, count
 from opd.training.learner import Learner
 from opd.training.losses import TOP_K, Chunk, token_loss
@@ -108,7 +108,7 @@ def gradient(learner: Learner, rollouts: Sequence[Rollout], teachers: TeacherSco
     with learner.precision():
         for indices, batch in _micro_batches(learner, rollouts):
             pair, trajectories = batch[0].lesson.pair, [r.trajectory for r in batch]
-            ids = pack((t.completion_ids for t in trajectories), student.device)
+            ids = completions(trajectories, student.device)
             columns = pack(map(_columns, batch), student.device)
             with torch.no_grad():
                 theirs = teachers.ask(pair, trajectories)
@@ -118,7 +118,7 @@ def gradient(learner: Learner, rollouts: Sequence[Rollout], teachers: TeacherSco
             loss += float(signals.pop("loss").sum())
             stop_mass = [float(part[-1]) for part in cut(signals.pop("stop_mass").cpu(), trajectories)]
             graded = to_grades(pair, signals, trajectories, config.temperature)
-            # What counts for nothing has no index.
+            # A rollout that only makes up the number of forwards has no index.
             found |= zip(indices, zip(graded, stop_mass, strict=True), strict=False)
             count(len(found), len(rollouts))
     losses, parts = zip(*exchange((loss, found)), strict=True)
@@ -148,9 +148,8 @@ def _of_lesson(
 ) -> Iterator[tuple[list[int], list[Rollout]]]:
     """Cut this process's share of the rollouts of one lesson, which ``own`` are.
 
-    Sharded weights want as many forwards of every process. Whoever has fewer takes part with a rollout that
-    counts for nothing and has no index: one of its own if it has any, which no teacher elsewhere is asked
-    about again.
+    Sharded weights want as many forwards of every process. Whoever has fewer repeats a rollout, with weights
+    of 0 and no index: one of its own if it has any, which no teacher elsewhere is asked about again.
     """
     packed = rollouts[own[0]].lesson.pair.packs
     lengths = [len(rollouts[i].trajectory) for i in own]

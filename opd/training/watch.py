@@ -14,7 +14,7 @@ from opd.grading.evaluation import evaluate
 from opd.grading.grading import grade
 from opd.grading.reviewing import review
 from opd.models.parallel import spread
-from opd.packed import cut, pack
+from opd.packed import completions, cut
 from opd.phases import announce
 from opd.protocols import must_be_finite
 from opd.reports import FrozenScores, Push, StepReport
@@ -133,7 +133,7 @@ class Watch:
             lambda student, teacher, ids: (None, token_signals(student, teacher, ids, 1)),
             self.learner.score(pair, self.frozen),
             self._teacher_of_frozen,
-            self._ids(self.frozen),
+            completions(self.frozen, self.learner.student.device),
         )
         signals["logprobs"] = signals["student.logprobs"]
         columns = [cut(signals[f.name].cpu().numpy(), self.frozen) for f in fields(FrozenScores)]
@@ -152,7 +152,7 @@ class Watch:
             lambda student, _, ids: (None, {"logprobs": sampled(student, ids)}),
             now,
             now,
-            self._ids(trajectories),
+            completions(trajectories, self.learner.student.device),
         )
         parts = cut(signals["logprobs"].cpu().numpy(), trajectories)
         must_be_finite(self.learner.student.name, *parts)
@@ -160,6 +160,3 @@ class Watch:
             Push(given_advantage(self.learner.config, rollout, g), after - g.student.logprobs)
             for (rollout, g), after in zip(graded, parts, strict=True)
         ]
-
-    def _ids(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
-        return pack((t.completion_ids for t in trajectories), self.learner.student.device)

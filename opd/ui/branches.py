@@ -16,7 +16,7 @@ from opd.runs.run import open_run
 from opd.tasks import load_task
 from opd.tasks.demo import known_problem
 from opd.ui.errors import spoken_errors
-from opd.ui.events import PLUMBING
+from opd.ui.events import NOT_THERE, PLUMBING
 from opd.ui.kept_sets import KeptSets
 from opd.ui.pairs import loaded_pair
 from opd.ui.shown import Shown
@@ -55,7 +55,7 @@ class Place:
                         return cls(key, group, sample, index)
                     case {}:
                         return cls(key, group, sample)
-        raise ValueError("The page asked for something that is not there. Please load it anew.")
+        raise ValueError(NOT_THERE)
 
 
 class Branches:
@@ -171,7 +171,7 @@ class Branches:
         max_tokens: int | None,
         grown: dict[str, str],
     ) -> Iterator[list[Any]]:
-        """Run what the bar has told the cost of; findings appear as they firm up."""
+        """Run what the bar has said the cost of; findings appear as they firm up."""
         from opd.grading import branching
 
         with spoken_errors():

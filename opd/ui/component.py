@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ class OwnHTML(gr.HTML):
     evaluate. A module ``x.py`` has its parts in ``x.html``, ``x.css`` and ``x.js``.
     """
 
-    def __init__(self, module: str, *, looks: Path | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, looks: Path | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Read the files.
 
         Args:
-            module: ``__file__`` of the component's module.
             looks: where its markup and style lie instead, without their endings.
             kwargs: those of :class:`gradio.HTML`, and further props of the script.
         """
-        own = Path(module)
+        own = Path(inspect.getfile(type(self)))
         looks = looks or own
         super().__init__(
             html_template=looks.with_suffix(".html").read_text(encoding="utf-8"),

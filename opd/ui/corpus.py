@@ -146,7 +146,6 @@ class Corpus(OwnHTML):
         """
         self._find = find
         super().__init__(
-            __file__,
             legend={
                 "plotly": plotly_address(),
                 "listed": MOST_TOKENS,

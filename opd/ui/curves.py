@@ -22,6 +22,6 @@ def plotly_address() -> str:
 class CurveHTML(OwnHTML):
     """A component that draws curves: its script is given the address of plotly."""
 
-    def __init__(self, module: str, **kwargs: Any) -> None:  # noqa: ANN401
-        """Read the files of ``module``; ``kwargs`` are those of :class:`OwnHTML`."""
-        super().__init__(module, plotly=plotly_address(), **kwargs)
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Add plotly's address; ``kwargs`` are those of :class:`OwnHTML`."""
+        super().__init__(plotly=plotly_address(), **kwargs)

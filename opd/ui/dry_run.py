@@ -18,10 +18,6 @@ class DryRun(OwnHTML):
     """Shows findings and a preview. Event: ``token`` (``_data``: ``key, review``, the completion it
     stands in)."""
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, **kwargs)
-
     def show(self, key: str, findings: Sequence[Finding], preview: Preview | None) -> str:
         """Return the value for what was found out; without a preview the doctor forbade it.
 

@@ -1,4 +1,4 @@
-"""What viewers of a run are told: one reading of the disk serves all who ask within a moment."""
+"""What viewers of a run get: one reading of the disk serves all who ask within a moment."""
 
 from __future__ import annotations
 

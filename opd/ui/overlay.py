@@ -18,10 +18,6 @@ from opd.view.payload import visible
 class Overlay(CurveHTML):
     """Lays the curves of runs over each other; runs that still train go on. The baseline is dashed."""
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, **kwargs)
-
     def show(self, runs: Sequence[Run]) -> str:
         """Return the value for some runs; the baseline joins them. Of two, the config diff is shown.
 

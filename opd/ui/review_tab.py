@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 import opd
-from opd.grading.own_text import PROMPT_FILES, question, read_chat, read_prompts
+from opd.grading.own_text import PROMPT_FILES, as_question, question, read_chat, read_prompts
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
 from opd.phases import announce
 from opd.runs.run import open_run
@@ -271,10 +271,8 @@ class ReviewTab:
             except (ValueError, OSError) as unknown:
                 warn(unknown)
         first = next(iter(gallery()))
-        return [
-            *self._show(first, gallery()[first]),
-            *[gr.skip()] * 3,
-        ]  # its prompt stands there, or a new one
+        # Its prompt stands there, or a new one.
+        return [*self._show(first, gallery()[first]), *[gr.skip()] * 3]
 
     def _show(
         self, key: str, reviews: ReviewSet, *, linked: bool = False, growing: bool = False
@@ -446,14 +444,8 @@ class ReviewTab:
 def _asked(reviews: ReviewSet) -> list[Any]:
     """Return the updates of prompt, system prompt and its fold: what all these answer, if it is one."""
     first, *others = [review.messages for review in reviews]
-    match first:
-        case [{"role": "user", "content": prompt}] if all(other == first for other in others):
-            return [prompt, "", gr.skip()]
-        case [{"role": "system", "content": system}, {"role": "user", "content": prompt}] if all(
-            other == first for other in others
-        ):
-            return [prompt, system, gr.update(open=True)]
-    return ["", "", gr.skip()]
+    prompt, system = (as_question(first) if all(other == first for other in others) else None) or ("", "")
+    return [prompt, system, gr.update(open=True) if system else gr.skip()]
 
 
 def _sampling_options(

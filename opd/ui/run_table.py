@@ -26,10 +26,6 @@ class RunTable(OwnHTML):
     (``_data["run"]``: watch it).
     """
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make the table; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, **kwargs)
-
     def show(self, chosen: Sequence[str]) -> str:
         """Return the value that chooses some runs, and reads the list anew."""
         _list.cache_clear()

@@ -29,15 +29,15 @@ class RunView(CurveHTML):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make a view of no run yet; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, panels=panels(), **kwargs)
+        super().__init__(panels=panels(), **kwargs)
 
     def show(self, name: str, said: str | None = None) -> str:
         """Return the value that follows the run called ``name``, and asks for its news at once.
 
         ``said`` stands beside the buttons then; None leaves what stands there.
         """
-        told = {} if said is None else {"said": said}
-        return json.dumps({"run": name, "asked": time.time(), **told})
+        beside = {} if said is None else {"said": said}
+        return json.dumps({"run": name, "asked": time.time(), **beside})
 
     def unsaid(self, value: str) -> str:
         """Return the value for what was asked in vain: beside the buttons no more is said of it."""

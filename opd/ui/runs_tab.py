@@ -204,7 +204,7 @@ class RunsTab:
             run = open_run(chosen[-1])
             target = self._own_file(f"{run.name}.zip", f"{run.name}-{run.born}-{run.saved_step}")
             if target.exists():
-                target.touch()  # by this time Gradio tells what nobody wants any more
+                target.touch()  # by this time Gradio finds what nobody wants any more
             else:
                 export_zip(run, self._own_file(target.name)).replace(target)
         return gr.update(value=str(target), visible=True)

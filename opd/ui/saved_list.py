@@ -18,10 +18,6 @@ MOST_LISTED = 500
 class SavedList(OwnHTML):
     """Lists the saved reviews, also those of other pages. Event: ``open`` (``_data["review"]``: its id)."""
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make the list; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, **kwargs)
-
     def settle(self) -> str:
         """Return the value for when what was to be opened is open, or refused."""
         return json.dumps(time.time())

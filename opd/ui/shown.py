@@ -36,7 +36,7 @@ class Shown(OwnHTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._find = find
-        super().__init__(__file__, **kwargs)
+        super().__init__(**kwargs)
 
     def show(self, key: str, reviews: ReviewSet, *, linked: bool = False) -> str:
         """Return the value for ``reviews``, shown under ``key``; ``linked``: its id stands in the address."""

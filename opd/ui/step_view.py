@@ -24,10 +24,6 @@ class StepView(CurveHTML):
     ``step``: show that one), ``sample`` (``run``, ``step``, ``sample``: go to that rollout).
     """
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, **kwargs)
-
     def show_step(self, run: Run, kind: Kind, step: int, samples: Sequence[Sample] = ()) -> str:
         """Return the value for a step of a run; ``samples``: its rollouts, where those are shown."""
         pushed = [sample for sample in samples if sample.push]

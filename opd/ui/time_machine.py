@@ -28,7 +28,7 @@ class TimeMachine(OwnHTML):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Make an empty view; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, heat=COLOUR_STEPS, **kwargs)
+        super().__init__(heat=COLOUR_STEPS, **kwargs)
 
     def show(self, name: str) -> str:
         """Return the value that follows the run called ``name``."""
@@ -94,7 +94,7 @@ def _scores(run: Run, step: int) -> Sequence[Frozen]:
 
 @lru_cache(maxsize=KEPT_SCORES)
 def _read_scores(run: Run, born: int, step: int) -> Sequence[Frozen]:
-    """Read an evaluation's scores; they do not change once written. ``born`` tells runs of one name apart."""
+    """Read an evaluation's scores; they do not change once written. ``born`` parts runs of one name."""
     return run.samples.frozen(step)
 
 

@@ -14,13 +14,7 @@ from opd.reviews import Review
 from opd.ui.component import OwnHTML
 from opd.ui.kept_sets import KeptSets
 from opd.view import HERE
-from opd.view.payload import (
-    COLUMNS,
-    alternatives_payload,
-    columns_payload,
-    legend,
-    set_payload,
-)
+from opd.view.payload import COLUMNS, alternatives_payload, columns_payload, legend, set_payload
 
 ACTIONS = ("branch", "typed", "teacher_line", "fork_value", "no_return")
 """What the pinned token's card can ask for."""
@@ -55,9 +49,8 @@ class TokenReview(OwnHTML):
             kwargs: those of :class:`gradio.HTML`.
         """
         self._sets = sets
-        looks = HERE / "review"
         super().__init__(
-            __file__, looks=looks, legend=legend(), actions=list(actions), linked=linked, **kwargs
+            looks=HERE / "review", legend=legend(), actions=list(actions), linked=linked, **kwargs
         )
 
     def show(

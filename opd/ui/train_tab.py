@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from opd.config import anchor
+from opd.grading.own_text import as_question
 from opd.grading.saved_reviews import ReviewSet
 from opd.runs.run import Run, list_runs, new_name, open_run
 from opd.runs.samples import Kind
-from opd.trajectory import Messages
 from opd.ui.dry_run import DryRun
 from opd.ui.errors import spoken_errors, warn
 from opd.ui.events import NOT_THERE, PLUMBING, field, number
@@ -120,7 +120,7 @@ class TrainTab:
         )
         self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
         self.run.point(self._show_rollouts, None, self.looked_at, **PLUMBING)
-        self.run.evidence(self._show_evidence, None, self.looked_at, **PLUMBING)
+        self.run.evidence(self._show_step, None, self.looked_at, **PLUMBING)
         self.step.step(self._show_step, None, self.looked_at, **PLUMBING)
         self.step.sample(self._show_sample, None, self.trajectories, **PLUMBING)
         self.time.look(self._show_answers, None, self.looked_at, **PLUMBING)
@@ -139,7 +139,7 @@ class TrainTab:
             warn(f"There is no run called {wanted} any more.")
         run = run or next((run for run in runs if run.status().live), runs[0] if runs else None)
         if not run:
-            # To skip an HTML component that is not on the page yet takes its props from it: it is told None.
+            # To skip an HTML component that is not on the page yet takes its props from it: it gets None.
             return [None if output in (self.run, self.time) else gr.skip() for output in self.attached]
         opens = gr.Tabs(selected="train") if run.name == wanted and not _opens_review(request) else gr.skip()
         return [opens, *self.follow(run.name), *self._offered(run, PairNames())]
@@ -165,7 +165,9 @@ class TrainTab:
         with spoken_errors():
             run = _run_of(event)
             names = pair_of(run)
-            asked = next(filter(None, (_single(p.messages) for p in run.samples.probes_by_change())), None)
+            asked = next(
+                filter(None, (as_question(p.messages) for p in run.samples.probes_by_change())), None
+            )
         shown = self.review.use(names, trained=run.name, which=BOTH)
         return [gr.Tabs(selected="review"), requested + 1, *(asked or [gr.skip(), gr.skip()]), *shown]
 
@@ -176,8 +178,8 @@ class TrainTab:
         with spoken_errors():
             run = _run_of(event)
             config = run.config
-        told = self.run.show(run.name, "The form holds its settings: change what you like, and press Start.")
-        return [told, words_of(config.objective), *self.setup.filled_like(config)]
+        shown = self.run.show(run.name, "The form holds its settings: change what you like, and press Start.")
+        return [shown, words_of(config.objective), *self.setup.filled_like(config)]
 
     def _start(self, name: str, *values: Any) -> list[Any]:  # noqa: ANN401
         from opd.runs import jobs
@@ -256,15 +258,11 @@ class TrainTab:
         with spoken_errors():
             return self._show(_run_of(event), "rollout", number(event, "step"))
 
-    def _show_evidence(self, event: gr.EventData) -> list[Any]:
-        """Show what gave rise to an alarm."""
-        with spoken_errors():
-            kind = "probe" if field(event, "evidence") == "probe" else "rollout"
-            return self._show(_run_of(event), kind, number(event, "step"))
-
     def _show_step(self, event: gr.EventData) -> list[Any]:
+        """Show the trajectories of a step, or what gave rise to an alarm."""
         with spoken_errors():
-            kind = "probe" if field(event, "kind") == "probe" else "rollout"
+            said = field(event, "kind") or field(event, "evidence")
+            kind = "probe" if said == "probe" else "rollout"
             return self._show(_run_of(event), kind, number(event, "step"))
 
     def _show_answers(self, event: gr.EventData) -> list[Any]:
@@ -291,10 +289,7 @@ class TrainTab:
         samples = run.samples.rollouts(step) if kind == "rollout" else []
         reviews = run.samples.probes(step) if kind == "probe" else [sample.review for sample in samples]
         key = f"{run.name}-{run.born}-{kind}-{step}"
-        return [
-            self.step.show_step(run, kind, step, samples),
-            self._read(key, ReviewSet.of(reviews), opens),
-        ]
+        return [self.step.show_step(run, kind, step, samples), self._read(key, ReviewSet.of(reviews), opens)]
 
 
 def _nothing_beside() -> list[Any]:
@@ -326,16 +321,6 @@ def _run_of(event: gr.EventData) -> Run:
         case str(name):
             return open_run(name)
     raise ValueError(NOT_THERE)
-
-
-def _single(messages: Messages) -> tuple[str, str] | None:
-    """Return the prompt and the system prompt of a conversation of one question; None of a longer one."""
-    match messages:
-        case [{"role": "user", "content": prompt}]:
-            return prompt, ""
-        case [{"role": "system", "content": system}, {"role": "user", "content": prompt}]:
-            return prompt, system
-    return None
 
 
 def anchored(names: PairNames) -> PairNames:

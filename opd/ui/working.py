@@ -29,7 +29,7 @@ class Working(OwnHTML):
 
     def __init__(self, elem_classes: str = "working-line", **kwargs: Any) -> None:  # noqa: ANN401
         """Make a line that says nothing yet; ``kwargs`` are those of :class:`gradio.HTML`."""
-        super().__init__(__file__, elem_classes=elem_classes, **kwargs)
+        super().__init__(elem_classes=elem_classes, **kwargs)
 
     def around(
         self,
@@ -44,7 +44,7 @@ class Working(OwnHTML):
         answer: str | None = None,
         **event: Any,  # noqa: ANN401
     ) -> tuple[Any, list[Any]]:
-        """Let ``triggers`` start some work, and tell how it goes until it is done, fails or is cancelled.
+        """Let ``triggers`` start some work, and say how it goes until it is done, fails or is cancelled.
 
         Args:
             triggers: events, such as ``button.click``.
@@ -74,7 +74,7 @@ class Working(OwnHTML):
             return state({"ticket": ticket}, busy=True)
 
         began = gr.on(triggers, begin, None, line, queue=False, **PLUMBING)
-        working = began.then(_told(work), [self, *inputs], outputs, **{**PLUMBING, **event})
+        working = began.then(_heard(work), [self, *inputs], outputs, **{**PLUMBING, **event})
         working.success(lambda: state({"done": done, "answer": answer}, busy=False), None, line, **PLUMBING)
         idle = [lambda: state(None, busy=False), None, line]
         broken_off = [working.failure(*idle, **PLUMBING)]
@@ -92,10 +92,10 @@ def _ticket(value: str | None) -> str:
     return (json.loads(value or "null") or {}).get("ticket", "")
 
 
-def _told(work: Callable[..., Any]) -> Callable[..., Any]:
+def _heard(work: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap some work so that the phases that it announces are known by the ticket in its first argument."""
 
-    def tell(ticket: str) -> Any:  # noqa: ANN401
+    def hearing(ticket: str) -> Any:  # noqa: ANN401
         if _phases.get(ticket) in (None, WAITING):
             _phases[ticket] = "Working"
         return listening(lambda phase: _phases.__setitem__(ticket, phase))
@@ -103,7 +103,7 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
     def function(value: str, *inputs: Any) -> Any:  # noqa: ANN401
         ticket = _ticket(value)
         try:
-            with tell(ticket):
+            with hearing(ticket):
                 return work(*inputs)
         finally:
             _phases.pop(ticket, None)
@@ -112,7 +112,7 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
         ticket, states = _ticket(value), work(*inputs)
         try:
             while True:
-                with tell(ticket):  # for each state anew: Gradio asks for it in a context of its own
+                with hearing(ticket):  # for each state anew: Gradio asks for it in a context of its own
                     state = next(states, states)
                 if state is states:
                     return

@@ -34,7 +34,7 @@ BINS = 256
 """Columns of a barcode at most; of the positions that share one the highest KL is shown."""
 
 BOUND = "lower bound (teacher's top {:g} and tail)"
-"""What is said of a KL to a teacher that does not tell the whole vocabulary."""
+"""What is said of a KL to a teacher that gives but its likeliest tokens."""
 
 Points = list[tuple[int, float]]
 """Step and value."""
@@ -112,7 +112,7 @@ def barcode(lines: Sequence[tuple[int, NDArray[np.floating]]], caption: str, wor
     Args:
         lines: step and values (nats, ``[T]``) of each evaluation.
         caption: what the text answers.
-        words: what a reader that sees no pictures is told.
+        words: what is read out to those who see no pictures.
     """
     columns, height = max(len(values) for _, values in lines), SIZE / len(lines)
     cells: dict[int, list[str]] = {}

@@ -186,7 +186,7 @@ def review_payload(review: Review, forks: Sequence[NDArray[np.bool_]]) -> dict[s
 
 
 def _verdicts(review: Review) -> NDArray[np.uint8]:
-    """Return the verdicts; where there are none, one without a sign, and the page is told so by "spans"."""
+    """Return the verdicts; where there are none, one without a sign; the page knows them by "spans"."""
     judged = review.grades.verdicts
     return np.full(len(review.pieces), VERDICTS.index("good"), dtype=np.uint8) if judged is None else judged
 

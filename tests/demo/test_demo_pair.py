@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opd.demo import make_pair, report
-from opd.demo.cards import write_cards
 from opd.demo.documents import documents, pack
+from opd.demo.make_pair import write_cards
 from opd.demo.recipes import RECIPES, ROW_LENGTH, ROWS, Recipe
 from opd.demo.tokenizer import build_tokenizer
 from opd.files import assets_dir

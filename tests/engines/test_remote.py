@@ -303,7 +303,7 @@ def test_a_model_that_is_not_served_is_named(server):
 
 def test_the_check_passes_for_the_teacher_that_is_wanted(server):
     with connect(server) as scorer:
-        scorer.check(make_model(0), top_k=3, copy=server.model)
+        scorer.check(make_model(0), top_k=3)
 
 
 def test_the_check_tells_another_vocabulary(server):
@@ -315,11 +315,6 @@ def test_the_check_tells_another_vocabulary(server):
         pytest.raises(ValueError, match=r"another vocabulary than student: token \d+"),
     ):
         scorer.check(student)
-
-
-def test_the_check_tells_other_weights(server):
-    with connect(server) as scorer, pytest.raises(ValueError, match="serves other weights"):
-        scorer.check(make_model(0), copy=make_model(2, name="teacher"))
 
 
 def test_needs_that_cannot_be_served_are_refused_before_the_run(server):

@@ -291,7 +291,7 @@ def test_without_a_verifier_a_fork_has_a_kl_and_no_verdict(demo):
     found = last(fork_value(pair, review, error, k=4))
     assert (found.verdict, found.points, found.options[0].right) == ("undecided", None, None)
     assert found.options[0].kl > 0
-    assert "right and wrong cannot be told" in found.sentence
+    assert "what is right is not known" in found.sentence
 
 
 def test_the_cost_of_a_fork_value_is_said_before(demo):
@@ -456,7 +456,7 @@ def test_the_command_line_refuses_in_a_sentence(demo, tmp_path, capsys):
         (["--which", 2], "no trajectory 2"),
         (["--at", 0], "no such token"),
         (["--text", ""], "nothing to force"),
-        (["--no-return"], "right and wrong cannot be told"),
+        (["--no-return"], "what is right is not known"),
         (["--value", "--at", 1, "-k", 0], "at least 1 rollout"),
     ):
         assert run("branch", path, *wrong) == 2

@@ -5,7 +5,8 @@ return* are measurements: many rollouts, counted by a verifier, with intervals. 
 before a branch is the very ids of its parent.
 """
 
-from opd.grading.branching.evidence import with_evidence
+from dataclasses import replace
+
 from opd.grading.branching.fork_values import (
     ForkValue,
     Option,
@@ -18,6 +19,7 @@ from opd.grading.branching.fork_values import (
 from opd.grading.branching.lines import branch, teacher_line
 from opd.grading.branching.no_return import NoReturn, no_return_cost, point_of_no_return
 from opd.grading.branching.rolling import must_be_verified
+from opd.reviews import Review
 
 __all__ = [
     "ForkValue",
@@ -35,3 +37,13 @@ __all__ = [
     "teacher_line",
     "with_evidence",
 ]
+
+
+def with_evidence(review: Review, found: ForkValue | NoReturn) -> Review:
+    """Return the review with a finding kept in its evidence, beside earlier ones."""
+    evidence = dict(review.evidence or {})
+    if isinstance(found, NoReturn):
+        evidence["noReturn"] = found.to_dict()
+    else:
+        evidence["forkValue"] = {**evidence.get("forkValue", {}), str(found.at): found.to_dict()}
+    return replace(review, evidence=evidence)

@@ -32,7 +32,7 @@ STYLE_POINTS = 10.0
 CHOICE_PROBABILITY = 0.05
 """What the teacher gives less than this is no choice of its."""
 
-Verdict = Literal["decisive", "style only", "undecided"]
+Decision = Literal["decisive", "style only", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ForkValue:
 
     at: int
     options: tuple[Option, ...]
-    verdict: Verdict
+    verdict: Decision
     points: float | None
     low: float | None
     high: float | None
@@ -135,9 +135,9 @@ def fork_value(
 ) -> Iterator[ForkValue]:
     """Measure what the choice at one token is worth: force it or a teacher's choice; the student goes on.
 
-    The verdict compares the token taken with the teacher's *likeliest* other choice, which is known before
+    It compares the token taken with the teacher's *likeliest* other choice, which is known before
     any rollout. Picking the one that came out best would find differences where there are none (the winner's
-    curse). The further choices are shown without a verdict.
+    curse). The further choices are shown beside it.
 
     Args:
         pair: the student that goes on and the teacher.
@@ -150,8 +150,8 @@ def fork_value(
         max_tokens: bound on each whole completion.
 
     Yields:
-        The state after every :data:`ROUND` rollouts of each option. There is a verdict after the last one
-        only: who looks at every partial result and stops at a decisive one finds too many.
+        The state after every :data:`ROUND` rollouts of each option. It is decided after the last one only:
+        who looks at every partial result and stops at a decisive one finds too many.
 
     Raises:
         ValueError: k is below 1; see also :func:`branch` and :func:`teacher_choices`.
@@ -193,7 +193,7 @@ def fork_value(
 
 
 def judge_fork(at: int, options: Sequence[Option], k: int) -> ForkValue:
-    """Turn the counts of a fork's options into a finding; no verdict before ``k`` rollouts of each."""
+    """Turn the counts of a fork's options into a finding, decided only by ``k`` rollouts of each."""
     taken, best = options[0], options[1]
     if taken.right is None or best.right is None:
         kls = " and ".join(
@@ -201,7 +201,7 @@ def judge_fork(at: int, options: Sequence[Option], k: int) -> ForkValue:
             for o in (best, taken)
         )
         sentence = (
-            "Nobody verifies these answers, so right and wrong cannot be told. The student then strays from "
+            "Nobody verifies these answers, so what is right is not known. The student then strays from "
             f"the teacher by {kls} ({best.n} rollouts each)."
         )
         return ForkValue(at, tuple(options), "undecided", None, None, None, None, sentence)
@@ -212,20 +212,20 @@ def judge_fork(at: int, options: Sequence[Option], k: int) -> ForkValue:
         f"in {taken.right} of {taken.n} after {quoted(taken.text)}"
     )
     figures = f"{points:+.0f} points [{low:+.0f}, {high:+.0f}]"
-    verdict: Verdict = "undecided"
+    decision: Decision = "undecided"
     more = None
     if best.n < k:
         sentence = f"{best.n} of {k} rollouts each so far: {counts}."
     elif low >= -STYLE_POINTS and high <= STYLE_POINTS:
-        verdict = "style only"
+        decision = "style only"
         sentence = f"Style only: {counts}, {figures}, surely within {STYLE_POINTS:.0f} points."
     elif low > 0 or high < 0:
-        verdict = "decisive"
+        decision = "decisive"
         sentence = f"Decisive: {counts}, {figures}."
     else:
         more = more_rollouts(best.right, taken.right, k)
         sentence = f"Undecided: {counts}, {figures}. About {more:,} more rollouts of each would decide."
-    return ForkValue(at, tuple(options), verdict, points, low, high, more, sentence)
+    return ForkValue(at, tuple(options), decision, points, low, high, more, sentence)
 
 
 def more_rollouts(right: int, other_right: int, n: int) -> int:

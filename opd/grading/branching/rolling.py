@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,16 +10,11 @@ from numpy.typing import NDArray
 
 from opd.engines.sampling import uniforms
 from opd.engines.transformers import TransformersSampler
-from opd.grading.reviewing import grade_growing
 from opd.models.pair import Pair
 from opd.protocols import SampleRequest
-from opd.reviews import BranchPoint, Review
-from opd.tasks import Example, Task
+from opd.reviews import Review
+from opd.tasks import Example
 from opd.trajectory import Trajectory
-
-FORCED = (
-    "Part of the text was forced, not sampled, so the mean penalty of the whole does not estimate the KL."
-)
 
 NO_BRANCHES = (
     "Branches need a teacher with the student's tokenizer: its choices here are no tokens of the student. "
@@ -29,7 +24,7 @@ NO_BRANCHES = (
 ROUND = 8
 """Rollouts of every option between two partial results."""
 
-# Rollouts draw from streams of their own ("lessons" that no training step has). The main line's numbers would
+# Rollouts draw from streams of their own (numbers that no lesson has). The main line's numbers would
 # not do: whoever asks has seen what they led to. And each option has its own: Newcombe's interval is for
 # independent samples, which common random numbers are not.
 NO_RETURN_STREAM = 2**20
@@ -56,7 +51,7 @@ def must_be_verified(example: Example | None) -> None:
         ValueError: it is one.
     """
     if example is None or example.answer is None:
-        raise ValueError("Nobody verifies the answers to this prompt, so right and wrong cannot be told.")
+        raise ValueError("Nobody verifies the answers to this prompt, so what is right is not known.")
 
 
 def roll(
@@ -73,7 +68,7 @@ def roll(
         if len(prefix) and prefix[-1] in pair.student.eos_ids:
             done[place] = ended(main, prefix)
             continue
-        request = request_behind(main, prefix, room, seed=review.seed or 0, stream=stream, number=number)
+        request = request_behind(review, prefix, room, stream=stream, number=number)
         requests.append(replace(request, prompt_index=place))
     for t in TransformersSampler(pair.student).sample(requests, temperature=main.temperature or 1.0):
         done[t.prompt_index] = t
@@ -81,21 +76,16 @@ def roll(
 
 
 def request_behind(
-    main: Trajectory,
-    prefix: NDArray[np.int64],
-    room: int,
-    *,
-    seed: int,
-    stream: int | None = None,
-    number: int = 0,
+    review: Review, prefix: NDArray[np.int64], room: int, *, stream: int | None = None, number: int = 0
 ) -> SampleRequest:
     """Ask for a continuation of ``prefix``; without a stream with the random numbers of the main line."""
+    main = review.trajectory
     place = {"step": 0, "prompt_index": main.prompt_index, "sample_index": main.sample_index}
     if stream is not None:
         place = {"step": len(prefix), "prompt_index": main.prompt_index, "sample_index": number}
     return SampleRequest(
         prompt_ids=main.prompt_ids,
-        uniforms=uniforms(room, seed=seed, stream=stream or 0, **place),
+        uniforms=uniforms(room, seed=review.seed or 0, stream=stream or 0, **place),
         prefix_ids=prefix,
         teacher_prompt_ids=main.teacher_prompt_ids,
         prompt_index=main.prompt_index,
@@ -106,49 +96,6 @@ def request_behind(
 def ended(main: Trajectory, ids: NDArray[np.int64]) -> Trajectory:
     """Return the trajectory of a text whose end was forced: nothing is left to sample."""
     return replace(main, completion_ids=ids, behaviour_logprobs=None, finish_reason="stop")
-
-
-def graded(
-    pair: Pair,
-    review: Review,
-    growing: Iterable[Trajectory],
-    point: BranchPoint,
-    bias: str | None,
-    task: Task | None,
-    example: Example | None,
-) -> Iterator[Review]:
-    """Grade a branch as it grows, and say where it leaves the review and why it is biased, if it is."""
-    states = grade_growing(
-        pair,
-        review.messages,
-        growing,
-        seed=review.seed,
-        temperature=review.grades.temperature,
-        task=task,
-        example=example,
-    )
-    for (state,) in states:
-        grades = state.grades if bias is None else replace(state.grades, bias=bias)
-        yield replace(state, branch=point, grades=grades)
-
-
-def forced_ids(pair: Pair, forced: int | Sequence[int] | str) -> NDArray[np.int64]:
-    """Return what is to be forced as token ids, int64 ``[F]``.
-
-    Raises:
-        ValueError: it is empty, outside the vocabulary, or goes on after an end.
-    """
-    if isinstance(forced, str):
-        ids = pair.student.encode(forced)
-    else:
-        ids = np.atleast_1d(np.asarray(forced, dtype=np.int64))
-    if not len(ids):
-        raise ValueError("There is nothing to force: the text is empty.")
-    if ids.min() < 0 or ids.max() >= pair.vocabulary:
-        raise ValueError(f"Token ids must lie in [0, {pair.vocabulary}); what is to be forced has others.")
-    if np.isin(ids[:-1], pair.student.eos_ids).any():
-        raise ValueError("What is to be forced goes on after a token that ends the text. Cut it there.")
-    return ids
 
 
 def check_count(k: int) -> None:

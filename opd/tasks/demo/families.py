@@ -145,10 +145,7 @@ def bags(rng: random.Random) -> Problem:
     if event:
         prompt += f" Then {who} {event} {lost} {colour} ones."
     prompt += rng.choice(
-        (
-            f" How many {things} are there in all?",
-            f" How many {things} does {who} have in total?",
-        )
+        (f" How many {things} are there in all?", f" How many {things} does {who} have in total?")
         if asks_both
         else (
             f" How many {colour} {things} are there?",
@@ -308,11 +305,7 @@ def units(rng: random.Random) -> Problem:
             (f" {cut} of the {small} do not count.", f" We leave out {cut} {small} at the end.")
         )
     prompt += rng.choice(
-        (
-            f" How many {small} is that?",
-            f" How many {small} are that in all?",
-            f" Say it in {small}.",
-        )
+        (f" How many {small} is that?", f" How many {small} are that in all?", f" Say it in {small}.")
     )
 
     def wordings(n: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Solutions as sequences of choices: one description serves the solver and the oracle.
 
-A problem describes its solution once, as a function that tells a :class:`Writer` what may be written next:
+A problem describes its solution once, as a function that offers a :class:`Writer` what may be written next:
 literal wordings, results of sums, and *forks*, where one can go right or wrong. A :class:`Draft` walks that
 description by drawing choices and remembers where it went wrong; :func:`first_error` walks it along a given
 text and finds the place where the text leaves every correct path.
@@ -20,6 +20,9 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "÷": operator.floordiv,
 }
 
+SLIP = 0.025
+"""Probability of a wrong number for a solver of sloppiness 1."""
+
 Wrong = tuple[Sequence[str], float]
 """A way to go wrong: its wordings, and its probability for a solver of sloppiness 1."""
 
@@ -36,7 +39,7 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def number(self, value: int, *slips: int, probability: float = 0.025) -> int:
+    def number(self, value: int, *slips: int) -> int:
         """Write `` value`` (or one of the slips) and return the number that was written."""
 
     def say(self, *wordings: str) -> None:
@@ -106,9 +109,9 @@ class Draft(Writer):
         self._write(self.rng.choice(right))
         return 0
 
-    def number(self, value: int, *slips: int, probability: float = 0.025) -> int:  # noqa: D102 (inherited)
+    def number(self, value: int, *slips: int) -> int:  # noqa: D102 (inherited)
         start = len(self.text)
-        slip = bool(slips) and self.rng.random() < probability * self.sloppiness
+        slip = bool(slips) and self.rng.random() < SLIP * self.sloppiness
         written = self.rng.choice(slips) if slip else value
         self._write(f" {written}", instead_of=(f" {value}",) if slip else ())
         self.results.append((start, len(self.text)))
@@ -154,7 +157,7 @@ class _Reader(Writer):
         self.at += len(fits[choice])
         return 0
 
-    def number(self, value: int, *slips: int, probability: float = 0.0) -> int:
+    def number(self, value: int, *slips: int) -> int:
         self.fork((f" {value}",))
         return value
 
