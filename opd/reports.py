@@ -97,6 +97,15 @@ class StepReport:
         return {"step": self.step, **self.metrics}
 
 
+WORKS = ("sample", "teacher", "update")
+"""What a training step spends its time on."""
+
+
+def training_seconds(metrics: Mapping[str, float]) -> float:
+    """Return how long a step's training took, evaluations not counted."""
+    return sum(metrics.get(f"seconds_{work}", 0.0) for work in WORKS)
+
+
 def moved_as_meant(pushes: Sequence[Push]) -> tuple[float, int]:
     """Return the share of pushed tokens whose log-prob moved as they were pushed, and how many those are.
 

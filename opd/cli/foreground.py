@@ -49,6 +49,7 @@ def work(run: Run, steps: int | None = None) -> None:
 
     from tqdm import tqdm
 
+    from opd.reports import training_seconds
     from opd.runs import worker
     from opd.runs.jobs import prolong
 
@@ -66,7 +67,7 @@ def work(run: Run, steps: int | None = None) -> None:
                 if "reverse_kl" in metrics:
                     least = "≥ " if "reverse_kl_top_k" in metrics else ""
                     bar.set_postfix_str(f"KL {least}{metrics['reverse_kl']:.3f} nats/token")
-                    seconds += sum(metrics[f"seconds_{phase}"] for phase in ("sample", "teacher", "update"))
+                    seconds += training_seconds(metrics)
                 if "heldout_accuracy" in metrics:
                     of_teacher = metrics.get("teacher_accuracy")  # one that only scores answers nothing
                     bar.write(

@@ -278,12 +278,10 @@ def _before_and_after(pair: Pair) -> tuple[str, str, list[ReviewGroup]]:
     problems = DemoTask().heldout(40)
     before, after = _sampled(pair, problems, n=4), _sampled(trained, problems, n=4)
 
-    def mended(i: int) -> int:
-        return sum(r.correct for r in after[4 * i : 4 * i + 4]) - sum(
-            r.correct for r in before[4 * i : 4 * i + 4]
-        )
+    def right(reviews: Sequence[Review], i: int) -> int:
+        return sum(r.correct for r in reviews[4 * i : 4 * i + 4])
 
-    best = max(range(len(problems)), key=mended)
+    best = max(range(len(problems)), key=lambda i: right(after, i) - right(before, i))
     groups = [
         ReviewGroup(label, reviews[4 * best : 4 * best + 4])
         for label, reviews in (("before training", before), (f"after {STEPS} steps", after))

@@ -79,6 +79,14 @@ class PromptLogprobScorer(ABC):
             )
         return None
 
+    def _must_fit(self, prompt: int, completion: int) -> None:
+        """Refuse, with a ValueError, so many tokens of a prompt and a completion if they are too many."""
+        if prompt + completion > self.context:
+            raise ValueError(
+                f"A prompt of {prompt} tokens and a completion of {completion} exceed the {self.context} "
+                f"tokens that {self.name} can take. Shorten one of them."
+            )
+
     def score(
         self, trajectories: Sequence[Trajectory], *, side: Side, temperature: float = 1.0, top_k: int = 0
     ) -> Predictions:
@@ -89,11 +97,7 @@ class PromptLogprobScorer(ABC):
                 raise ValueError("There is nothing to score: the completion has no tokens.")
             if ids.min() < 0 or ids.max() >= self.vocabulary:
                 raise ValueError(f"Token ids must lie in [0, {self.vocabulary}); this trajectory has others.")
-            if len(ids) > self.context:
-                raise ValueError(
-                    f"A prompt of {len(ids) - len(trajectory)} tokens and a completion of {len(trajectory)} "
-                    f"exceed the {self.context} tokens that {self.name} can score. Shorten one of them."
-                )
+            self._must_fit(len(ids) - len(trajectory), len(trajectory))
         top_k = self.gives(top_k)
         need: Need = "full" if top_k == self.vocabulary else "top_k"
         tokens = sum(len(ids) for ids in sequences)

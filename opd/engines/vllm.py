@@ -126,12 +126,7 @@ class VllmEngine(PromptLogprobScorer):
                     f"vLLM does not give the log-probs of a forced prefix at temperature {temperature:g}. "
                     "Branch at temperature 1, or with the transformers engine."
                 )
-            if len(request.prompt_ids) + len(request.uniforms) > self.context:
-                raise ValueError(
-                    f"A prompt of {len(request.prompt_ids)} tokens and a completion of "
-                    f"{len(request.uniforms)} exceed the {self.context} tokens that {self.name} can read. "
-                    "Shorten one of them."
-                )
+            self._must_fit(len(request.prompt_ids), len(request.uniforms))
             begins.append(request.begin_ids)
             prefixes.append(prefix)
             budgets.append(len(request.uniforms) - prefix)

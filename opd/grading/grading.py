@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -128,7 +128,10 @@ def to_grades(
         NotFiniteError: one of the models says what is no number.
     """
     columns = {name: value.cpu().numpy() for name, value in signals.items()}
-    student, teacher = (_token_scores(columns, side) for side in ("student", "teacher"))
+    student, teacher = (
+        TokenScores(*(columns.get(f"{side}.{field.name}") for field in fields(TokenScores)))
+        for side in ("student", "teacher")
+    )
     for model, scores in ((pair.student, student), (pair.teacher, teacher)):
         must_be_finite(model.name, scores.logprobs, scores.entropy, scores.top_logprobs)
     judged = verdicts(student, teacher)
@@ -157,10 +160,6 @@ def to_grades(
 def _marked(graded: Sequence[Grades]) -> list[Grades]:
     """Mark the forks of trajectories that are graded together."""
     return [replace(g, forks=marks) for g, marks in zip(graded, find_forks(graded), strict=True)]
-
-
-def _token_scores(columns: Mapping[str, np.ndarray], side: str) -> TokenScores:
-    return TokenScores(*(columns.get(f"{side}.{field.name}") for field in fields(TokenScores)))
 
 
 def _cut(scores: TokenScores, part: slice) -> TokenScores:

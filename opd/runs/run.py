@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from opd.alarms import merit
 from opd.config import DistillConfig, make_config, read_config
 from opd.files import home_dir, write_atomically
-from opd.reports import StepReport
+from opd.reports import StepReport, training_seconds
 from opd.runs.checkpoints import (
     PINNED,
     checkpoints_in,
@@ -137,8 +137,7 @@ class Race:
     def is_over(self, rows: Sequence[Mapping[str, float]]) -> bool:
         """Whether these steps have spent the budget."""
         tokens = sum(row.get("tokens", 0) for row in rows)
-        phases = ("seconds_sample", "seconds_teacher", "seconds_update")
-        seconds = sum(row.get(phase, 0.0) for row in rows for phase in phases)
+        seconds = sum(map(training_seconds, rows))
         return tokens >= (self.tokens or float("inf")) or seconds >= (self.seconds or float("inf"))
 
 

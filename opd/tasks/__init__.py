@@ -187,11 +187,11 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
 
         return DemoTask()
 
-    from opd.tasks import files
+    from opd.tasks import files, formats
 
     path = Path(spec).expanduser()
     if file_type(path) in FILE_TYPES or path.is_file():
-        return files.read_file(path, options)
+        return files.RowsTask(str(path), formats.read_table(path), options)
     if is_hub_data_set(spec):
         return files.read_hub(spec, options)
     raise ValueError(f"There is no task called {spec!r}. Known tasks: {SOURCES}.")

@@ -10,14 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from opd.models.hub import data_set_problem
 from opd.tasks import Example, Split, TaskOptions
-from opd.tasks.formats import Row, Table, read_table
+from opd.tasks.formats import Row, Table
 from opd.tasks.shapes import Shape, recognise
 from opd.tasks.verifiers import Verifier, long_for_exact, make_verifier
 from opd.trajectory import Prompt, as_messages
@@ -176,15 +175,6 @@ def split_of(prompt: Prompt, heldout_share: float) -> Literal["train", "tuning",
     digest = hashlib.sha256(" ".join(asked.casefold().split()).encode()).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     return "tuning" if place < heldout_share / 3 else "test" if place < heldout_share else "train"
-
-
-def read_file(path: Path, options: TaskOptions) -> RowsTask:
-    """Read a file of rows, such as .jsonl, .csv or .parquet.
-
-    Raises:
-        ValueError: the file is missing, unreadable or has nothing to train on.
-    """
-    return RowsTask(str(path), read_table(path), options)
 
 
 def read_hub(spec: str, options: TaskOptions) -> RowsTask:

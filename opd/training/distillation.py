@@ -22,7 +22,7 @@ from opd.grading.reviewing import review
 from opd.models.pair import Pair
 from opd.models.parallel import exchange, spread
 from opd.phases import announce
-from opd.reports import StepReport
+from opd.reports import WORKS, StepReport
 from opd.reviews import Review
 from opd.training.doctor import check_sampler
 from opd.training.learner import Learner, learning_rate
@@ -191,7 +191,7 @@ class Distillation:
             "gradient_norm": float(np.mean([updated.gradient_norm for updated in updates])),
             "learning_rate": learning_rate(self.config, step),
             "tokens_per_second": sum(len(r.trajectory) for r in rollouts) / sum(seconds.values()),
-            **{f"seconds_{work}": seconds[work] for work in ("sample", "teacher", "update")},
+            **{f"seconds_{work}": seconds[work] for work in WORKS},
             "memory_peak_bytes": max(exchange(peak_memory(self.student.device))),
         }
         self.teachers.forget(r.trajectory for r in rollouts)

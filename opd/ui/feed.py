@@ -6,8 +6,11 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from gradio.components.base import server
+
 from opd.runs.events import entries
 from opd.runs.run import Run, RunStatus, open_run
+from opd.ui.curves import CurveHTML
 from opd.view.chart import bounds
 
 MOMENT = 0.5
@@ -21,6 +24,18 @@ WORDS = {
     "stopping": "Stopping when the current step is done, with a checkpoint.",
 }
 """What there is to say of a state; the others speak for themselves."""
+
+
+class RunCurves(CurveHTML):
+    """A component that draws the curves of runs, and asks for their news."""
+
+    @server
+    def news(self, question: Any) -> dict[str, Any] | None:  # noqa: ANN401
+        """Serve ``[name, cursor]`` to the page: see :func:`news_of`."""
+        match question:
+            case [str(name), str() | None as cursor]:
+                return news_of(name, cursor)
+        return None
 
 
 def news_of(name: str, cursor: str | None) -> dict[str, Any]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
-
-from gradio.components.base import server
 
 from opd.runs.collection import baseline, config_diff
 from opd.runs.run import Run
-from opd.ui.curves import CurveHTML
-from opd.ui.feed import news_of
+from opd.ui.feed import RunCurves
 from opd.view.payload import visible
 
 
-class Overlay(CurveHTML):
+class Overlay(RunCurves):
     """Lays the curves of runs over each other; runs that still train go on. The baseline is dashed."""
 
     def show(self, runs: Sequence[Run]) -> str:
@@ -34,11 +30,3 @@ class Overlay(CurveHTML):
                 for name, values in config_diff(*shown).items()
             }
         return json.dumps({"runs": names, "baseline": pinned.name if pinned else None, "diff": diff})
-
-    @server
-    def news(self, question: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Serve ``[name, cursor]`` to the page: see :func:`opd.ui.feed.news_of`."""
-        match question:
-            case [str(name), str() | None as cursor]:
-                return news_of(name, cursor)
-        return None

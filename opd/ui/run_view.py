@@ -6,14 +6,11 @@ import json
 import time
 from typing import Any
 
-from gradio.components.base import server
-
-from opd.ui.curves import CurveHTML
-from opd.ui.feed import news_of
+from opd.ui.feed import RunCurves
 from opd.view.chart import panels
 
 
-class RunView(CurveHTML):
+class RunView(RunCurves):
     """Follows one run by its name.
 
     Pages ask a server function for what they do not know yet; so a reload, a second page and a restart of
@@ -42,11 +39,3 @@ class RunView(CurveHTML):
     def unsaid(self, value: str) -> str:
         """Return the value for what was asked in vain: beside the buttons no more is said of it."""
         return self.show(json.loads(value)["run"], "")
-
-    @server
-    def news(self, question: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Serve ``[name, cursor]`` to the page: see :func:`opd.ui.feed.news_of`."""
-        match question:
-            case [str(name), str() | None as cursor]:
-                return news_of(name, cursor)
-        return None

@@ -141,7 +141,8 @@ class TrainTab:
         if not run:
             # To skip an HTML component that is not on the page yet takes its props from it: it gets None.
             return [None if output in (self.run, self.time) else gr.skip() for output in self.attached]
-        opens = gr.Tabs(selected="train") if run.name == wanted and not _opens_review(request) else gr.skip()
+        asks_for_review = "review" in request.query_params
+        opens = gr.Tabs(selected="train") if run.name == wanted and not asks_for_review else gr.skip()
         return [opens, *self.follow(run.name), *self._offered(run, PairNames())]
 
     def follow(self, name: str) -> list[Any]:
@@ -295,11 +296,6 @@ class TrainTab:
 def _nothing_beside() -> list[Any]:
     """Return the updates that put away what was shown beside another run, or before any."""
     return [None, None, gr.update(value=None, visible="hidden")]
-
-
-def _opens_review(request: gr.Request) -> bool:
-    """Whether the page was opened to read a saved review."""
-    return "review" in request.query_params
 
 
 def _choices_of(picked: str | None) -> Any:  # noqa: ANN401

@@ -14,6 +14,7 @@ from opd.config import DistillConfig
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet
 from opd.grading.summary import sparkline
 from opd.presets import as_command, differences
+from opd.reports import training_seconds
 from opd.runs.events import entries
 from opd.runs.run import Run
 from opd.view import asset
@@ -98,8 +99,7 @@ def _reading(
         said.append(
             f"The best of {len(measured)} evaluations is chosen on the same prompts, so it flatters a little."
         )
-    phases = ("seconds_sample", "seconds_teacher", "seconds_update")
-    minutes = sum(row.get(phase, 0.0) for row in rows for phase in phases) / 60
+    minutes = sum(map(training_seconds, rows)) / 60
     tokens = sum(row.get("tokens", 0) for row in rows)
     said.append(
         f"Training took {minutes:.1f} minutes for {tokens:,.0f} completion tokens, evaluations apart."

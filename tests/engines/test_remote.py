@@ -329,7 +329,7 @@ def test_needs_that_cannot_be_served_are_refused_before_the_run(server):
         with pytest.raises(ValueError, match="temperature to 1"):
             scorer.score([t], side="teacher", temperature=0.7)
         long = Trajectory(t.prompt_ids, np.zeros(256, np.int64), None, None, t.prompt_ids)
-        with pytest.raises(ValueError, match="exceed the 255 tokens that teacher can score"):
+        with pytest.raises(ValueError, match="exceed the 255 tokens that teacher can take"):
             scorer.score([long], side="teacher")
     assert not server.bodies
 

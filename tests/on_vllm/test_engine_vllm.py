@@ -213,10 +213,10 @@ def test_a_completion_may_fill_the_context(engine, student):
     (t,) = opd.sample(student, ["x" * (512 - 3 - 20)], max_tokens=20, temperature=0)
     t = replace(t, completion_ids=np.resize(t.completion_ids, 512 - len(t.prompt_ids)))
     assert_close([engine.score([t], side="student").logprobs], own_logprobs(student, [t]), FP32)
-    with pytest.raises(ValueError, match="exceed the 512 tokens that tiny can score"):
+    with pytest.raises(ValueError, match="exceed the 512 tokens that tiny can take"):
         engine.score([replace(t, completion_ids=np.append(t.completion_ids, 65))], side="student")
     (asked,) = requests(student, ["hi"], max_tokens=500)
-    with pytest.raises(ValueError, match="exceed the 512 tokens that tiny can read"):
+    with pytest.raises(ValueError, match="exceed the 512 tokens that tiny can take"):
         list(engine.sample([replace(asked, prompt_ids=t.prompt_ids)]))
 
 

@@ -469,7 +469,7 @@ def test_completions_beyond_the_context_fail(pair):
     finding = found("prompts", short, max_tokens=60)
     assert finding.level == "fail"
     assert "4 of the run's 4 prompts" in finding.message
-    assert "exceeds the 64 tokens the teacher short can read" in finding.message
+    assert "exceeds the 64 tokens short can read" in finding.message
 
 
 def written(tmp_path, rows, **options):
