@@ -12,7 +12,6 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from opd.files import home_dir
@@ -27,8 +26,7 @@ def devices_dir() -> Path:
 
 def holders() -> dict[str, str]:
     """Return which run holds which device: device -> name of the run; devices that are free are absent."""
-    lines = {folder.name: queue(folder.name) for folder in sorted(devices_dir().glob("*/"))}
-    return {device: names[0] for device, names in lines.items() if names}
+    return {device: names[0] for device, names in _lines().items() if names}
 
 
 def queue(device: str) -> list[str]:
@@ -36,40 +34,23 @@ def queue(device: str) -> list[str]:
     return [_owner(ticket) for ticket in _tickets(device) if is_locked(ticket)]
 
 
-@dataclass(frozen=True)
-class Place:
-    """A run's place in the lines before its devices.
-
-    Attributes:
-        run: the run's name.
-        devices: what it wants, such as "cpu" or "cuda:0".
-    """
-
-    run: str
-    devices: Sequence[str]
-
-    def ahead(self) -> dict[str, list[str]]:
-        """Return who comes before, by device: the holder first. Empty: it is this run's turn."""
-        found = {}
-        for device in self.devices:
-            names = queue(device)
-            if self.run in names and names[0] != self.run:
-                found[device] = names[: names.index(self.run)]
-        return found
+def ahead(run: str) -> dict[str, list[str]]:
+    """Return who comes before a run, by device, the holder first; empty if it waits for none."""
+    lines = _lines().items()
+    return {d: names[: names.index(run)] for d, names in lines if run in names and names[0] != run}
 
 
-def place_of(run: str) -> Place:
-    """Return where a run stands, as another process sees it; without devices if it waits for none."""
-    return Place(run, [folder.name for folder in devices_dir().glob("*/") if run in queue(folder.name)])
-
-
-def waiting_sentence(ahead: dict[str, list[str]]) -> str:
-    """Say what a run waits for, from :meth:`Place.ahead`; empty if it waits for nothing."""
+def waiting_sentence(before: dict[str, list[str]]) -> str:
+    """Say what a run waits for, from :func:`ahead`; empty if it waits for nothing."""
     return " ".join(
         f"Waiting for {device}, which the run {names[0]} holds"
         + (f"; {', '.join(names[1:])} before this one." if names[1:] else ".")
-        for device, names in ahead.items()
+        for device, names in before.items()
     )
+
+
+def _lines() -> dict[str, list[str]]:
+    return {folder.name: queue(folder.name) for folder in sorted(devices_dir().glob("*/"))}
 
 
 def draw_tickets(run: str, devices: Sequence[str]) -> dict[Path, int]:
@@ -97,17 +78,17 @@ def draw_tickets(run: str, devices: Sequence[str]) -> dict[Path, int]:
 @contextlib.contextmanager
 def stand_in_line(
     run: str, devices: Sequence[str], tickets: Mapping[Path, int] | None = None
-) -> Iterator[Place]:
+) -> Iterator[None]:
     """Hold tickets for some devices until the end of the block; new ones, unless some are drawn already.
 
-    It does not wait: poll :meth:`Place.ahead`.
+    It does not wait: poll :func:`ahead`.
 
     Raises:
         OSError: the folder of tickets cannot be written.
     """
     held = draw_tickets(run, devices) if tickets is None else tickets
     try:
-        yield Place(run, devices)
+        yield
     finally:
         _throw_away(held)
 

@@ -38,7 +38,7 @@ from opd.runs.checkpoints import (
 )
 from opd.runs.events import as_state, sentences
 from opd.runs.journal import TAIL, Journal, as_event, as_row, is_number, parsed, size
-from opd.runs.queue import is_locked, place_of, try_lock, waiting_sentence
+from opd.runs.queue import ahead, is_locked, try_lock, waiting_sentence
 from opd.runs.samples import SAMPLES_LIMIT, SampleFile, sample_file
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class Run:
         if asked in ("stop", "keep_best"):
             return "stopping", ""
         if last == "queued":
-            sentence = waiting_sentence(place_of(self.name).ahead())
+            sentence = waiting_sentence(ahead(self.name))
             return ("queued", sentence) if sentence else ("running", "")
         if last == "paused":
             return ("paused", "") if asked == "pause" else ("running", "")

@@ -47,21 +47,6 @@ class Sample:
     push: Push | None
 
 
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    """A frozen probe trajectory at one evaluation.
-
-    Attributes:
-        step: the evaluation's step.
-        index: which of the probes of step 0 it is.
-        scores: how it is graded now.
-    """
-
-    step: int
-    index: int
-    scores: FrozenScores
-
-
 class SampleFile:
     """The records of one ``samples.jsonl`` by kind and step."""
 
@@ -125,16 +110,13 @@ class SampleFile:
         """
         return [Review.from_dict(record.get("review")) for record in self._records("probe", step)]
 
-    def frozen(self, step: int) -> list[Frozen]:
-        """Return how the probes of step 0 were graded at an evaluation, by index; their text: ``probes(0)``.
+    def frozen(self, step: int) -> dict[int, FrozenScores]:
+        """Return how each of ``probes(0)``, by its index, was graded at an evaluation.
 
         Raises:
             ValueError: one is damaged.
         """
-        return [
-            Frozen(step, record["index"], FrozenScores.from_dict(record))
-            for record in self._records("frozen", step)
-        ]
+        return {r["index"]: FrozenScores.from_dict(r) for r in self._records("frozen", step)}
 
     def probes_by_change(self) -> list[Review]:
         """Return the probes as the untrained student answered them, the one that changed most first.
@@ -145,11 +127,12 @@ class SampleFile:
         evaluations = self.steps("frozen")
         if not evaluations:
             return []
-        first, last = (
-            {frozen.index: frozen.scores.reverse_kl for frozen in self.frozen(step)}
-            for step in (evaluations[0], evaluations[-1])
-        )
-        moved = {i: abs(float((last[i] - kl).mean())) for i, kl in first.items() if i in last and len(kl)}
+        first, last = self.frozen(evaluations[0]), self.frozen(evaluations[-1])
+        moved = {
+            i: abs(float((last[i].reverse_kl - before.reverse_kl).mean()))
+            for i, before in first.items()
+            if i in last and len(before.reverse_kl)
+        }
         probes = self.probes(0)
         return [probes[i] for i in sorted(moved, key=moved.get, reverse=True) if i < len(probes)]
 

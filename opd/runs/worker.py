@@ -23,7 +23,7 @@ from opd.phases import announce, listening
 from opd.reports import StepReport
 from opd.runs.checkpoints import read_checkpoint, try_saving
 from opd.runs.events import sentences
-from opd.runs.queue import Place, stand_in_line, waiting_sentence
+from opd.runs.queue import ahead, stand_in_line, waiting_sentence
 from opd.runs.run import Request, Run
 from opd.tasks import Task
 from opd.training.distillation import Distillation, distill
@@ -68,8 +68,8 @@ def work(
         OSError: the disk is full.
     """
     try:
-        with stand_in_line(run.name, devices_of(run.config), tickets) as place:
-            if _wait_for_turn(run, place, say):
+        with stand_in_line(run.name, devices_of(run.config), tickets):
+            if _wait_for_turn(run, say):
                 with listening(run.write_phase), tracker(run) as track:
                     _train(run, lambda report: (track(report), on_report(report)), say)
     except Exception as error:
@@ -120,12 +120,12 @@ def devices_of(config: DistillConfig) -> list[str]:
 # Before the first step
 
 
-def _wait_for_turn(run: Run, place: Place, say: Say) -> bool:
+def _wait_for_turn(run: Run, say: Say) -> bool:
     """Wait until the devices are the run's; False: a stop was asked for first."""
-    if ahead := place.ahead():
-        run.log_event("queued", message=waiting_sentence(ahead))
-        say(waiting_sentence(ahead))
-    while place.ahead():
+    if sentence := waiting_sentence(ahead(run.name)):
+        run.log_event("queued", message=sentence)
+        say(sentence)
+    while ahead(run.name):
         if _is_stop(run.asked()):
             run.log_event("stopped", message="Taken out of the queue before it began.")
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 from gradio.components.base import server
 
 from opd.grading.summary import sparkline
+from opd.reports import FrozenScores
 from opd.runs.run import Run, open_run
-from opd.runs.samples import Frozen
 from opd.ui.component import OwnHTML
 from opd.view.chart import BINS
 from opd.view.payload import COLOUR_STEPS, shown_pieces, visible
@@ -52,11 +52,11 @@ class TimeMachine(OwnHTML):
         match question:
             case [str(name), int(probe), int(since)] if run := _run(name):
                 steps = [step for step in run.samples.steps("frozen") if step > since]
-                scores = [s for step in steps for s in _scores(run, step) if s.index == probe]
+                kl = {s: _scores(run, s)[probe].reverse_kl for s in steps if probe in _scores(run, s)}
                 return {
-                    "steps": [s.step for s in scores],
-                    "kl": [_rounded(sparkline(s.scores.reverse_kl, BINS)) for s in scores],
-                    "tokens": len(scores[0].scores.reverse_kl) if scores else 0,
+                    "steps": list(kl),
+                    "kl": [_rounded(sparkline(column, BINS)) for column in kl.values()],
+                    "tokens": max(map(len, kl.values()), default=0),
                     "live": run.status().live,
                 }
         return None
@@ -74,10 +74,8 @@ class TimeMachine(OwnHTML):
     def kl_at(self, question: Any) -> list[float] | None:  # noqa: ANN401
         """Serve ``[name, probe, step]``: the KL (nats) at each of those tokens, at that step."""
         match question:
-            case [str(name), int(probe), int(step)] if run := _run(name):
-                return next(
-                    (_rounded(s.scores.reverse_kl) for s in _scores(run, step) if s.index == probe), None
-                )
+            case [str(name), int(probe), int(step)] if (run := _run(name)) and probe in _scores(run, step):
+                return _rounded(_scores(run, step)[probe].reverse_kl)
         return None
 
 
@@ -88,12 +86,12 @@ def _run(name: str) -> Run | None:
         return None
 
 
-def _scores(run: Run, step: int) -> Sequence[Frozen]:
+def _scores(run: Run, step: int) -> Mapping[int, FrozenScores]:
     return _read_scores(run, run.born, step)
 
 
 @lru_cache(maxsize=KEPT_SCORES)
-def _read_scores(run: Run, born: int, step: int) -> Sequence[Frozen]:
+def _read_scores(run: Run, born: int, step: int) -> Mapping[int, FrozenScores]:
     """Read an evaluation's scores; they do not change once written. ``born`` parts runs of one name."""
     return run.samples.frozen(step)
 

@@ -141,8 +141,8 @@ def _probes(run: Run) -> str:
     texts = run.samples.probes(0)
     lines = defaultdict(list)
     for step in run.samples.steps("frozen"):
-        for frozen in run.samples.frozen(step):
-            lines[frozen.index].append((step, sparkline(frozen.scores.reverse_kl, BINS)))
+        for index, scores in run.samples.frozen(step).items():
+            lines[index].append((step, sparkline(scores.reverse_kl, BINS)))
     figures = "".join(
         barcode(
             lines[i],

@@ -9,7 +9,7 @@ from opd.reports import FrozenScores, Push, StepReport
 from opd.runs import collection
 from opd.runs.collection import config_diff, summaries
 from opd.runs.export import metrics_csv
-from opd.runs.queue import stand_in_line
+from opd.runs.queue import ahead, stand_in_line
 from opd.runs.run import Race, Run, all_runs, create_run, list_runs, open_run
 from opd.ui.feed import news_of
 from opd.view.report import render_report
@@ -141,5 +141,5 @@ def test_foreign_folders_among_checkpoints_and_tickets_are_passed_over(opd_home)
     assert run.saved_step == 1_000_000
     (opd_home / "devices" / "cpu").mkdir(parents=True)
     (opd_home / "devices" / "cpu" / "not-mine").touch()
-    with stand_in_line("a", ["cpu"]) as place:
-        assert place.ahead() == {}
+    with stand_in_line("a", ["cpu"]):
+        assert ahead("a") == {}

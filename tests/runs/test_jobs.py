@@ -93,7 +93,7 @@ def test_runs_stand_in_line_in_the_order_in_which_they_were_started(config, monk
     names = [run.name for run in jobs.start_race(dict.fromkeys(["full", "sft", "lora"], config), race)]
     names.append(jobs.start(config, "later").name)
     assert queue.queue("cpu") == names
-    assert queue.place_of("derby-sft").ahead() == {"cpu": ["derby-full"]}
+    assert queue.ahead("derby-sft") == {"cpu": ["derby-full"]}
     (ticket,) = (word.partition("=")[2] for word in started[0] if "=" in word)
     assert Path(ticket).name == "000001-derby-full"
     for descriptor in kept:

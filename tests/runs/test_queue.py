@@ -8,7 +8,7 @@ from running import begin, wait_for
 
 from opd.cli import main
 from opd.runs import queue
-from opd.runs.queue import stand_in_line
+from opd.runs.queue import ahead, stand_in_line
 from opd.runs.run import create_run, open_run
 
 pytestmark = pytest.mark.engine
@@ -19,18 +19,18 @@ def test_the_ticket_of_a_job_that_died_counts_for_nothing():
     folder.mkdir(parents=True)
     (folder / "000003-dead").touch()
     assert queue.holders() == {}
-    with stand_in_line("alive", ["cuda:0"]) as place:
-        assert place.ahead() == {}
+    with stand_in_line("alive", ["cuda:0"]):
+        assert ahead("alive") == {}
         assert queue.holders() == {"cuda:0": "alive"}
         assert [path.name for path in folder.iterdir()] == ["000001-alive"]
 
 
 def test_two_devices_are_waited_for_together():
-    with stand_in_line("a", ["cuda:0", "cuda:1"]), stand_in_line("b", ["cuda:1"]) as b:
-        assert b.ahead() == {"cuda:1": ["a"]}
-        with stand_in_line("c", ["cuda:0", "cuda:1"]) as c:
-            assert c.ahead() == {"cuda:0": ["a"], "cuda:1": ["a", "b"]}
-    assert b.ahead() == {}
+    with stand_in_line("a", ["cuda:0", "cuda:1"]), stand_in_line("b", ["cuda:1"]):
+        assert ahead("b") == {"cuda:1": ["a"]}
+        with stand_in_line("c", ["cuda:0", "cuda:1"]):
+            assert ahead("c") == {"cuda:0": ["a"], "cuda:1": ["a", "b"]}
+    assert ahead("b") == {}
 
 
 def test_many_processes_never_share_a_device():
@@ -39,8 +39,8 @@ def test_many_processes_never_share_a_device():
 
     def job(name):
         nonlocal inside, most
-        with stand_in_line(name, ["cpu"]) as place:
-            while place.ahead():
+        with stand_in_line(name, ["cpu"]):
+            while ahead(name):
                 time.sleep(0.001)
             with lock:
                 inside += 1

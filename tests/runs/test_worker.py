@@ -27,7 +27,7 @@ pytestmark = pytest.mark.engine
 def frozen(run):
     """How the frozen probes were scored at each evaluation."""
     steps = run.samples.steps("frozen")
-    return [(f.step, f.index, f.scores.to_dict()) for step in steps for f in run.samples.frozen(step)]
+    return [(step, i, s.to_dict()) for step in steps for i, s in run.samples.frozen(step).items()]
 
 
 def happened(run):
