@@ -26,7 +26,7 @@ class Overlay(RunCurves):
         diff = {}
         if len(shown) == 2:
             diff = {
-                name: [visible(str(value)) for value in values]
+                name: ["–" if value is None else visible(str(value)) for value in values]
                 for name, values in config_diff(*shown).items()
             }
         return json.dumps({"runs": names, "baseline": pinned.name if pinned else None, "diff": diff})

@@ -65,7 +65,7 @@ class ReviewTab:
 
         with gr.Row(elem_classes="setup"):
             with gr.Column(scale=5, min_width=300):
-                with gr.Tabs(elem_id="source"):
+                with gr.Tabs(elem_id="source") as self.source:
                     with gr.Tab("Ask", id="ask"):
                         self._question()
                     with gr.Tab("Paste", id="paste"):
@@ -83,6 +83,7 @@ class ReviewTab:
         self.branches = Branches(self.sets)
         self.reviews = TokenReview(self.sets, ACTIONS, elem_id="review", linked=True)
         self.corpus = Corpus(self.sets.find, elem_id="corpus")
+        self.on_request = [self.requested, self.source, self.prompt, self.system]
         self.in_use = [self.names, self.pair_line, self.trained, self.which]
         self.on_show = [self.reviews, self.shown, self.branches.grown]
         self.on_open = [*self.on_show, self.prompt, self.system, self.sampling_fold]
@@ -427,7 +428,7 @@ class ReviewTab:
                 )
             if asked.malformed:
                 row = asked.malformed[0]
-                warn(f"{len(asked.malformed)} rows are left out. Row {row.line}: {row.reason}.")
+                warn(f"Rows left out: {len(asked.malformed)}. Row {row.line}: {row.reason}.")
             examples = [known_problem(prompt) for prompt in asked.prompts]
             key = secrets.token_urlsafe(9)
             finished: list[ReviewGroup] = []

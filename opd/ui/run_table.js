@@ -11,8 +11,13 @@ const root = element.querySelector(".run-table");
 const find = partsOf(root);
 const search = find("[type=search]");
 let chosen = [];
+let choices = valueOf()?.choice ?? 0; // counts them: what answers an older one is not what is chosen now
 let drawn = ""; // what is in the table
 let asked = 0; // counts the questions: late answers to older ones are dropped
+
+function valueOf() {
+  return JSON.parse(props.value || "null");
+}
 
 const accuracy = (share) => `${number(100 * share, 1)} %`;
 
@@ -65,7 +70,7 @@ function choose(name, wanted) {
   chosen = chosen.filter((other) => other !== name);
   if (wanted) chosen.push(name);
   table.mark();
-  trigger("choose", { runs: chosen });
+  trigger("choose", { runs: chosen, choice: ++choices });
 }
 
 /** Read the list; returns when to read it again. */
@@ -87,7 +92,8 @@ const poll = new Poll(root, read);
 search.addEventListener("input", delayed(() => poll.start(), TYPING_MS));
 
 function showValue() {
-  if (props.value) chosen = JSON.parse(props.value).chosen;
+  const value = valueOf();
+  if (value && (value.choice ?? choices) === choices) chosen = value.chosen;
   poll.start();
 }
 

@@ -22,14 +22,17 @@ MOMENT = 2.0
 class RunTable(OwnHTML):
     """Lists the runs of this home.
 
-    Events: ``choose`` (``_data["runs"]``: the names that are chosen, in the order of choosing), ``open``
-    (``_data["run"]``: watch it).
+    Events: ``choose`` (``_data["runs"]``: the names that are chosen, in the order of choosing;
+    ``_data["choice"]``: how many choices this makes on the page), ``open`` (``_data["run"]``: watch it).
     """
 
-    def show(self, chosen: Sequence[str]) -> str:
-        """Return the value that chooses some runs, and reads the list anew."""
+    def show(self, chosen: Sequence[str], choice: int | None = None) -> str:
+        """Return the value that chooses some runs, and reads the list anew.
+
+        ``choice`` is the one that this answers: the page has its own of a later one.
+        """
         _list.cache_clear()
-        return json.dumps({"chosen": list(chosen), "asked": time.time()})
+        return json.dumps({"chosen": list(chosen), "choice": choice, "asked": time.time()})
 
     @server
     def runs(self, search: Any) -> list[dict[str, Any]] | None:  # noqa: ANN401

@@ -101,7 +101,7 @@ class RunsTab:
 
     def _connect(self) -> None:
         shown = [*self.on_choice, *self.details]
-        self.table.choose(self._choose, None, shown, **PLUMBING)
+        self.table.choose(self._choose, None, shown, trigger_mode="always_last", **PLUMBING)
         self.keep_note.click(self._keep_note, [self.chosen, self.note], self.table, **PLUMBING)
         # What is being written in the note stays as it is.
         self.pin.click(self._pin, self.chosen, [self.table, self.overlay, self.pin], **PLUMBING)
@@ -135,12 +135,12 @@ class RunsTab:
 
     # What is chosen
 
-    def choose(self, names: Sequence[str]) -> list[Any]:
+    def choose(self, names: Sequence[str], choice: int | None = None) -> list[Any]:
         """Return the updates of ``on_choice`` and ``details`` for some runs; details of the last one."""
         runs = [run for name in names if (run := _open(name))]
         on_choice = [
             [run.name for run in runs],
-            self.table.show([run.name for run in runs]),
+            self.table.show([run.name for run in runs], choice),
             self.overlay.show(runs),
             gr.update(visible=bool(runs)),
         ]
@@ -164,10 +164,11 @@ class RunsTab:
         ]
 
     def _choose(self, event: gr.EventData) -> list[Any]:
+        choice = field(event, "choice")
         match field(event, "runs"):
             case [*names]:
-                return self.choose([name for name in names if isinstance(name, str)])
-        return self.choose([])
+                return self.choose([name for name in names if isinstance(name, str)], choice)
+        return self.choose([], choice)
 
     # One run
 

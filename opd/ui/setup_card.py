@@ -161,13 +161,16 @@ class SetupCard:
         preset = PRESETS[name]
         with spoken_errors():
             settings = combine(self._filled_in(values), name)
-        changed = ", ".join(f"{_in_words(key)} {value}" for key, value in preset.changes.items())
-        reason = gr.update(value=f"**{preset.title}.** {preset.reason} It sets {changed}.", visible=True)
-        return [reason, *self.filled(settings)]
+        changes = ", ".join(f"{_in_words(key)} {value}" for key, value in preset.changes.items())
+        words = f"**{preset.title}.** {preset.reason} It sets {changes.rstrip('.')}."
+        return [gr.update(value=words, visible=True), *self.filled(settings)]
 
     def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
         return _summary(names, {**_usual(), **self._filled_in(values)})
 
+
+SPELT = {"kl": "KL", "lora": "LoRA", "sft": "SFT", "url": "URL", "vllm": "vLLM"}
+"""Words of settings that are no plain words."""
 
 EMPTY = ("default", "")
 """What a list of choices shows where nothing need be chosen."""
@@ -222,14 +225,19 @@ def _phrase(name: str, value: Any) -> str:  # noqa: ANN401
 
 
 def _in_words(name: str) -> str:
-    return name.replace("_", " ")
+    return " ".join(SPELT.get(word, word) for word in name.split("_"))
+
+
+def _label(name: str) -> str:
+    first, *others = name.split("_")
+    return " ".join([SPELT.get(first, first.capitalize()), *(SPELT.get(word, word) for word in others)])
 
 
 def _input(name: str) -> gr.components.Component:
     """Make the input of one setting of :class:`opd.DistillConfig`."""
     field = DistillConfig.model_fields[name]
     about = {
-        "label": _in_words(name).capitalize().replace("Lora", "LoRA").replace("Vllm", "vLLM"),
+        "label": _label(name),
         "info": field.description,
         "elem_id": f"setting-{name}",
         "min_width": 130,

@@ -115,7 +115,7 @@ class TrainTab:
         self.run.review(
             self._open_in_review,
             self.review.requested,
-            [self.tabs, self.review.requested, self.review.prompt, self.review.system, *self.review.in_use],
+            [self.tabs, *self.review.on_request, *self.review.in_use],
             **PLUMBING,
         )
         self.run.ended(self._offer, self.review.names, [self.review.trained, self.review.which], **PLUMBING)
@@ -170,7 +170,8 @@ class TrainTab:
                 filter(None, (as_question(p.messages) for p in run.samples.probes_by_change())), None
             )
         shown = self.review.use(names, trained=run.name, which=BOTH)
-        return [gr.Tabs(selected="review"), requested + 1, *(asked or [gr.skip(), gr.skip()]), *shown]
+        in_sight = gr.Tabs(selected="review"), requested + 1, gr.Tabs(selected="ask")
+        return [*in_sight, *(asked or [gr.skip(), gr.skip()]), *shown]
 
     # Before the start
 

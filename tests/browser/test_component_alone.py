@@ -376,7 +376,7 @@ def test_ranks_are_counted_from_1_and_the_drop_from_0_to_1_wherever_they_stand(o
         page.get_by_label(f"Show token {index + 1}", exact=True).click()
         page.locator(".pinned .position", has_text=f"token {index + 1} of").wait_for()
         figures = page.locator(".pinned .figures")
-        assert figures.locator("div", has_text="the teacher's rank").locator("dd").inner_text() == rank
+        assert figures.locator("div", has_text="the teacher’s rank").locator("dd").inner_text() == rank
         assert figures.locator("div", has_text="drop D").locator("dd").inner_text() == drop
         row = page.locator(f".table tr[data-index='{index}']")
         assert row.locator(".teacher_rank").inner_text() == rank

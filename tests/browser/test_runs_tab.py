@@ -58,6 +58,19 @@ def test_runs_are_searched_laid_over_each_other_and_compared_in_their_settings(r
     page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 0")
 
 
+def test_runs_that_are_ticked_faster_than_the_page_answers_are_all_chosen(runs, page):
+    open_runs(page)
+    boxes = [f"[data-run={name}] [type=checkbox]" for name in runs]
+    page.locator(boxes[0]).wait_for()
+    tick = f"for (const box of document.querySelectorAll('{', '.join(boxes)}')) box.click()"
+    page.evaluate(tick)
+    page.wait_for_selector("#about-heading:has-text('of 2 chosen runs')")
+    assert page.locator(".run-table :checked").count() == 2
+    page.evaluate(tick)
+    page.locator("#about-run").wait_for(state="hidden")
+    assert page.locator(".run-table :checked").count() == 0
+
+
 def test_a_note_and_the_baseline_are_kept(runs, page, reload):
     open_runs(page, "north")
     page.locator("#note textarea").fill("The one <b>to</b> beat")

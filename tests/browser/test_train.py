@@ -93,9 +93,12 @@ def test_a_run_is_watched_and_its_student_reviewed(page, app, home, open_page, r
         assert viewer.locator(".progress-text").inner_text() == "step 4 of 4"
         assert viewer.locator("[data-request]:visible").count() == 0
 
+    page.get_by_role("tab", name="Review").click()
+    page.get_by_role("tab", name="Paste").click()
+    page.get_by_role("tab", name="Train").click()
     page.locator(".run-view .review").click()
     page.wait_for_selector("#review .pane >> nth=1", timeout=60_000)
-    page.wait_for_selector("#sample:not([disabled])")
+    page.wait_for_selector("#sample:not([disabled])")  # in sight, though another source was
     before, after = page.locator("#review .pane-title").all_inner_texts()
     assert (before, after) == ("before training", f"after {name}")
     changed_most = Run(home / "runs" / name).samples.probes_by_change()[0]

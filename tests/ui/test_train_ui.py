@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 
 import gradio as gr
 import numpy as np
@@ -158,11 +159,20 @@ def test_any_run_s_settings_fill_the_form(card):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
-    _, *filled = card._start_from(name, values(card, seed=5))
+    reason, *filled = card._start_from(name, values(card, seed=5))
+    assert re.search(r"[^.]\.$", reason["value"])
     settings = shown(card, filled)
     config = card.config(values(card, **settings))
     assert config.seed == 5
     assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes
+
+
+def test_settings_are_called_by_plain_words_and_abbreviations_are_spelt_as_such(card):
+    labels = {name: field.label for name, field in card.fields.items()}
+    assert labels["max_grad_norm"] == "Max grad norm"
+    odd = {"kl_coefficient": "KL coefficient", "lora_rank": "LoRA rank", "teacher_url": "Teacher URL"}
+    odd |= {"sft_prompts": "SFT prompts", "vllm_hot_swap": "vLLM hot swap"}
+    assert odd == {name: labels[name] for name in odd}
 
 
 def test_models_that_a_start_would_download_are_named():

@@ -14,7 +14,7 @@ const FIGURES = [
   ["drop", "drop D", (value) => number(value)],
   ["student_entropy", "entropy of the student", (value) => `${number(value)} nats`],
   ["teacher_entropy", "entropy of the teacher", (value) => `${number(value)} nats`],
-  ["teacher_rank", "the teacher's rank", (value) => `${value}`],
+  ["teacher_rank", "the teacher’s rank", (value) => `${value}`],
 ];
 const LONG_LABEL = 60;
 
