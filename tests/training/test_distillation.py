@@ -165,7 +165,11 @@ def test_a_restored_run_equals_the_uninterrupted_one(changes):
 
 def test_problems_without_an_answer_are_not_evaluated(pair):
     examples = [Example("One?", "1"), Example("Two?"), Example("Three?", "3")]
-    task = SimpleNamespace(name="riddles", heldout=lambda n, split: examples)
+    task = SimpleNamespace(
+        name="riddles",
+        heldout=lambda n, split: examples,
+        verify=lambda example, completion, *, cut=False: True,
+    )
     with pytest.raises(ValueError, match="riddles has no answers to 1 of 3 held-out problems"):
         evaluate(pair.student, task)
 
