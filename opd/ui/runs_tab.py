@@ -101,7 +101,8 @@ class RunsTab:
 
     def _connect(self) -> None:
         shown = [*self.on_choice, *self.details]
-        self.table.choose(self._choose, None, shown, trigger_mode="always_last", **PLUMBING)
+        # Each is answered: what Gradio holds back for a last answer loses the data of its event.
+        self.table.choose(self._choose, None, shown, trigger_mode="multiple", **PLUMBING)
         self.keep_note.click(self._keep_note, [self.chosen, self.note], self.table, **PLUMBING)
         # What is being written in the note stays as it is.
         self.pin.click(self._pin, self.chosen, [self.table, self.overlay, self.pin], **PLUMBING)
