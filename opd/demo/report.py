@@ -178,15 +178,15 @@ def fork_figures(
             }
     out["chance"] = {
         str(marks): {
-            "exact": _mean([_chance(f, marks, 0) for f in failures], rng),
-            "near": _mean([_chance(f, marks, NEAR) for f in failures], rng),
+            "exact": _mean([chance(f, marks, 0) for f in failures], rng),
+            "near": _mean([chance(f, marks, NEAR) for f in failures], rng),
         }
         for marks in BUDGETS
     }
     return out
 
 
-def _chance(failure: _Failure, marks: int, near: int) -> float:
+def chance(failure: _Failure, marks: int, near: int) -> float:
     """Return the probability that one of ``marks`` different tokens at random is near the first error."""
     tokens = len(failure.grades)
     if failure.error is None:
@@ -242,11 +242,11 @@ def pair_report(
         "first_error_top1": _share(
             [f.error is not None and abs(int(f.grades.penalty.argmax()) - f.error) <= NEAR for f in failures]
         ),
-        "first_error_top1_chance": _mean([_chance(f, 1, NEAR) for f in failures], rng),
+        "first_error_top1_chance": _mean([chance(f, 1, NEAR) for f in failures], rng),
         "first_error_top3": _share(
             [f.error is not None and f.error in np.argsort(-f.grades.penalty)[:3] for f in failures]
         ),
-        "first_error_top3_chance": _mean([_chance(f, 3, 0) for f in failures], rng),
+        "first_error_top3_chance": _mean([chance(f, 3, 0) for f in failures], rng),
         "first_error_penalty": _mean([float(f.grades.penalty[f.error]) for f in located], rng),
         "answer_penalty": _mean(
             [

@@ -93,8 +93,8 @@ class VllmEngine(PromptLogprobScorer):
         self._log = Path(self._folder.name) / "log.txt"
         self._asked = False
         source = self._source()
-        self._connection, self._process = self._start()
-        self._finalizer = weakref.finalize(self, _stop, self._connection, self._process, self._folder)
+        self._connection, self.process = self._start()
+        self._finalizer = weakref.finalize(self, _stop, self._connection, self.process, self._folder)
         self._do(
             "start",
             folder=source,
@@ -253,7 +253,7 @@ class VllmEngine(PromptLogprobScorer):
         return value
 
     def _death(self) -> str:
-        code = self._process.wait()
+        code = self.process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         last = self._log.read_text(errors="replace").split("\n")[-LAST_LINES:] if self._log.exists() else []
         said = _shortened(" | ".join(line.strip() for line in last if line.strip()))

@@ -270,7 +270,7 @@ def stored(most: int | None = None) -> list[Stored]:
     found = []
     for ident in stored_reviews()[:most]:
         with suppress(OSError):  # it was removed meanwhile
-            found.append(Stored(ident, _heading_in(path := _path(ident)), path.stat().st_mtime))
+            found.append(Stored(ident, heading_in(path := _path(ident)), path.stat().st_mtime))
     return found
 
 
@@ -279,7 +279,7 @@ def _path(ident: str) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def _heading_in(path: Path) -> str:
+def heading_in(path: Path) -> str:
     """Return the heading from a file's first bytes; the id where they do not say it."""
     with path.open(encoding="utf-8", errors="replace") as file:
         members = _first_members(file.read(BEGINNING))

@@ -82,7 +82,7 @@ class SetupCard:
             )
         for name, button in self._presets.items():
             button.click(
-                lambda *values, name=name: self._start_from(name, values),
+                lambda *values, name=name: self.start_from(name, values),
                 self.inputs,
                 [self.reason, *self.inputs],
                 **PLUMBING,
@@ -156,7 +156,7 @@ class SetupCard:
             warn(f"The form has no field for {' and '.join(missing)}: opd train --config takes it.")
         return self.filled(differences(config))
 
-    def _start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
+    def start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Return the updates of the reason and of all inputs for a starting point."""
         preset = PRESETS[name]
         with spoken_errors():

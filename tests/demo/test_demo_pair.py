@@ -237,9 +237,9 @@ def test_chance_equals_random_marks(near):
     for error in (0, 4):
         failure = SimpleNamespace(grades=range(9), error=error)
         hits = [abs(rng.choice(9, 3, replace=False) - error).min() <= near for _ in range(4000)]
-        assert abs(report._chance(failure, 3, near) - np.mean(hits)) < 4 * 0.5 / np.sqrt(4000)
-    assert report._chance(SimpleNamespace(grades=range(2), error=0), 3, near) == 1
-    assert report._chance(SimpleNamespace(grades=range(2), error=None), 3, near) == 0
+        assert abs(report.chance(failure, 3, near) - np.mean(hits)) < 4 * 0.5 / np.sqrt(4000)
+    assert report.chance(SimpleNamespace(grades=range(2), error=0), 3, near) == 1
+    assert report.chance(SimpleNamespace(grades=range(2), error=None), 3, near) == 0
 
 
 def test_fork_figures_count_the_marks_near_the_first_error():

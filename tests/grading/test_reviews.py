@@ -153,7 +153,7 @@ def test_what_is_stored_is_listed_from_the_beginnings_of_its_files(graded, monke
     assert [one.heading for one in listed] == ["A title", "Is it [so], “quite”?", long.id, "Which one?"]
     assert [(one.id, one.saved) for one in listed] == [(s.id, 1e9 - age) for age, s in enumerate(sets)]
     assert broken.heading == broken.id
-    monkeypatch.setattr("opd.grading.saved_reviews._heading_in", lambda path: opened.append(path) or "")
+    monkeypatch.setattr("opd.grading.saved_reviews.heading_in", lambda path: opened.append(path) or "")
     opened = []
     assert len(stored(2)) == len(opened) == 2, "no more is read than is listed"
 

@@ -317,7 +317,7 @@ def test_a_teacher_that_only_vllm_loads_and_that_dies():
         assert_close([scores.logprobs], own, FP32)
         sampling = engine.sample(requests(student, PROMPTS, n=40, max_tokens=192))
         next(sampling)
-        os.kill(engine._process.pid, signal.SIGKILL)
+        os.kill(engine.process.pid, signal.SIGKILL)
         with pytest.raises(EngineError, match=r"process of demo-teacher was ended by SIGKILL.*memory_share"):
             list(sampling)
         with pytest.raises(EngineError, match="SIGKILL"):
@@ -328,7 +328,7 @@ def test_out_of_memory_is_said_in_words():
     model = make_student()
     asked = requests(model, [LONG_PROMPT], n=5000, max_tokens=2)
     with VllmEngine(model, **SMALL) as engine:
-        pid = engine._process.pid
+        pid = engine.process.pid
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 2**24
         resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))

@@ -159,7 +159,7 @@ def test_any_run_s_settings_fill_the_form(card):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
-    reason, *filled = card._start_from(name, values(card, seed=5))
+    reason, *filled = card.start_from(name, values(card, seed=5))
     assert re.search(r"[^.]\.$", reason["value"])
     settings = shown(card, filled)
     config = card.config(values(card, **settings))
