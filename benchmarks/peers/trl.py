@@ -76,7 +76,8 @@ class _AfterEachStep(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
         tokens = self.trainer.tokens
-        step = PeerStep(state.global_step, self.watch.stop(tokens), self.trainer.since_rollout.stop(tokens))
+        update = self.trainer.since_rollout.stop(tokens)  # first: it is a part of the step
+        step = PeerStep(state.global_step, self.watch.stop(tokens), update)
         control.should_training_stop = not self.act(step)
         self.watch = Stopwatch()
 

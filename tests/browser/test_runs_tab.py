@@ -42,7 +42,8 @@ def test_runs_are_searched_laid_over_each_other_and_compared_in_their_settings(r
     row = page.locator("[data-run=north]").inner_text()
     assert "finished" in row
     assert "2 / 2" in row
-    page.wait_for_function(f"{LINES.format('accuracy')}?.join() === 'north,south'")
+    for curve in ("accuracy", "kl"):
+        page.wait_for_function(f"{LINES.format(curve)}?.join() === 'north,south'")
     steps = page.evaluate("document.querySelector('#overlay [data-curve=kl]').data[0].x")
     assert steps == [1, 2]
     page.locator("#overlay .axis").select_option("tokens")
