@@ -22,7 +22,7 @@ DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 # PPO's bound, for rollouts that are an update old and whose ratio is no longer 1.
 ASYNCHRONOUS_CLIP = 0.2
 
-EMBEDDED = ("demo-student", "demo-teacher", "demo", "self")
+EMBEDDED = ("demo-student", "demo-teacher", "demo", "everyday", "self")
 """Names of models and tasks that are no paths, whatever lies here."""
 
 NOT_OFFERED = dict.fromkeys(
@@ -33,7 +33,8 @@ NOT_OFFERED = dict.fromkeys(
 """What other programs let one set, and why it is no setting here."""
 
 SOURCES = (
-    "demo; a .jsonl, .json, .csv or .tsv file, or one of them as .gz; or, with pip install opd-studio[data], "
+    "demo (the embedded pair's problems), everyday (340 requests of all kinds, without answers); "
+    "a .jsonl, .json, .csv or .tsv file, or one of them as .gz; or, with pip install opd-studio[data], "
     "a .parquet file or a hub data set, owner/name or owner/name:config"
 )
 """What a task can be."""

@@ -109,7 +109,7 @@ def evaluate(
     if missing := sum(e.answer is None for e in examples):
         raise ValueError(
             f"{task.name} has no answers to {missing} of {len(examples)} held-out problems, so accuracy "
-            "cannot be measured. Set answer_column."
+            "cannot be measured. Set answer_column, or name a task with answers."
         )
     announce(f"Evaluating {model.name}")
     prompts = [prompt_of(e) if prompt_of else e.prompt for e in examples]

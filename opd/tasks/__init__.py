@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from opd.config import SOURCES
+from opd.files import assets_dir
 from opd.trajectory import Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How a file or a hub data set becomes a task; the embedded tasks have no options.
+    """How rows of a file, a hub data set or the task everyday are read; the task demo has no options.
 
     Attributes:
         prompt_column: holds the prompts: text, or a list of chat messages (in a CSV file, as JSON). None: the
@@ -170,8 +171,8 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
     """Return the task behind a name.
 
     Args:
-        spec: "demo"; a file of one of :data:`FILE_TYPES`; or a data set of the hub, ``owner/name`` or
-            ``owner/name:config``.
+        spec: "demo"; "everyday"; a file of one of :data:`FILE_TYPES`; or a data set of the hub,
+            ``owner/name`` or ``owner/name:config``.
         options: how a file or data set is read; the defaults where None.
 
     Raises:
@@ -189,6 +190,8 @@ def load_task(spec: str, options: TaskOptions | None = None) -> Task:
 
     from opd.tasks import files, formats
 
+    if spec == "everyday":
+        return files.RowsTask(spec, formats.read_table(assets_dir() / "tasks/everyday.jsonl"), options)
     path = Path(spec).expanduser()
     if file_type(path) in FILE_TYPES or path.is_file():
         return files.RowsTask(str(path), formats.read_table(path), options)

@@ -182,8 +182,8 @@ def load_lesson_task(name: str, config: DistillConfig) -> Task:
         task.heldout(1, split=config.eval_split)
     if task.batch(1, step=1, seed=config.seed)[0].answer is None and config.rewarded:
         raise ValueError(
-            f"A task reward needs answers to verify, and {task.name} has none. Set answer_column, or the "
-            "verifier that compares with its references."
+            f"A task reward needs answers to verify, and {task.name} has none. Set answer_column, the "
+            "verifier that compares with its references, or another task."
         )
     if name == config.task:
         must_fill(config.teacher_hint or "", task)

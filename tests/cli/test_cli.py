@@ -114,6 +114,6 @@ def test_a_number_that_nobody_can_mean_is_refused_in_our_own_words(name, tmp_pat
 def test_who_is_offered_parquet_is_told_what_to_install(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    said = " ".join(capsys.readouterr().out.split())
+    said = "".join(capsys.readouterr().out.split())  # a line may end inside of the name
     before, _, behind = said.partition(".parquet")
     assert "opd-studio[data]" in before[-60:] + behind[:60]

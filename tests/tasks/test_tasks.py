@@ -300,6 +300,25 @@ def test_an_unknown_task_is_refused_with_those_there_are(spec, message):
         load_task(spec)
 
 
+def test_everyday_requests_are_shipped_whole_and_of_all_kinds(monkeypatch, tmp_path):
+    (tmp_path / "everyday").write_text("a file of that name changes nothing")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("everyday")
+    assert sum(task.sizes().values()) == 340
+    assert (task.malformed, task.duplicates) == ([], 0)
+    train, tuning, test = ([e.prompt for e in split] for split in splits(task))
+    assert len(test) >= 32, "a KL over fewer prompts says little"
+    assert len(tuning) >= 12
+    assert len({prompt.split()[0] for prompt in test}) >= 12
+    for split in (train, test):
+        said = " ".join(split)
+        assert "🎉" in said or "🌞" in said or "🙃" in said
+        assert all(kind in said for kind in ("table", "letter", "Python", "emoji", "Plan"))
+    example = Example(test[0])
+    assert task.verify(example, "Anything.") is None
+    assert load_task("everyday", TaskOptions(heldout_share=0.5)).sizes()["test"] > 2 * len(test)
+
+
 def test_the_demo_task_takes_no_options():
     assert isinstance(load_task("demo", TaskOptions()), DemoTask)
     with pytest.raises(ValueError, match="demo has a verifier of its own and does not take verifier"):
