@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from opd.files import parse, read_text
 from opd.objectives import OBJECTIVES, OPTIONS, Need
@@ -57,6 +57,43 @@ _models, _task, _objective, _sampling, _optimiser, _evaluation, _engine, _run = 
 )
 
 
+OURS = {
+    *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+"""What is handed to a chat template, or to the call that renders it, by us."""
+
+
+def as_template_options(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a chat template is told beside the messages, given as a mapping or as JSON.
+
+    Raises:
+        ValueError: it is no JSON object, or names what is not for a user to set.
+    """
+    wanted = 'Options of a chat template are a JSON object such as {"enable_thinking": false}'
+    if isinstance(value, str):
+        try:
+            value = parse(value)
+        except ValueError as error:
+            raise ValueError(f"{wanted}; {value!r} is none: {error}.") from error
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{wanted}, not {value!r}.")
+    if taken := sorted(OURS & value.keys()):
+        raise ValueError(
+            f"{wanted}; {', '.join(taken)} cannot be set: every prompt is rendered with our own."
+        )
+    try:
+        return parse(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{wanted}; {value!r} cannot be written as JSON: {error}.") from error
+
+
+def written(value: Any) -> str:  # noqa: ANN401
+    """Return a setting's value as its flag, or a field of the page, takes it."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
+
+
 class LessonConfig(BaseModel):
     """A further teacher, bound to the prompts it grades."""
 
@@ -91,6 +128,18 @@ class DistillConfig(BaseModel):
     )
     teacher_served_as: str | None = _models(
         None, description="the teacher's name on that server, if it has another one there"
+    )
+    template_options: dict[str, Any] | None = _models(
+        None,
+        description="variables for the chat templates of both models, a JSON object such as "
+        '{"enable_thinking": false}',
+    )
+    teacher_template_options: dict[str, Any] | None = _models(
+        None,
+        description="those for the teacher, if others; it then reads its own rendering of each prompt",
+    )
+    control_tokens: bool = _models(
+        False, description="control tokens that a prompt spells, such as <|im_end|>, are meant, not text"
     )
     lessons: tuple[LessonConfig, ...] = _models(
         (), description="further teachers, each with a task and a share of the prompts (config file only)"
@@ -212,6 +261,11 @@ class DistillConfig(BaseModel):
         "none", description="a tracker that gets the metrics too, if it is installed"
     )
     ignore_doctor: bool = _run(False, description="train although the doctor says that it would go wrong")
+
+    @field_validator("template_options", "teacher_template_options", mode="before")
+    @classmethod
+    def _are_template_options(cls, value: Any) -> Any:  # noqa: ANN401
+        return None if value is None else as_template_options(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -405,5 +459,5 @@ def _problem(error: Mapping[str, Any]) -> str:
             return f"{name} is not offered: {NOT_OFFERED[name]}"
         near = get_close_matches(name, DistillConfig.model_fields, n=1)
         return f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
-    said = error["msg"].removeprefix("Value error, ")
+    said = error["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{name}: {said}" if name else said

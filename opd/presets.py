@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opd.config import DistillConfig, chosen, make_config, override
+from opd.config import DistillConfig, chosen, make_config, override, written
 from opd.objectives import OBJECTIVES
 
 
@@ -201,7 +201,7 @@ def as_command(config: DistillConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", str(value)]
+            words += [f"--{flag}", written(value)]
     return shlex.join(words)
 
 

@@ -54,6 +54,7 @@ def test_every_preset_is_a_config_and_trains(name, pair):
         {"teacher": "self", "teacher_live": True, "token_share": 0.1, "tokens": "entropy"},
         {"lora_rank": 8, "learning_rate": 1e-4, "student": "some/model", "teacher_dtype": "4bit"},
         {"steps": 2, "warmup_steps": 1},
+        {"template_options": {"enable_thinking": False, "date": "1 May"}, "teacher_template_options": {}},
     ],
 )
 def test_a_config_written_down_comes_back(values):

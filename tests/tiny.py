@@ -25,6 +25,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+THINKING = CHAT_TEMPLATE.replace(
+    "<|assistant|>",
+    "<|assistant|>{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
+)
+"""Thinks unless it is told not to, as Qwen3's does."""
+
 
 def make_tokenizer(extra: tuple[str, ...] = (), *, pad: str = "<|pad|>") -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: one token a byte, so multi-byte characters span tokens."""

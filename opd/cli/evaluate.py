@@ -27,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    add_some_settings(parser, ("template_options", "control_tokens"))
     parser.add_argument("--json", action="store_true", help="print JSON")
     refuse_what_is_not_offered(parser)
 
@@ -42,8 +43,9 @@ def run(options: argparse.Namespace) -> None:
     if sizes := task.sizes():
         say(task.summary(), sys.stderr)
         say(_rows(options.split, sizes, options.n), sys.stderr)
+    model = load_model(options.model, device=options.device, dtype=options.dtype)
     accuracy = evaluate(
-        load_model(options.model, device=options.device, dtype=options.dtype),
+        model.prompted(options.template_options, control_tokens=bool(options.control_tokens)),
         task,
         n=options.n,
         split=options.split,

@@ -34,6 +34,7 @@ def add_pair(parser: argparse.ArgumentParser, *, usual: str | None = None) -> No
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--teacher-device", help="device of the teacher, if another")
     parser.add_argument("--teacher-dtype", help="dtype of the teacher, if another")
+    add_some_settings(parser, ("template_options", "teacher_template_options", "control_tokens"))
 
 
 def load_pair(options: argparse.Namespace, **more: Any) -> Pair:  # noqa: ANN401
@@ -47,6 +48,9 @@ def load_pair(options: argparse.Namespace, **more: Any) -> Pair:  # noqa: ANN401
         dtype=options.dtype,
         teacher_device=options.teacher_device,
         teacher_dtype=options.teacher_dtype,
+        template_options=options.template_options,
+        teacher_template_options=options.teacher_template_options,
+        control_tokens=bool(options.control_tokens),
         **more,
     )
 
@@ -105,7 +109,8 @@ def add_some_settings(parser: argparse._ActionsContainer, names: Iterable[str]) 
         if said:
             text += f" ({'; '.join(said)})"
         kinds = _members(field.annotation)
-        choices = [value for kind in kinds for value in typing.get_args(kind)] or None
+        named = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+        choices = [value for kind in named for value in typing.get_args(kind)] or None
         kind = next((k for k in (int, float) if k in kinds), str)
         parser.add_argument(flag, type=kind, choices=choices, default=None, help=text)
 

@@ -42,8 +42,8 @@ def requests(
     """Turn prompts into requests, flat and prompt-major: all samples of the first prompt come first.
 
     Args:
-        pair: the student whose chat template renders the prompts, or the pair that it is of; a
-            ``cross_tokenizer`` pair has its teacher render them too.
+        pair: the student whose chat template renders the prompts, or the pair that it is of, whose teacher
+            may render them too (:attr:`Pair.teacher_renders`).
         prompts: texts or lists of messages.
         n: samples a prompt.
         seed: with ``step``, ``stream``, prompt and sample index, decides every random number.
@@ -68,9 +68,7 @@ def requests(
     out = []
     for i, prompt in enumerate(prompts):
         ids = model.render(prompt, room=max_tokens)
-        teacher_ids = pair.teacher.render(prompt) if isinstance(pair, Pair) and pair.cross_tokenizer else None
-        if isinstance(pair, Pair) and not pair.cross_tokenizer:
-            pair.teacher.must_fit(len(ids), max_tokens)
+        teacher_ids = pair.teacher_prompt(prompt, ids, room=max_tokens) if isinstance(pair, Pair) else None
         prefix = None if prefixes is None else np.asarray(prefixes[i], dtype=np.int64)
         if prefix is not None and len(prefix) >= max_tokens:
             raise ValueError(f"A prefix of {len(prefix)} tokens leaves nothing to sample of {max_tokens}.")

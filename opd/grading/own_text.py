@@ -74,10 +74,16 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
     prompt_ids, ids = student.render(prompt), student.encode(completion)
     if complete and end is not None:
         ids = np.append(ids, end)
-    for model in (student,) if pair.cross_tokenizer else (student, pair.teacher):
-        if len(prompt_ids) + len(ids) > model.context:
+    teacher_ids = pair.teacher_prompt(prompt, prompt_ids)
+    reads = (
+        [(student, prompt_ids)]
+        if pair.cross_tokenizer
+        else [(student, prompt_ids), (pair.teacher, teacher_ids)]
+    )
+    for model, before in reads:
+        if len(before) + len(ids) > model.context:
             raise ValueError(
-                f"The text is {len(ids)} tokens long and what goes before it {len(prompt_ids)}; {model.name} "
+                f"The text is {len(ids)} tokens long and what goes before it {len(before)}; {model.name} "
                 f"can read {model.context} together. Shorten it."
             )
     return Trajectory(
@@ -85,7 +91,7 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
         completion_ids=ids,
         behaviour_logprobs=None,
         finish_reason="stop" if complete else "length",
-        teacher_prompt_ids=pair.teacher.render(prompt) if pair.cross_tokenizer else prompt_ids,
+        teacher_prompt_ids=teacher_ids,
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from opd.config import as_template_options
 from opd.models.load import load_model
 from opd.models.network import LanguageModel
 from opd.models.scoring import TransformersScorer
 from opd.protocols import Scorer
+from opd.trajectory import Prompt
 
 
 class VocabularyMismatch(ValueError):
@@ -53,6 +59,30 @@ class Pair:
         )
 
     @property
+    def teacher_renders(self) -> bool:
+        """Whether the teacher reads its own rendering of prompts, instead of the student's."""
+        return self.cross_tokenizer or self.teacher.template_options != self.student.template_options
+
+    def teacher_prompt(
+        self, prompt: Prompt, student_ids: NDArray[np.int64], *, room: int = 1
+    ) -> NDArray[np.int64]:
+        """Return what the teacher reads before a completion, int64 ``[P']``.
+
+        Args:
+            prompt: what is asked.
+            student_ids: what the student reads.
+            room: tokens of the longest completion, which must fit behind it. How many another tokenizer makes
+                of them is not known.
+
+        Raises:
+            ValueError: it does not fit; see also :meth:`opd.models.text.ModelText.render`.
+        """
+        if self.teacher_renders:
+            return self.teacher.render(prompt, room=1 if self.cross_tokenizer else room)
+        self.teacher.must_fit(len(student_ids), room)
+        return student_ids
+
+    @property
     def scorer(self) -> Scorer:
         """Who scores for the teacher: an engine elsewhere, or its own model, which is here."""
         return self.elsewhere or TransformersScorer(self.teacher, self.vocabulary)
@@ -89,6 +119,9 @@ def load_pair(
     teacher_device: str | None = None,
     teacher_dtype: str | None = None,
     cross_tokenizer: bool = False,
+    template_options: str | Mapping[str, Any] | None = None,
+    teacher_template_options: str | Mapping[str, Any] | None = None,
+    control_tokens: bool = False,
 ) -> Pair:
     """Load a student and a teacher; without arguments, the embedded demo pair.
 
@@ -100,12 +133,20 @@ def load_pair(
         teacher_device: overrides ``device`` for the teacher.
         teacher_dtype: overrides ``dtype`` for the teacher.
         cross_tokenizer: the vocabularies may differ: the pair can then be graded, by text, but not trained.
+        template_options: what both chat templates are told beside the messages, as a mapping or as JSON, such
+            as ``{"enable_thinking": False}``.
+        teacher_template_options: what the teacher's is told instead; it then reads its own rendering.
+        control_tokens: control tokens that prompts spell are meant as such, and not text.
 
     Raises:
         ValueError: one of them cannot be loaded, or their vocabularies differ (:class:`VocabularyMismatch`).
     """
+    options = as_template_options(template_options or {})
+    own = options if teacher_template_options is None else as_template_options(teacher_template_options)
+    writer = load_model(student, device=device, dtype=dtype)
+    grader = load_model(teacher, device=teacher_device or device, dtype=teacher_dtype or dtype)
     return Pair(
-        load_model(student, device=device, dtype=dtype),
-        load_model(teacher, device=teacher_device or device, dtype=teacher_dtype or dtype),
+        writer.prompted(options, control_tokens=control_tokens),
+        grader.prompted(own, control_tokens=control_tokens),
         cross_tokenizer=cross_tokenizer,
     )

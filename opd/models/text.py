@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from opd.config import as_template_options
 from opd.models.typed_text import TypedText
 from opd.trajectory import Messages, Prompt, as_messages
 
@@ -32,12 +34,17 @@ class ModelText:
         tokenizer: its tokenizer.
         config: transformers' settings of the language model: its context and its vocabulary.
         generation_config: transformers' settings of its sampling: what ends a completion; None without any.
+        template_options: what its chat template is told beside the messages, such as
+            ``{"enable_thinking": False}``.
+        control_tokens: a control token that a prompt spells is meant as one; else it is text.
     """
 
     name: str
     tokenizer: Any
     config: Any
     generation_config: Any
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    control_tokens: bool = False
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -65,7 +72,22 @@ class ModelText:
         marked = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(marked | set(self.eos_ids))
 
-    @cached_property
+    def prompted(
+        self, template_options: str | Mapping[str, Any] | None = None, *, control_tokens: bool = False
+    ) -> Self:
+        """Return this model, its network shared, as one that reads prompts so; see the attributes.
+
+        Raises:
+            ValueError: see :func:`opd.config.as_template_options`.
+        """
+        model = copy.copy(self)
+        model.template_options, model.control_tokens = (
+            as_template_options(template_options or {}),
+            control_tokens,
+        )
+        return model
+
+    @property
     def end_of_turn(self) -> int | None:
         """The id that the chat template puts behind an answer; without a template the tokenizer's eos."""
         if getattr(self.tokenizer, "chat_template", None):
@@ -80,7 +102,8 @@ class ModelText:
         """Render a prompt with the chat template and return its ids, int64 ``[P]``.
 
         A string is one user message. A model without a chat template reads the contents, joined by newlines.
-        A control token that a message spells is text; the template's own ones are meant.
+        A control token that a message spells is text unless :attr:`control_tokens`; the template's own ones
+        are meant.
 
         Args:
             prompt: a string or a list of ``{"role": ..., "content": ...}`` messages.
@@ -93,7 +116,7 @@ class ModelText:
         if getattr(self.tokenizer, "chat_template", None):
             ids = self._from_template(messages, add_generation_prompt=True)
         else:
-            text = "\n".join(self._typed.hide(m["content"]) for m in messages)
+            text = "\n".join(self._hidden(m["content"]) for m in messages)
             ids = self._typed.encode(text, add_special_tokens=True)
         self.must_fit(len(ids), room)
         return np.array(ids, dtype=np.int64)
@@ -123,10 +146,12 @@ class ModelText:
         Raises:
             ValueError: it refuses them, or fails: it is a program of whoever made the model.
         """
-        hidden = [{**m, "content": self._typed.hide(m["content"])} for m in messages]
+        hidden = [{**m, "content": self._hidden(m["content"])} for m in messages]
         plain = hidden == messages  # then all is left to the tokenizer, of whatever kind it is
         try:
-            found = self.tokenizer.apply_chat_template(hidden, tokenize=plain, return_dict=False, **options)
+            found = self.tokenizer.apply_chat_template(
+                hidden, tokenize=plain, return_dict=False, **self.template_options, **options
+            )
         except TemplateError as error:
             raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
         except Exception as error:  # of Python, at whatever the template does
@@ -139,7 +164,7 @@ class ModelText:
     def encode(self, text: str) -> NDArray[np.int64]:
         """Return the ids of a text that nobody sampled, int64 ``[T]``, as they stand behind a prompt.
 
-        A control token that it spells is text.
+        A control token that it spells is text unless :attr:`control_tokens`.
 
         Raises:
             ValueError: the text cannot be encoded.
@@ -151,7 +176,7 @@ class ModelText:
                 f"The text holds a character that cannot be encoded, at place {error.start + 1}: half of a "
                 "surrogate pair, or a byte that is no UTF-8. Take it out."
             ) from error
-        ids = np.array(self._typed.encode(self._typed.hide(text), add_special_tokens=False), dtype=np.int64)
+        ids = np.array(self._typed.encode(self._hidden(text), add_special_tokens=False), dtype=np.int64)
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown not in self.eos_ids and unknown in ids:
             raise ValueError(f"The text holds characters that the tokenizer of {self.name} does not know.")
@@ -211,6 +236,10 @@ class ModelText:
                 legible += [known or "\ufffd" not in piece] * len(group)
                 group = []
         return found, np.array(legible, dtype=bool)
+
+    def _hidden(self, text: str) -> str:
+        """Return what somebody typed with marks in place of the control tokens that are text."""
+        return text if self.control_tokens else self._typed.hide(text)
 
     @cached_property
     def _typed(self) -> TypedText:

@@ -43,7 +43,12 @@ def compare_checkpoints(
         run.pin(step)
     task = load_task(config.task, TaskOptions.of(config))
     examples = task.heldout(n, split=config.eval_split)
-    students = [load_model(str(folder), device=config.device, dtype=config.dtype) for folder in folders]
+    students = [
+        load_model(str(folder), device=config.device, dtype=config.dtype).prompted(
+            config.template_options, control_tokens=config.control_tokens
+        )
+        for folder in folders
+    ]
     teacher = load_teacher(config.teacher, students[0], config.model_copy(update={"teacher_live": False}))
     for number, example in enumerate(examples, start=1):
         announce(f"Answering prompt {number} of {len(examples)}")

@@ -261,7 +261,7 @@ def _unopened(model: ModelText) -> str:
     """Return what a chat template puts before an answer and leaves out where an answer is asked for."""
     if not getattr(model.tokenizer, "chat_template", None):
         return ""
-    render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False)
+    render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False, **model.template_options)
     answered = render([*QUESTION, {"role": "assistant", "content": REPLY}])
     asked = render(QUESTION, add_generation_prompt=True)
     if asked != render(QUESTION):  # an answer may begin otherwise where a template writes out old turns

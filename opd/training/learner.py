@@ -116,5 +116,6 @@ def trainable(student: LanguageModel, config: DistillConfig) -> LanguageModel:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     opened = LanguageModel(student.name, model.eval(), student.tokenizer, compiled=config.compile)
+    opened = opened.prompted(student.template_options, control_tokens=student.control_tokens)
     prepare(opened.causal_lm)  # the adapter's layers are new
     return opened

@@ -52,8 +52,8 @@ class Lesson:
 
     @property
     def privileged(self) -> bool:
-        """Whether the teacher sees more than the student."""
-        return bool(self.system or self.hint)
+        """Whether the teacher reads a rendering of its own, as where it sees more than the student."""
+        return bool(self.system or self.hint) or self.pair.teacher_renders
 
     def teacher_messages(self, example: Example) -> Messages:
         """Return the conversation as the teacher sees it."""
@@ -220,9 +220,10 @@ def must_fill(hint: str, task: Task) -> None:
 def load_student(config: DistillConfig) -> LanguageModel:
     """Load the student; weights that will change are float32: small updates vanish in bfloat16."""
     resolve_dtype(config.dtype, resolve_device(config.device))
-    return load_model(
+    student = load_model(
         config.student, device=config.device, dtype=config.dtype if config.lora_rank else "float32"
     )
+    return student.prompted(config.template_options, control_tokens=config.control_tokens)
 
 
 def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
@@ -237,7 +238,7 @@ def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
     from opd.engines.remote import RemoteScorer
 
     must_only_score(config)
-    pair = Pair(student, load_skeleton(config.teacher))
+    pair = Pair(student, _prompted(load_skeleton(config.teacher), config))
     name = config.teacher_served_as or config.teacher
     scorer = RemoteScorer(config.teacher_url, name, vocabulary=pair.vocabulary)
     _must_serve(scorer, config)
@@ -271,9 +272,16 @@ def load_teacher(name: str, student: LanguageModel, config: DistillConfig) -> La
         ValueError: it cannot be loaded.
     """
     if name == "self" and config.teacher_live:
-        return student
-    return load_model(
+        return student if config.teacher_template_options is None else _prompted(student, config)
+    teacher = load_model(
         config.student if name == "self" else name,
         device=config.teacher_device or config.device,
         dtype=config.teacher_dtype or config.dtype,
     )
+    return _prompted(teacher, config)
+
+
+def _prompted(teacher: LanguageModel, config: DistillConfig) -> LanguageModel:
+    own = config.teacher_template_options
+    options = config.template_options if own is None else own
+    return teacher.prompted(options, control_tokens=config.control_tokens)

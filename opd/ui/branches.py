@@ -18,7 +18,7 @@ from opd.tasks.demo import known_problem
 from opd.ui.errors import spoken_errors
 from opd.ui.events import NOT_THERE, PLUMBING
 from opd.ui.kept_sets import KeptSets
-from opd.ui.pairs import loaded_pair
+from opd.ui.pairs import PairNames, loaded_pair
 from opd.ui.shown import Shown
 from opd.ui.token_review import TokenReview
 
@@ -114,7 +114,7 @@ class Branches:
 
     def branch(
         self,
-        names: tuple[str, str, bool],
+        names: PairNames,
         trained: str | None,
         max_tokens: int | None,
         grown: dict[str, str],
@@ -166,7 +166,7 @@ class Branches:
         self,
         asked: tuple[str, Place] | None,
         shown: str,
-        names: tuple[str, str, bool],
+        names: PairNames,
         trained: str | None,
         max_tokens: int | None,
         grown: dict[str, str],
@@ -222,7 +222,7 @@ class Branches:
         return {"task": self.task, "example": known_problem(review.messages), "max_tokens": room}
 
 
-def pair_of(review: Review, names: tuple[str, str, bool], trained: str | None) -> Pair:
+def pair_of(review: Review, names: PairNames, trained: str | None) -> Pair:
     """Return the pair that a review was made with, if it is one of the session's or the embedded one.
 
     A review may come from a file: that must not make the app load what the file names.
@@ -232,7 +232,7 @@ def pair_of(review: Review, names: tuple[str, str, bool], trained: str | None) -
     """
     from opd.models.load import DEMO_MODELS
 
-    student, teacher, *_ = names
+    student, teacher = names.student, names.teacher
     students = [student, *DEMO_MODELS]
     if trained is not None:
         students.append(str(open_run(trained).model_dir))
@@ -241,7 +241,7 @@ def pair_of(review: Review, names: tuple[str, str, bool], trained: str | None) -
             f"This review was made with {review.student} and {review.teacher}; {student} and {teacher} are "
             "loaded. Load its pair under Models to go on from here."
         )
-    return loaded_pair(review.student, review.teacher)
+    return loaded_pair(names._replace(student=review.student, teacher=review.teacher, cross_tokenizer=False))
 
 
 def _review_at(place: Place, reviews: ReviewSet) -> Review:

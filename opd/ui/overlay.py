@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from opd.config import written
 from opd.runs.collection import baseline, config_diff
 from opd.runs.run import Run
 from opd.ui.feed import RunCurves
@@ -26,7 +27,7 @@ class Overlay(RunCurves):
         diff = {}
         if len(shown) == 2:
             diff = {
-                name: ["–" if value is None else visible(str(value)) for value in values]
+                name: ["–" if value is None else visible(written(value)) for value in values]
                 for name, values in config_diff(*shown).items()
             }
         return json.dumps({"runs": names, "baseline": pinned.name if pinned else None, "diff": diff})

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from opd.config import as_template_options
 from opd.runs.queue import holders
-from opd.ui.errors import inform
+from opd.ui.errors import code, inform
 
 if TYPE_CHECKING:
     from opd.models.network import LanguageModel
     from opd.models.pair import Pair
 
 
-def loaded_pair(student: str, teacher: str, cross_tokenizer: bool = False) -> Pair:
-    """Return the pair; a model that another pair has loaded already is used again.
+class PairNames(NamedTuple):
+    """The pair that a session works with: its models by the names the user gave, and how they read prompts.
 
-    With ``cross_tokenizer`` the two may have different vocabularies; see :class:`opd.models.pair.Pair`.
+    The fields are those of :func:`opd.load_pair`; options of templates are JSON, or nothing.
+    """
+
+    student: str = "demo-student"
+    teacher: str = "demo-teacher"
+    cross_tokenizer: bool = False
+    template_options: str = ""
+    teacher_template_options: str = ""
+    control_tokens: bool = False
+
+    def __str__(self) -> str:
+        """One line of Markdown."""
+        how = ", by spans of text if their tokenizers differ" if self.cross_tokenizer else ""
+        told = dict.fromkeys(filter(None, (self.template_options, self.teacher_template_options)))
+        how += f"; templates are told {' and '.join(map(code, told))}" if told else ""
+        how += "; control tokens in prompts are meant" if self.control_tokens else ""
+        return f"{code(self.student)} writes, {code(self.teacher)} grades{how}."
+
+
+def loaded_pair(names: PairNames) -> Pair:
+    """Return the pair; a model that another pair has loaded already is used again.
 
     While a run holds the GPU, the app's own models work on the CPU, and the page says so.
 
     Raises:
-        ValueError: a model cannot be loaded, or the two do not share a vocabulary.
+        ValueError: a model cannot be loaded, the two do not share a vocabulary, or what their templates would
+            be told is no JSON object.
     """
     from opd.models.pair import Pair
 
@@ -30,8 +52,14 @@ def loaded_pair(student: str, teacher: str, cross_tokenizer: bool = False) -> Pa
     if run:
         make_room()
         inform(f"The run {run} has the GPU; until it ends the app's own models work on the CPU.")
-    models = _loaded_model(student, device), _loaded_model(teacher, device)
-    return Pair(*models, cross_tokenizer=cross_tokenizer)
+    options = as_template_options(names.template_options or {})
+    own = as_template_options(names.teacher_template_options or options)
+    student, teacher = _loaded_model(names.student, device), _loaded_model(names.teacher, device)
+    return Pair(
+        student.prompted(options, control_tokens=names.control_tokens),
+        teacher.prompted(own, control_tokens=names.control_tokens),
+        cross_tokenizer=names.cross_tokenizer,
+    )
 
 
 def make_room() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
 import opd
+from opd.config import DistillConfig, as_template_options, written
 from opd.grading.own_text import PROMPT_FILES, as_question, question, read_chat, read_prompts
 from opd.grading.saved_reviews import ReviewGroup, ReviewSet, gallery, load_reviews, store
 from opd.phases import announce
@@ -19,10 +20,10 @@ from opd.tasks import load_task
 from opd.tasks.demo import known_problem, known_problems
 from opd.ui.branches import Branches
 from opd.ui.corpus import Corpus
-from opd.ui.errors import code, plain, spoken_errors, warn
+from opd.ui.errors import plain, spoken_errors, warn
 from opd.ui.events import PLUMBING, field
 from opd.ui.kept_sets import KeptSets, opened
-from opd.ui.pairs import loaded_pair
+from opd.ui.pairs import PairNames, loaded_pair
 from opd.ui.saved_list import SavedList
 from opd.ui.shown import Shown
 from opd.ui.token_review import ACTIONS, TokenReview
@@ -33,23 +34,15 @@ FINDING_SIGNS = {"pass": "✓", "warn": "⚠", "fail": "✗"}
 SAMPLING_LABELS = ("Trajectories", "Temperature", "Longest answer", "Seed")
 """What the sampling settings are called on the page, in the order of :func:`_sampling_options`."""
 
+TEMPLATE_LABELS = {
+    "template_options": "Template options",
+    "teacher_template_options": "The teacher’s template options",
+}
+
 BEFORE, AFTER, BOTH = "before", "after", "both"
 
 MOST_TRAJECTORIES = 1000
 """What one file of prompts may ask of the app at once."""
-
-
-class PairNames(NamedTuple):
-    """The pair that a session works with, by the names the user gave."""
-
-    student: str = "demo-student"
-    teacher: str = "demo-teacher"
-    cross_tokenizer: bool = False
-
-    def __str__(self) -> str:
-        """One line of Markdown."""
-        how = ", by spans of text if their tokenizers differ" if self.cross_tokenizer else ""
-        return f"{code(self.student)} writes, {code(self.teacher)} grades{how}."
 
 
 class ReviewTab:
@@ -190,6 +183,14 @@ class ReviewTab:
             self.cross_tokenizer = gr.Checkbox(
                 False, label="grade spans of text if the tokenizers differ", elem_id="cross-tokenizer"
             )
+            with gr.Accordion("How prompts are read", open=False, elem_id="reading"):
+                self.template_options, self.teacher_template_options = (
+                    gr.Textbox("", label=label, info=_about(name), placeholder="none", elem_id=f"pair-{name}")
+                    for name, label in TEMPLATE_LABELS.items()
+                )
+                self.control_tokens = gr.Checkbox(
+                    False, label=_about("control_tokens"), elem_id="pair-control_tokens"
+                )
             with gr.Row():
                 self.load_button = gr.Button("Load this pair", size="sm", elem_id="load-pair")
                 self.examine_button = gr.Button("Examine it", size="sm", elem_id="examine-pair")
@@ -202,11 +203,12 @@ class ReviewTab:
         for button in self.families:
             button.click(self._another_example, [button, self.prompt], self.prompt, **PLUMBING)
         models = {"concurrency_id": "models"}
-        pair_names = [self.student, self.teacher]
+        named = [self.student, self.teacher, self.cross_tokenizer]
+        named += [self.template_options, self.teacher_template_options, self.control_tokens]
         self.loading.around(
             [self.load_button.click],
             self.load,
-            [*pair_names, self.cross_tokenizer],
+            named,
             self.in_use,
             button=self.load_button,
             done="This pair is at work now.",
@@ -215,7 +217,7 @@ class ReviewTab:
         self.examining.around(
             [self.examine_button.click],
             self._examine,
-            pair_names,
+            named,
             self.findings,
             button=self.examine_button,
             **models,
@@ -337,17 +339,17 @@ class ReviewTab:
         prompts = [e.prompt for e in known_problems().values() if e.family == family]
         return prompts[(prompts.index(prompt) + 1) % len(prompts)] if prompt in prompts else prompts[0]
 
-    def load(self, student: str, teacher: str, cross_tokenizer: bool) -> list[Any]:
+    def load(self, *named: Any) -> list[Any]:  # noqa: ANN401
         """Load a pair, and return the updates of ``in_use`` that make it that of this session."""
-        names = PairNames(student.strip(), teacher.strip(), cross_tokenizer)
         with spoken_errors():
-            loaded_pair(*names)
+            names = _names_of(named)
+            loaded_pair(names)
         return self.use(names)
 
-    def _examine(self, student: str, teacher: str) -> Any:  # noqa: ANN401
+    def _examine(self, *named: Any) -> Any:  # noqa: ANN401
         """Return the doctor's findings on the named pair, what is wrong first."""
         with spoken_errors():
-            findings = opd.examine(loaded_pair(student.strip(), teacher.strip()), task=self.task)
+            findings = opd.examine(loaded_pair(_names_of(named)), task=self.task)
         lines = [
             f"- {FINDING_SIGNS[f.level]} **{plain(f.check)}** {plain(f.message)}"
             for f in sorted(findings, key=lambda f: f.order)
@@ -374,7 +376,7 @@ class ReviewTab:
             finished: list[ReviewGroup] = []
             for label, student in students_to_grade(names, trained, which).items():
                 reviews = []
-                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
+                pair = loaded_pair(names._replace(student=student))
                 stream = opd.stream_reviews(pair, messages, task=self.task, example=example, **options)
                 for reviews in stream:
                     so_far = ReviewSet([*finished, ReviewGroup(label, reviews)])
@@ -396,7 +398,7 @@ class ReviewTab:
             chat = read_chat(text) if not prompt.strip() and text.strip() else None
             groups = []
             for label, student in students_to_grade(names, trained, which).items():
-                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
+                pair = loaded_pair(names._replace(student=student))
                 if chat:
                     reviews = opd.review_chat(pair, chat)
                 else:
@@ -434,12 +436,28 @@ class ReviewTab:
             finished: list[ReviewGroup] = []
             for label, student in students.items():
                 reviews = []
-                pair = loaded_pair(student, names.teacher, names.cross_tokenizer)
+                pair = loaded_pair(names._replace(student=student))
                 for reviews in opd.review_prompts(
                     pair, asked.prompts, asked.completions, task=self.task, examples=examples, **options
                 ):
                     yield self._show(key, ReviewSet([*finished, ReviewGroup(label, reviews)]))
                 finished.append(ReviewGroup(label, reviews))
+
+
+def _about(setting: str) -> str:
+    """Return what a setting does, as it is said wherever one can make it."""
+    return DistillConfig.model_fields[setting].description
+
+
+def _names_of(named: Iterable[Any]) -> PairNames:
+    """Return the pair that the fields of the page name.
+
+    Raises:
+        ValueError: options of a template are no JSON object.
+    """
+    names = PairNames(*(field.strip() if isinstance(field, str) else field for field in named))
+    told = {name: getattr(names, name) for name in TEMPLATE_LABELS}
+    return names._replace(**{n: written(as_template_options(t)) if t else "" for n, t in told.items()})
 
 
 def _asked(reviews: ReviewSet) -> list[Any]:

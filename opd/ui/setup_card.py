@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
+from opd.config import GROUPS, DistillConfig, grouped_settings, make_config, written
 from opd.models.hub import absent
 from opd.objectives import OBJECTIVES, OPTIONS
 from opd.presets import PAIRS, PRESETS, combine, differences
@@ -161,7 +161,7 @@ class SetupCard:
         preset = PRESETS[name]
         with spoken_errors():
             settings = combine(self._filled_in(values), name)
-        changes = ", ".join(f"{_in_words(key)} {value}" for key, value in preset.changes.items())
+        changes = ", ".join(f"{_in_words(key)} {written(value)}" for key, value in preset.changes.items())
         words = f"**{preset.title}.** {preset.reason} It sets {changes.rstrip('.')}."
         return [gr.update(value=words, visible=True), *self.filled(settings)]
 
@@ -185,7 +185,7 @@ def _shown(field: gr.components.Component, value: Any) -> Any:  # noqa: ANN401
     """Return a setting as a field holds it."""
     if value is None and isinstance(field, gr.Dropdown) and EMPTY in field.choices:
         return ""
-    return ("" if value is None else str(value)) if isinstance(field, gr.Textbox) else value
+    return ("" if value is None else written(value)) if isinstance(field, gr.Textbox) else value
 
 
 def _absent(*names: str) -> Any:  # noqa: ANN401
@@ -221,7 +221,7 @@ def _summary(names: Sequence[str], values: dict[str, Any]) -> str:
 def _phrase(name: str, value: Any) -> str:  # noqa: ANN401
     if value is True:
         return _in_words(name)
-    return f"{_in_words(name)} {value:g}" if isinstance(value, float) else f"{_in_words(name)} {value}"
+    return f"{_in_words(name)} {f'{value:g}' if isinstance(value, float) else written(value)}"
 
 
 def _in_words(name: str) -> str:

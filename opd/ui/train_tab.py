@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from opd.config import anchor
+from opd.config import anchor, written
 from opd.grading.own_text import as_question
 from opd.grading.saved_reviews import ReviewSet
 from opd.runs.run import Run, list_runs, new_name, open_run
@@ -16,10 +16,10 @@ from opd.ui.dry_run import DryRun
 from opd.ui.errors import spoken_errors, warn
 from opd.ui.events import NOT_THERE, PLUMBING, field, number
 from opd.ui.kept_sets import KeptSets
-from opd.ui.pairs import make_room, refuse_if_taken
+from opd.ui.pairs import PairNames, make_room, refuse_if_taken
 from opd.ui.race_card import RaceCard
 from opd.ui.remembered import Remembered
-from opd.ui.review_tab import BOTH, PairNames, ReviewTab
+from opd.ui.review_tab import BOTH, ReviewTab
 from opd.ui.run_view import RunView
 from opd.ui.setup_card import SetupCard, words_of
 from opd.ui.step_view import StepView
@@ -327,4 +327,7 @@ def anchored(names: PairNames) -> PairNames:
 
 def pair_of(run: Run) -> PairNames:
     """Return the names of the pair that a run trains."""
-    return PairNames(run.config.student, run.config.teacher)
+    config = run.config
+    told = (config.template_options, config.teacher_template_options)
+    options = ("" if options is None else written(options) for options in told)
+    return PairNames(config.student, config.teacher, False, *options, config.control_tokens)

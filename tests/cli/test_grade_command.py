@@ -24,6 +24,19 @@ def test_grade_prints_every_token_and_saves_the_review(models, tmp_path, capsys)
     assert "penalty" in printed
 
 
+def test_templates_are_told_what_the_flags_say(models, tmp_path, capsys):
+    out = tmp_path / "review.json"
+    asked = ["grade", "--prompt", "hi", "--max-tokens", "4", *models]
+    for folder in ("s", "t"):
+        (tmp_path / folder / "chat_template.jinja").write_text("{{ messages[0].content }}{{ name }}")
+    told = ["--template-options", '{"name": "A"}', "--teacher-template-options", '{"name": "B"}']
+    assert main([*asked, *told, "--save", str(out)]) == 0
+    (review,) = opd.load_reviews(out)
+    assert review.trajectory.prompt_ids[-1] + 1 == review.trajectory.teacher_prompt_ids[-1]
+    assert main([*asked, "--template-options", "[1]"]) == 2
+    assert "are a JSON object such as" in capsys.readouterr().err
+
+
 def test_two_vocabularies_are_refused(models, tmp_path, capsys):
     from tiny import make_tokenizer
 

@@ -187,7 +187,7 @@ import json, sys
 from contextlib import redirect_stderr
 from opd.cli import main
 from opd.models.load import load_model, load_skeleton
-from opd.ui.pairs import loaded_pair
+from opd.ui.pairs import PairNames, loaded_pair
 
 def said(call, *arguments):
     try:
@@ -204,7 +204,7 @@ def commands(name):
     ):
         with redirect_stderr(sys.stdout):
             assert main(command) == 2
-    said(loaded_pair, name, "demo-teacher")
+    said(loaded_pair, PairNames(name))
 """
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import make_model, make_tokenizer
+from tiny import THINKING, make_model, make_tokenizer
 
 import opd
 from opd.models.pair import Pair, VocabularyMismatch, load_pair
@@ -21,6 +21,31 @@ def test_different_vocabularies_are_refused_and_padded_ones_are_not():
     swapped.tokenizer.get_vocab = lambda: vocabulary
     with pytest.raises(VocabularyMismatch, match="2 of them mapped differently"):
         Pair(make_model(0), swapped)
+
+
+def test_templates_are_told_what_the_user_says(folders, monkeypatch):
+    """Both of them, unless the teacher has options of its own: then it reads its own rendering."""
+    told = '{"enable_thinking": false}'
+
+    def prompts(**options):
+        pair = load_pair(folders["student"], folders["student"], **options)
+        for model in (pair.student, pair.teacher):
+            model.tokenizer.chat_template = THINKING
+        (t,) = opd.sample(pair, ["hi"], max_tokens=4)
+        (pasted,) = opd.review_chat(
+            pair, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]
+        )
+        for side in ("student", "teacher"):
+            np.testing.assert_array_equal(pasted.trajectory.seen_by(side), t.seen_by(side))
+        return [pair.student.text(ids) for ids in (t.prompt_ids, t.teacher_prompt_ids)]
+
+    on, off = "hi", "hi<think>\n\n</think>\n\n"
+    assert prompts() == prompts(teacher_template_options={}) == [on, on]
+    assert prompts(template_options=told) == [off, off]
+    assert prompts(teacher_template_options=told) == [on, off]
+    assert prompts(template_options={"enable_thinking": False}, teacher_template_options={}) == [off, on]
+    with pytest.raises(ValueError, match=r'are a JSON object such as {"enable_thinking": false}, not \[1\]'):
+        load_pair("nowhere", template_options="[1]")
 
 
 def test_load_pair_takes_a_device_and_dtype_per_model(folders):

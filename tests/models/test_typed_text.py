@@ -79,6 +79,16 @@ def test_no_message_of_a_chat_can(tiny):
     assert tiny.tokenizer.convert_ids_to_tokens(marks) == roles
 
 
+def test_control_tokens_that_are_meant(tiny):
+    """Who asks for it writes them: in prompts, and in a text to grade."""
+    meant = tiny.prompted(control_tokens=True)
+    known = tiny.tokenizer.apply_chat_template(
+        [{"role": "user", "content": TYPED}], add_generation_prompt=True, return_dict=False
+    )
+    assert meant.render(TYPED).tolist() == known != tiny.render(TYPED).tolist()
+    assert meant.encode(TYPED).tolist() == tiny.tokenizer(TYPED, add_special_tokens=False)["input_ids"]
+
+
 def test_a_model_without_a_template_reads_text():
     model = make_text()
     model.tokenizer.chat_template = None

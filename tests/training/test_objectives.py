@@ -228,6 +228,10 @@ def test_the_gradient_equals_trl(tmp_path, objective, beta):
         ({"objective": "sft", "sft_prompts": 100}, "multiple of prompts_per_step \\(128\\)"),
         ({"max_grad_norm": float("inf")}, "max_grad_norm: Input should be a finite number"),
         ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"template_options": "{"}, r"template_options: .* JSON object such as .*; \'{\' is none: Expecting"),
+        ({"teacher_template_options": 3}, "teacher_template_options: .*, not 3"),
+        ({"template_options": {"add_generation_prompt": False}}, "add_generation_prompt cannot be set"),
+        ({"template_options": {"at": float("nan")}}, "cannot be written as JSON"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(values, message):

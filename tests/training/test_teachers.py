@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from tiny import make_model
+from tiny import THINKING, make_model
 
 import opd
 from opd.config import LessonConfig, make_config
+from opd.engines.sampling import requests
 from opd.models.load import load_model
 from opd.models.pair import Pair
 from opd.runs.comparison import compare_checkpoints
@@ -229,6 +230,24 @@ def test_a_hint_may_name_any_column_of_the_task(folders, tmp_path):
             ValueError, match=rf"names \{{{name}\}}, and not every .* has: problem, solution, my no"
         ):
             load_lessons(settings(folders, **own, teacher_hint=f"It is {{{name}}}."))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_templates_are_told_reaches_the_student_and_its_teacher(folders, live, monkeypatch):
+    """An adapter is put on the one and the other may be it: neither forgets."""
+    told = {"template_options": {"enable_thinking": False}, "control_tokens": True, "lora_rank": 2}
+
+    def read(**values):
+        (lesson,) = load_lessons(settings(folders, teacher="self", teacher_live=live, **told, **values))
+        monkeypatch.setattr(lesson.pair.tokenizer, "chat_template", THINKING)
+        monkeypatch.setattr(lesson.pair.teacher.tokenizer, "chat_template", THINKING)
+        asked = requests(lesson.pair, ["<|end|>hi"], max_tokens=4)
+        (informed,) = lesson.informed(asked, [Example("<|end|>hi")], room=4)
+        return [lesson.pair.student.text(ids) for ids in (informed.prompt_ids, informed.teacher_prompt_ids)]
+
+    off = "hi<think>\n\n</think>\n\n"
+    assert read() == [off, off]
+    assert read(teacher_template_options={"enable_thinking": True}) == [off, "hi"]
 
 
 def test_a_hint_may_tell_the_turn_that_a_chat_ended_with(folders, tmp_path):

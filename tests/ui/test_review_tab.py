@@ -94,13 +94,15 @@ def test_a_student_without_a_rival_is_not_called_one_before_training(monkeypatch
 
 def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monkeypatch):
     loaded = []
-    monkeypatch.setattr("opd.ui.branches.loaded_pair", lambda *names: loaded.append(names))
+    monkeypatch.setattr("opd.ui.branches.loaded_pair", loaded.append)
     foreign = make_review(["a"])  # of a-student and a-teacher
     embedded = replace(foreign, student="demo-student", teacher="demo-teacher")
     for session in (PairNames(), PairNames("a-student", "a-teacher")):
         pair_of(embedded, session, None)  # it is always at hand
     pair_of(foreign, PairNames("a-student", "a-teacher"), None)
-    assert loaded == [("demo-student", "demo-teacher")] * 2 + [("a-student", "a-teacher")]
+    assert [names[:2] for names in loaded] == [("demo-student", "demo-teacher")] * 2 + [
+        ("a-student", "a-teacher")
+    ]
     with pytest.raises(ValueError, match=r"made with a-student and a-teacher;.*Load its pair under Models"):
         pair_of(foreign, PairNames(), None)
     assert len(loaded) == 3, "a file must not make the app load what it names"
@@ -126,9 +128,20 @@ def test_no_branch_leaves_a_review_that_is_gone(tab, monkeypatch, forced):
 
 def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):
     asked = []
-    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", lambda *names: asked.append(names))
-    names, line, *_ = tab.load(" a ", "b", True)
-    assert asked == [("a", "b", True)]
-    assert names.cross_tokenizer
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", asked.append)
+    names, line, *_ = tab.load(" a ", "b", True, "", "", False)
+    assert asked == [names] == [PairNames("a", "b", True)]
     assert "by spans of text" in line
-    assert "by spans of text" not in tab.load("a", "b", False)[1]
+    assert "by spans of text" not in tab.load("a", "b", False, "", "", False)[1]
+
+
+def test_what_templates_are_told_goes_with_the_pair(tab, monkeypatch):
+    asked = []
+    monkeypatch.setattr("opd.ui.review_tab.loaded_pair", asked.append)
+    names, line, *_ = tab.load("a", "b", False, '{"enable_thinking":false}', " ", True)
+    assert asked == [names] == [PairNames("a", "b", False, '{"enable_thinking": false}', "", True)]
+    assert 'templates are told `{"enable_thinking": false}`; control tokens in prompts are meant.' in line
+    for wrong in ("{", "[1]", '{"tokenize": true}'):
+        with pytest.raises(gr.Error, match="are a JSON object such as"):
+            tab.load("a", "b", False, "", wrong, False)
+    assert len(asked) == 1

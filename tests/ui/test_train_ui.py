@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from graded import make_review
+from tiny import make_model
 
 from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
 from opd.presets import PRESETS
@@ -17,7 +18,7 @@ from opd.runs.run import create_run
 from opd.ui import feed, pairs, train_tab
 from opd.ui.app import build_app
 from opd.ui.feed import news_of
-from opd.ui.review_tab import PairNames
+from opd.ui.pairs import PairNames
 from opd.ui.setup_card import SetupCard, _absent
 
 pytestmark = pytest.mark.engine
@@ -196,17 +197,22 @@ def test_how_many_tokens_moved_as_they_were_meant_to():
 def test_while_a_run_holds_the_gpu_the_app_works_on_the_cpu(monkeypatch, tmp_path):
     loaded = []
     names = [f"{tmp_path}/{name}" for name in "ab"]
+
+    def load(name, device):
+        loaded.append((name, device))
+        return make_model(0)
+
     monkeypatch.setattr("opd.models.load.resolve_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr("opd.models.load.load_model", lambda name, device: loaded.append((name, device)))
+    monkeypatch.setattr("opd.models.load.load_model", load)
     monkeypatch.setattr("opd.models.pair.Pair", lambda *models, **options: None)
     monkeypatch.setattr(pairs, "holders", lambda: {"cuda:0": "busy", "cpu": "other"})
-    pairs.loaded_pair(*names)
+    pairs.loaded_pair(PairNames(*names))
     assert loaded == [(name, "cpu") for name in names]
     with pytest.raises(ValueError, match="The run busy holds cuda:0"):
         pairs.refuse_if_taken(["cuda:0"])
     pairs.refuse_if_taken(["cpu", "cuda:1"])
     monkeypatch.setattr(pairs, "holders", dict)
-    pairs.loaded_pair(*names)
+    pairs.loaded_pair(PairNames(*names))
     assert loaded[2:] == [(name, "auto") for name in names]
 
 
@@ -233,6 +239,7 @@ def test_a_run_is_of_the_pair_that_a_relative_path_names(tmp_path, monkeypatch):
     for name in ("s", "t"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    run = create_run("near", DistillConfig(student="s", teacher="./t"))
-    named = PairNames("./s", "t")
+    told = {"enable_thinking": False}
+    run = create_run("near", DistillConfig(student="s", teacher="./t", teacher_template_options=told))
+    named = PairNames("./s", "t", teacher_template_options='{"enable_thinking": false}')
     assert train_tab.pair_of(run) == train_tab.anchored(named) != named
