@@ -34,6 +34,25 @@ PRESETS: dict[str, Preset] = {
         "A third of the steps with half the prompts: whether the KL falls at all shows within them.",
         {"steps": 20, "prompts_per_step": 64, "eval_every": 5, "eval_prompts": 128},
     ),
+    "heal": Preset(
+        "Heal a pruned model",
+        "Real weights and real text on two cores, in about ten minutes: SmolLM2 135M without four of its thirty "
+        "layers babbles, and learns from the whole model to write sentences again. The held-out KL falls most "
+        "in the first six steps.",
+        {
+            "student": "smollm2-pruned",
+            "teacher": "smollm2",
+            "task": "everyday",
+            "prompts_per_step": 12,
+            "max_tokens": 40,
+            "steps": 24,
+            "substeps": 1,
+            "learning_rate": 2e-4,
+            "warmup_steps": 2,
+            "eval_every": 6,
+            "save_every": 24,
+        },
+    ),
     "post": Preset(
         "The post's recipe",
         "What Thinking Machines' post describes: the sampled penalty as the advantage of each token, no "
