@@ -36,9 +36,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "heal": Preset(
         "Heal a pruned model",
-        "Real weights and real text on two cores, in about ten minutes: SmolLM2 135M without four of its thirty "
-        "layers babbles, and learns from the whole model to write sentences again. The held-out KL falls most "
-        "in the first six steps.",
+        "Real weights and real text on two cores, in about ten minutes: SmolLM2 135M without four of its "
+        "thirty layers babbles, and learns from the whole model to write sentences again. The held-out KL "
+        "falls most in the first six steps.",
         {
             "student": "smollm2-pruned",
             "teacher": "smollm2",

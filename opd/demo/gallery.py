@@ -1,16 +1,17 @@
-"""Make the gallery: reviews of the embedded pair that are worth a look, each with a title and a sentence.
+"""Make the embedded pair's part of the gallery: reviews worth a look, each with a title and a sentence.
 
     python -m opd.demo.gallery              # writes assets/gallery, about four minutes with one thread
 
 The student's answers to held-out problems are graded and searched by what the grades say of them, so a newly
 trained pair gets a gallery of its own. Whether a sentence still fits its picture is for a person to see.
+:mod:`opd.demo.real_gallery` makes the part of real models.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -97,13 +98,19 @@ class Answer:
         return float(teacher - student)
 
 
-def make_gallery(folder: Path) -> None:
-    """Write every set of the gallery to ``folder``, numbered in the order they are offered."""
+def write_sets(folder: Path, sets: Iterable[Titled], *, part: str = "") -> None:
+    """Write the sets of one part of the gallery in the place of those there, numbered as they are offered.
+
+    Args:
+        folder: of the gallery.
+        sets: what to write.
+        part: how the names of this part's files begin, before their numbers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.json"):
+    for old in folder.glob(f"{part}[0-9]*.json"):
         old.unlink()
-    for number, (name, title, note, groups) in enumerate(_sets(load_pair()), start=1):
-        path = folder / f"{number:02}-{name}.json"
+    for number, (name, title, note, groups) in enumerate(sets, start=1):
+        path = folder / f"{part}{number:02}-{name}.json"
         save_reviews(path, ReviewSet(groups, title=title, note=note))
         print(f"{path}: {title}, {path.stat().st_size / 1000:.0f} kB")
 
@@ -118,12 +125,12 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         *("one-word", "One word decides"),
         "Four answers to one riddle, right and wrong. Point at a coloured token to see what both models "
         "wanted there; click it to keep that.",
-        _alone(*_riddle_answers(pair, riddle)),
+        alone(*_riddle_answers(pair, riddle)),
     )
     yield (
         *("wrong-digit", "One wrong digit"),
         "The digit marked ?? is wrong. All that follows is correct arithmetic on it and costs nothing.",
-        _alone(
+        alone(
             _best(
                 slips, lambda a: a.penalty[a.error], where=lambda a: a.errs_in_a_digit() and a.ends_cheaply()
             )
@@ -133,7 +140,7 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         *("cheap-ending", "A wrong answer that costs nothing"),
         "One word goes astray, and from there the teacher agrees with every step, the wrong answer included. "
         "A low penalty at the end says that a text is consistent, not that it is right.",
-        _alone(
+        alone(
             _best(slips, lambda a: len(a.rest), where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply())
         ),
     )
@@ -143,36 +150,37 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         *("brilliant", "A brilliant token"),
         "The token marked !! was a long shot for the student and just what the teacher would have written.",
         # Long shots are rare: of the embedded pair's 3,200 answers two in right ones.
-        _alone(_best(_search(pair, n=8), Answer.gain, where=Answer.is_right)),
+        alone(_best(_search(pair, n=8), Answer.gain, where=Answer.is_right)),
     )
     yield (
         *("style", "Right, but not the teacher's way"),
         "The answer is right and so is every step; the teacher would have put it differently. A penalty can "
         "be a matter of taste.",
-        _alone(_best(right, lambda a: a.penalty.max())),
+        alone(_best(right, lambda a: a.penalty.max())),
     )
     yield (
         *("pasted", "A text that nobody sampled"),
         "Right, but put as neither model would put it. What the teacher thinks of it says nothing about the "
         "student's own writing: the text is off-policy.",
-        _alone(*_pasted(pair, riddle.prompt, SHORT_ANSWER, riddle)),
+        alone(*_pasted(pair, riddle.prompt, SHORT_ANSWER, riddle)),
     )
     yield "chat", *_chat(pair)
     yield (
         *("hot", "Too hot"),
         f"Sampled at temperature {HOT:g} and graded at the same: after the first odd word nothing holds, and "
         "no end is found.",
-        _alone(_hot(pair, riddle)),
+        alone(_hot(pair, riddle)),
     )
     yield (
         *("hostile", "Text that would bite"),
         "Markup, template braces, control characters, and a family of emoji spread over many tokens: all of "
         "it is shown, none of it obeyed.",
-        _alone(*_pasted(pair, "<b>What</b> is ${question} in {{this}}?", HOSTILE)),
+        alone(*_pasted(pair, "<b>What</b> is ${question} in {{this}}?", HOSTILE)),
     )
 
 
-def _alone(*reviews: Review) -> list[ReviewGroup]:
+def alone(*reviews: Review) -> list[ReviewGroup]:
+    """Return reviews as one group without a heading."""
     return [ReviewGroup("", reviews)]
 
 
@@ -200,10 +208,10 @@ def _best(
 def _sampled(pair: Pair, problems: Sequence[Problem], *, n: int = 1, seed: int = 0) -> list[Review]:
     prompts = [problem.prompt for problem in problems]
     sampled = sample(pair, prompts, n=n, seed=seed, max_tokens=MAX_TOKENS)
-    return _graded(pair, prompts, sampled, problems, seed=seed)
+    return graded(pair, prompts, sampled, problems, seed=seed)
 
 
-def _graded(
+def graded(
     pair: Pair,
     prompts: Sequence[Prompt],
     trajectories: Sequence[Trajectory],
@@ -231,12 +239,12 @@ def _riddle_answers(pair: Pair, riddle: Problem) -> list[Review]:
 
 
 def _pasted(pair: Pair, prompt: str, text: str, problem: Problem | None = None) -> list[Review]:
-    return _graded(pair, [prompt], [text_trajectory(pair, prompt, text)], [problem] if problem else ())
+    return graded(pair, [prompt], [text_trajectory(pair, prompt, text)], [problem] if problem else ())
 
 
 def _hot(pair: Pair, problem: Problem) -> Review:
     hot = sample(pair, [problem.prompt], n=16, temperature=HOT, max_tokens=320)
-    return _graded(pair, [problem.prompt], [max(hot, key=len)], [problem], seed=0)[0]
+    return graded(pair, [problem.prompt], [max(hot, key=len)], [problem], seed=0)[0]
 
 
 def _what_a_token_is_worth(pair: Pair, slips: Sequence[Answer]) -> tuple[str, str, list[ReviewGroup]]:
@@ -255,7 +263,7 @@ def _what_a_token_is_worth(pair: Pair, slips: Sequence[Answer]) -> tuple[str, st
         "At the fork, the student's token and the teacher's choices were tried 32 times each. Beside the "
         "main line hang two branches: the student after the teacher's choice, and the teacher's own line."
     )
-    return "What one token is worth", note, _alone(*reviews)
+    return "What one token is worth", note, alone(*reviews)
 
 
 def _narrowed(made: Review) -> Review:
@@ -307,16 +315,16 @@ def _chat(pair: Pair) -> tuple[str, str, list[ReviewGroup]]:
         "Four right answers, one after another, each graded in its context. Both models have read single "
         "questions only: from turn to turn their opinions are worth less."
     )
-    return "A chat, turn by turn", note, _alone(*_graded(pair, [before for before, _ in turns], trajectories))
+    return "A chat, turn by turn", note, alone(*graded(pair, [before for before, _ in turns], trajectories))
 
 
 def main() -> None:
     """Parse the command line and make the gallery."""
-    parser = argparse.ArgumentParser(description="Make the gallery of reviews.")
+    parser = argparse.ArgumentParser(description="Make the embedded pair's part of the gallery.")
     parser.add_argument(
         "--out", type=Path, default=Path("assets/gallery"), help="folder (default assets/gallery)"
     )
-    make_gallery(parser.parse_args().out)
+    write_sets(parser.parse_args().out, _sets(load_pair()))
 
 
 if __name__ == "__main__":

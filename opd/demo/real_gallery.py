@@ -1,0 +1,125 @@
+"""Make the gallery's part of real models: what a damaged model writes, before and after it is healed.
+
+    python -m opd.demo.real_gallery --healed CHECKPOINT --stranger FOLDER    # some minutes on two cores
+
+The models are SmolLM2 and the preset ``heal``'s pruned one, which are fetched where they are not here. A run
+of that preset leaves the checkpoint: ``opd train --preset heal --name heal-0`` in
+``runs/heal-0/checkpoints/step-000024``. The stranger is a teacher with another tokenizer; the shipped one is
+Gemma 3 270M. Whether a sentence still fits its picture is for a person to see.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from opd.demo.gallery import Titled, alone, graded, write_sets
+from opd.engines.sampling import sample
+from opd.grading.saved_reviews import ReviewGroup
+from opd.models.load import load_model
+from opd.models.network import LanguageModel
+from opd.models.pair import Pair
+from opd.presets import preset
+from opd.reviews import Review
+
+PART = "real-"
+"""How the names of its files begin: behind the embedded pair's numbers."""
+
+SEED = 0
+
+
+def make_real_gallery(folder: Path, healed: str, stranger: str) -> None:
+    """Write every set of real models to ``folder``.
+
+    Args:
+        folder: of the gallery.
+        healed: the pruned student after a run of the preset ``heal``, a checkpoint.
+        stranger: the teacher with another tokenizer.
+    """
+    heal = preset("heal").changes
+    whole, pruned = load_model(heal["teacher"]), load_model(heal["student"])
+    mended, other = load_model(healed), load_model(stranger)
+    mended.name, other.name = f"{pruned.name} after {heal['steps']} steps", "gemma-3-270m"
+    write_sets(folder, _sets(whole, pruned, mended, other), part=PART)
+
+
+def _sets(
+    whole: LanguageModel, pruned: LanguageModel, mended: LanguageModel, other: LanguageModel
+) -> Iterator[Titled]:
+    yield (
+        *("list", "A list without four layers"),
+        "SmolLM2 135M after four of its thirty layers were taken out, graded by the model it was: it still "
+        "knows what a list looks like, and no longer what belongs on it.",
+        alone(*_answers(Pair(pruned, whole), "Name seven animals that live in the sea.", 96)),
+    )
+    yield (
+        *("before-after", f"Healed in {preset('heal').changes['steps']} steps"),
+        "One held-out request with the same random numbers, before and after ten minutes of on-policy "
+        "distillation on two cores: the preset Heal a pruned model.",
+        [
+            ReviewGroup(label, _answers(Pair(student, whole), "What makes a good leader?", 48, n=4))
+            for label, student in (("four layers less", pruned), ("healed", mended))
+        ],
+    )
+    yield (
+        *("code", "Code"),
+        "The healed model writes Python that looks right at a glance. The teacher, no great programmer "
+        "either, says where it looks wrong.",
+        alone(
+            *_answers(
+                Pair(mended, whole),
+                "How do I remove duplicates from a list in Python but keep the order?",
+                160,
+            )
+        ),
+    )
+    yield (
+        *("long", "A long letter"),
+        "Over three hundred tokens of the healed model. The minimap shows where the teacher frowns.",
+        alone(
+            *_answers(
+                Pair(mended, whole), "Write a letter to the mayor asking for more trees in our street.", 360
+            )
+        ),
+    )
+    yield (
+        *("self", "A model under itself"),
+        "SmolLM2 graded by SmolLM2: the penalty is 0 at every token and none is blamed. What looks odd is "
+        "the luck of sampling at temperature 1.",
+        alone(*_answers(Pair(whole, whole), "Describe your perfect morning as if you were a bird.", 128)),
+    )
+    yield (
+        *("stranger", "A teacher with another tokenizer"),
+        "Emoji by SmolLM2, graded by Gemma 3 270M, which cuts the same text into other tokens: they are "
+        "compared span by span, and what has no common border is hatched.",
+        alone(
+            *_answers(
+                Pair(whole, other, cross_tokenizer=True),
+                "Name five animals and put the right emoji behind each.",
+                96,
+            )
+        ),
+    )
+
+
+def _answers(pair: Pair, prompt: str, max_tokens: int, *, n: int = 1) -> list[Review]:
+    """Return ``n`` graded answers of the pair's student."""
+    sampled = sample(pair, [prompt], n=n, seed=SEED, max_tokens=max_tokens)
+    return graded(pair, [prompt], sampled, seed=SEED)
+
+
+def main() -> None:
+    """Parse the command line and make the gallery."""
+    parser = argparse.ArgumentParser(description="Make the gallery's part of real models.")
+    parser.add_argument("--healed", required=True, help="checkpoint of a run of the preset heal")
+    parser.add_argument("--stranger", required=True, help="a teacher with another tokenizer")
+    parser.add_argument(
+        "--out", type=Path, default=Path("assets/gallery"), help="folder (default assets/gallery)"
+    )
+    options = parser.parse_args()
+    make_real_gallery(options.out, options.healed, options.stranger)
+
+
+if __name__ == "__main__":
+    main()
