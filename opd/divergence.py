@@ -210,6 +210,20 @@ def topk_reverse_kl(student: Tensor, teacher: Tensor | TopK, support: Tensor) ->
     return reverse_kl(kept_student, kept_teacher) + tail_student.exp() * (tail_student - tail_teacher)
 
 
+def topk_agreement(student: Tensor, teacher: TopK) -> Tensor:
+    """Return the sum of min(p_student, p_teacher) over the teacher's tokens and one bucket for all others.
+
+    What is put together can only agree more: it is an upper bound of the sum over all tokens.
+
+    Args:
+        student: log-probs ``[n, V]``.
+        teacher: what is known of it.
+    """
+    kept_student, kept_teacher = student.gather(1, teacher.top_ids), teacher.top_logprobs
+    tails = torch.minimum(_tail(kept_student), _tail(kept_teacher))
+    return (torch.minimum(kept_student, kept_teacher).exp().sum(-1) + tails.exp()).clamp_max(1)
+
+
 def _tail(kept: Tensor) -> Tensor:
     """Log-mass of everything outside ``kept`` ``[n, K]``; floored at fp32's resolution of 1."""
     return torch.log1p(-kept.exp().sum(-1).clamp_max(1 - 2**-24))
@@ -223,7 +237,8 @@ def token_signals(
     Args:
         student: the student's log-probs ``[n, V]``.
         teacher: the teacher's log-probs ``[n, V]``; or what is known of them, and then the reverse KL is the
-            lower bound by its tokens and the tail, and the teacher has no entropy.
+            lower bound by its tokens and the tail, the agreement an upper one, and the teacher has no
+            entropy.
         ids: the tokens that were taken, int64 ``[n]``.
         top_k: how many alternatives of each model to keep.
         all_divergences: forward KL and JSD too. To look at, not to train on: they cost more passes over the
@@ -237,11 +252,13 @@ def token_signals(
     }
     if isinstance(teacher, TopK):
         bound = topk_reverse_kl(student, teacher, teacher.top_ids).clamp_min(0)
-        return out | {"reverse_kl": bound, **_of("teacher", vars(teacher))}
+        agreement = topk_agreement(student, teacher)
+        return out | {"reverse_kl": bound, "agreement": agreement, **_of("teacher", vars(teacher))}
     out["reverse_kl"] = (p * (student - teacher)).sum(-1).clamp_min(0)
-    del p  # each is as large as the chunk
     q = teacher.exp()
     out |= _of("teacher", scores(teacher, ids, top_k, q))
+    out["agreement"] = torch.minimum(p, q, out=p).sum(-1).clamp_max(1)
+    del p  # each is as large as the chunk
     if all_divergences:
         out["forward_kl"] = (q * (teacher - student)).sum(-1).clamp_min(0)
         del q

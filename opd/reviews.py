@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opd.trajectory import VERDICTS, Grades, Messages, TokenScores, Trajectory
+from opd.verdicts import find_forks, verdicts
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,14 @@ class Review:
         _check_values(review)
         _check_branch(review)
         _check_evidence(review.evidence)
-        return review
+        return review if "agreement" in grades else replace(review, grades=_judged(review.grades))
 
 
 _DTYPES: dict[str, type] = {
     **dict.fromkeys(("prompt_ids", "completion_ids", "teacher_prompt_ids"), np.int64),
-    **dict.fromkeys(("behaviour_logprobs", "penalty", "reverse_kl", "forward_kl", "jsd"), np.float32),
+    **dict.fromkeys(
+        ("behaviour_logprobs", "penalty", "reverse_kl", "forward_kl", "jsd", "agreement"), np.float32
+    ),
     **dict.fromkeys(("logprobs", "entropy", "top_logprobs"), np.float32),
     **dict.fromkeys(("ranks", "top_ids", "spans"), np.int32),
     "verdicts": np.uint8,
@@ -168,11 +171,11 @@ _DTYPES: dict[str, type] = {
 }
 
 
-_ADDED_LATER = ("forward_kl", "jsd", "bound", "spans")
+_ADDED_LATER = ("forward_kl", "jsd", "bound", "agreement", "spans")
 """Fields that files of version 1 need not have."""
 
 _MAY_BE_ABSENT = (
-    *("behaviour_logprobs", "reverse_kl", "forward_kl", "jsd", "verdicts", "spans"),
+    *("behaviour_logprobs", "reverse_kl", "forward_kl", "jsd", "agreement", "verdicts", "spans"),
     *("teacher.entropy", "teacher.ranks"),
 )
 """Columns of tokens that may be None; _check_values says when."""
@@ -250,6 +253,13 @@ def _branch(data: Mapping[str, Any]) -> BranchPoint | None:
     return BranchPoint(**data["branch"], forced=usual if forced is None else forced)
 
 
+def _judged(grades: Grades) -> Grades:
+    """Judge grades of a file from before verdicts knew luck from belief: its indices mean other names."""
+    if grades.verdicts is None:
+        return grades
+    return replace(grades, verdicts=verdicts(grades.student, grades.teacher), forks=find_forks([grades])[0])
+
+
 def _texts(data: Mapping[str, Any]) -> dict[int, str]:
     return {int(i): str(text) for i, text in data.items()}
 
@@ -258,7 +268,7 @@ def _token_columns(review: Review) -> Iterable[tuple[str, Any]]:
     """Everything that has one entry a token, by name; what is absent and may be is left out."""
     grades = review.grades
     columns = {"pieces": review.pieces, "behaviour_logprobs": review.trajectory.behaviour_logprobs}
-    for name in ("penalty", "reverse_kl", "forward_kl", "jsd", "verdicts", "forks", "spans"):
+    for name in ("penalty", "reverse_kl", "forward_kl", "jsd", "agreement", "verdicts", "forks", "spans"):
         columns[name] = getattr(grades, name)
     for side in ("student", "teacher"):
         for f in fields(TokenScores):

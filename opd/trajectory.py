@@ -18,8 +18,9 @@ Messages = list[dict[str, str]]
 Prompt = str | Messages
 Side = Literal["student", "teacher"]
 
-VERDICTS = ("forced", "brilliant", "great", "best", "good", "inaccuracy", "mistake", "blunder")
-"""Names of the verdicts; :attr:`Grades.verdicts` holds indices into it. Their cut-offs: opd/verdicts.py."""
+VERDICTS = ("forced", "brilliant", "great", "best", "good", "slip", "inaccuracy", "mistake", "blunder")
+"""Names of the verdicts, the best first; :attr:`Grades.verdicts` holds indices into it. Their cut-offs:
+opd/verdicts.py."""
 
 
 def as_messages(prompt: Prompt) -> Messages:
@@ -115,11 +116,16 @@ class Grades:
         forks: bool ``[T]``, the forking tokens.
         temperature: the one temperature both models were scored at.
         bias: why the sampled penalty is not an unbiased estimate of the reverse KL; None where it is one.
-        bound: why ``reverse_kl`` is but a lower bound; None where it is over the whole vocabulary.
+        bound: why ``reverse_kl`` is but a lower bound and ``agreement`` an upper one; None where both are
+            over the whole vocabulary.
         forward_kl: float32 ``[T]``, KL(teacher || student) over the whole vocabulary, >= 0; None where it was
             not computed.
         jsd: float32 ``[T]``, Jensen-Shannon divergence of the two (beta 0.5), in [0, ln 2]; None where it was
             not computed.
+        agreement: float32 ``[T]``, sum of min(p_student, p_teacher) over the whole vocabulary, in [0, 1]: the
+            chance that speculative decoding would accept the student's draft there (Leviathan et al. 2023,
+            arXiv:2211.17192), 1 minus the total variation. An upper bound where ``bound`` is set; None for
+            spans, and in reviews from before it was computed.
         spans: int32 ``[T]``, where a teacher with another tokenizer graded aligned spans of text
             (:mod:`opd.grading.cross_grading`): the index of the first token of each token's span, -1 for
             a token that could not be graded. None where each token was graded by itself.
@@ -136,6 +142,7 @@ class Grades:
     forward_kl: NDArray[np.float32] | None = None
     jsd: NDArray[np.float32] | None = None
     bound: str | None = None
+    agreement: NDArray[np.float32] | None = None
     spans: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:

@@ -1,11 +1,19 @@
 """What the grades of a token amount to: verdicts and forks. Every threshold of either stands in this file.
 
-Colour follows the penalty in nats, which has no bound; a verdict follows the bounded drop
+Colour follows the penalty in nats, which has no bound; a verdict follows the bounded blame
 
-    D = p_teacher(best) - p_teacher(token)    in [0, 1],
+    B = D R,   D = p_teacher(best) - p_teacher(token),   R = max(0, 1 - p_teacher(token) / p_student(token)).
 
-which gates itself when the teacher is unsure (as chess sites judge by win chance, not by centipawns). The
-cut-offs are starting values. A teacher is an opinion: a blunder is what *this* teacher would never write.
+The drop D is what the teacher loses by the token; it gates itself when the teacher is unsure (as chess sites
+judge by win chance, not by centipawns). R is the chance that speculative decoding would reject the token
+(Leviathan et al. 2023, arXiv:2211.17192): how much of it is the student's belief. D alone judges the luck of
+sampling: where a model has many ways on, every single one is far from its best, and a model graded against
+itself would blunder. So what the student does not prefer more than the teacher does has no blame, and what
+neither model finds likely is a slip. A teacher is an opinion: a blunder is what *this* teacher would never
+write.
+
+The cut-offs keep both ends (``opd pair-report`` and the README): the first errors of the embedded pair stay
+marked, and a damaged model of real text has marks on an eighth of its tokens, not on half of them.
 
 A fork is a token where the trajectory could have gone another way. There are several definitions
 (:data:`FORK_DEFINITIONS`); ``opd pair-report`` measures how well each finds a first error.
@@ -21,8 +29,11 @@ from numpy.typing import NDArray
 
 from opd.trajectory import VERDICTS, TokenScores
 
-BLUNDER, MISTAKE, INACCURACY = 0.60, 0.30, 0.10
-"""A drop D of at least this much is a blunder, a mistake, an inaccuracy."""
+BLUNDER, MISTAKE, INACCURACY = 0.60, 0.40, 0.25
+"""A blame B of at least this much is a blunder, a mistake, an inaccuracy."""
+
+SLIP = 0.001
+"""A slip: both models give the token less than this, and the drop D is that of an inaccuracy or more."""
 
 FORCED_ENTROPY = 0.05
 """Below this student entropy (nats), with both models' first choice taken, nothing was chosen."""
@@ -37,15 +48,20 @@ FORK_FLOORS = {"entropy": 0.1, "penalty": 1.0, "entropy_drop": 0.15}
 """Forks by each definition score at least this many nats. (With 0.15, entropy x D marks about as many
 tokens of the embedded pair as the penalty does.)"""
 
+FORK_EXCESS = 3.0
+"""Forks by penalty also stand out of their text: by this factor above the mean |penalty| of all its other
+tokens. A damaged student is punished everywhere, and where everything forks nothing does."""
+
 FORK_RADIUS = 3
 """A peak is a token that none within this many tokens exceeds."""
 
 FORK_DEFINITIONS = {
     "entropy": f"the {FORK_SHARE:.0%} of tokens with the highest student entropy among all trajectories "
     f"graded together, {FORK_FLOORS['entropy']:g} nat or more",
-    "penalty": f"a peak of the penalty, {FORK_FLOORS['penalty']:g} nat or more",
-    "entropy_drop": "a peak of student entropy times the drop of the teacher's probability, "
-    f"{FORK_FLOORS['entropy_drop']:g} nat or more",
+    "penalty": f"a peak of the penalty, {FORK_FLOORS['penalty']:g} nat or more and {FORK_EXCESS:g} times the "
+    "mean size of the others in its text",
+    "entropy_drop": "a peak of student entropy times the drop of the teacher's probability where the student "
+    f"prefers the token more than the teacher does, {FORK_FLOORS['entropy_drop']:g} nat or more",
 }
 """The definitions of a fork by name, each in words. Wang et al. 2025 (arXiv:2506.01939) is the first."""
 
@@ -84,19 +100,30 @@ def drop(teacher: TokenScores) -> NDArray[np.float32] | None:
     return np.exp(teacher.top_logprobs[:, 0]) - np.exp(teacher.logprobs)
 
 
-def verdicts(student: TokenScores, teacher: TokenScores) -> NDArray[np.uint8]:
-    """Judge each token by the drop D, uint8 ``[T]`` of indices into :data:`opd.trajectory.VERDICTS`."""
-    taken_teacher, taken_student = np.exp(teacher.logprobs), np.exp(student.logprobs)
+def blame(student: TokenScores, teacher: TokenScores) -> NDArray[np.float32] | None:
+    """Return B of each token, float32 ``[T]`` in [0, 1]: the drop D times the chance R of a rejection.
+
+    None for a teacher that grades by spans.
+    """
     lost = drop(teacher)
+    # R from the log-probs: of tokens that underflow to 0 on both sides the ratio is still known.
+    return None if lost is None else lost * (1 - np.exp(np.minimum(teacher.logprobs - student.logprobs, 0)))
+
+
+def verdicts(student: TokenScores, teacher: TokenScores) -> NDArray[np.uint8]:
+    """Judge each token, uint8 ``[T]`` of indices into :data:`opd.trajectory.VERDICTS`."""
+    taken_teacher, taken_student = np.exp(teacher.logprobs), np.exp(student.logprobs)
+    blamed = blame(student, teacher)
     best = teacher.ranks == 0
     forced = best & (student.ranks == 0) & (student.entropy < FORCED_ENTROPY)
     brilliant = (taken_teacher - taken_student >= BRILLIANT_GAIN) & (taken_student < BRILLIANT_STUDENT)
     index = {name: i for i, name in enumerate(VERDICTS)}
     choices = [
         (forced, "forced"),
-        (lost >= BLUNDER, "blunder"),
-        (lost >= MISTAKE, "mistake"),
-        (lost >= INACCURACY, "inaccuracy"),
+        ((np.maximum(taken_teacher, taken_student) < SLIP) & (drop(teacher) >= INACCURACY), "slip"),
+        (blamed >= BLUNDER, "blunder"),
+        (blamed >= MISTAKE, "mistake"),
+        (blamed >= INACCURACY, "inaccuracy"),
         (brilliant, "brilliant"),
         (best & (student.ranks > 0), "great"),
         (best, "best"),
@@ -121,7 +148,9 @@ def fork_score(graded: Scored, definition: str) -> NDArray[np.float32]:
             return np.where(np.isnan(graded.penalty), np.float32(-np.inf), graded.penalty)
         case "entropy_drop":  # the student hesitates where the teacher minds
             lost = drop(graded.teacher)
-            return np.full_like(graded.penalty, -np.inf) if lost is None else graded.student.entropy * lost
+            if lost is None:
+                return np.full_like(graded.penalty, -np.inf)
+            return np.where(graded.penalty > 0, graded.student.entropy * lost, np.float32(0))
     raise ValueError(f"There are no forks by {definition!r}. Known: {', '.join(FORK_DEFINITIONS)}.")
 
 
@@ -142,7 +171,13 @@ def find_forks(graded: Sequence[Scored], definition: str = DEFAULT_FORKS) -> lis
     floor = FORK_FLOORS[definition]
     if definition == "entropy" and any(len(s) for s in scores):
         floor = max(floor, float(np.quantile(np.concatenate(scores), 1 - FORK_SHARE)))
-    return [_candidates(s, definition) & (s >= floor) for s in scores]
+    marks = [_candidates(s, definition) & (s >= floor) for s in scores]
+    if definition == "penalty":
+        marks = [
+            found & (g.penalty >= FORK_EXCESS * _others(g.penalty))
+            for found, g in zip(marks, graded, strict=True)
+        ]
+    return marks
 
 
 def strongest_forks(graded: Scored, definition: str, n: int) -> NDArray[np.int64]:
@@ -156,6 +191,13 @@ def strongest_forks(graded: Scored, definition: str, n: int) -> NDArray[np.int64
     score = fork_score(graded, definition)
     ranked = np.argsort(-np.where(_candidates(score, definition), score, -np.inf), kind="stable")
     return ranked[:n]
+
+
+def _others(penalty: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the mean size of a text's other penalties for each of them, ``[T]``; NaN counts for nothing."""
+    size = np.abs(np.nan_to_num(penalty.astype(np.float64)))
+    others = np.maximum(np.isfinite(penalty).sum() - 1, 1)
+    return (size.sum() - size) / others
 
 
 def _candidates(score: NDArray[np.float32], definition: str) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from opd.reviews import Review
 from opd.trajectory import Grades, TokenScores, Trajectory
-from opd.verdicts import FORK_FLOORS, FORK_RADIUS, peaks, verdicts
+from opd.verdicts import find_forks, verdicts
 
 CHOICES = [" yes", " no", " perhaps"]
 
@@ -49,22 +49,26 @@ def make_review(
         )
 
     student, teacher = scores(student_logprobs), scores(student_logprobs - taken)
+    # Whatever is not the token is shared out alike, so the two differ in two shares alone.
+    both = np.exp([student.logprobs, teacher.logprobs])
+    grades = Grades(
+        penalty=taken,
+        reverse_kl=np.abs(taken) / 2,
+        student=student,
+        teacher=teacher,
+        verdicts=verdicts(student, teacher),
+        forks=np.zeros(tokens, dtype=bool),
+        temperature=1.0,
+        bias=bias,
+        agreement=(both.min(0) + (1 - both).min(0)).astype(np.float32),
+    )
     prompt = np.arange(3)
     return Review(
         student="a-student",
         teacher="a-teacher",
         messages=messages or [{"role": "user", "content": "Which one?"}],
         trajectory=Trajectory(prompt, ids, student_logprobs, finish_reason, prompt),
-        grades=Grades(
-            penalty=taken,
-            reverse_kl=np.abs(taken) / 2,
-            student=student,
-            teacher=teacher,
-            verdicts=verdicts(student, teacher),
-            forks=peaks(taken, FORK_RADIUS) & (taken >= FORK_FLOORS["penalty"]),
-            temperature=1.0,
-            bias=bias,
-        ),
+        grades=replace(grades, forks=find_forks([grades])[0]),
         pieces=list(pieces),
         vocabulary=dict(enumerate(vocabulary)),
         correct=correct,
@@ -87,6 +91,7 @@ def by_spans(review: Review, spans: Sequence[int]) -> Review:
         top_logprobs=np.where(begins[:, None], grades.teacher.top_logprobs, np.float32(np.nan)),
     )
     changed = {"penalty": penalty, "reverse_kl": None, "teacher": teacher, "verdicts": None, "spans": first}
+    changed["agreement"] = None
     bias = "Graded by aligned spans of text, because the teacher has another tokenizer; each "
     bias += "token of a span carries an equal share."
     return replace(

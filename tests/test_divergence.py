@@ -6,7 +6,7 @@ import torch
 
 from opd import divergence
 from opd.config import make_config
-from opd.divergence import Distributions, over_chunks, token_signals
+from opd.divergence import Distributions, TopK, over_chunks, token_signals
 from opd.objectives import OBJECTIVES
 from opd.training.losses import Chunk, token_loss
 
@@ -112,3 +112,21 @@ def test_no_tensor_of_the_whole_batch_and_vocabulary_exists(rows, vocabulary, el
     )
     assert max(seen) == largest
     assert sum(seen) == 2 * rows
+
+
+def test_agreement_is_what_two_distributions_share_and_a_bound_where_only_the_top_is_known():
+    rng = np.random.default_rng(3)
+    logits = [torch.tensor(rng.normal(size=(40, 30)) * 3, dtype=torch.float32) for _ in range(2)]
+    student, teacher = (torch.log_softmax(x, -1) for x in logits)
+    ids = torch.zeros(40, dtype=torch.long)
+    exact = token_signals(student, teacher, ids, 5)["agreement"]
+    p, q = (np.exp(x.double().numpy()) for x in (student, teacher))
+    np.testing.assert_allclose(exact, np.minimum(p, q).sum(1), atol=1e-6)
+    np.testing.assert_allclose(exact, 1 - np.abs(p - q).sum(1) / 2, atol=1e-6)
+    np.testing.assert_allclose(token_signals(student, student, ids, 5)["agreement"], 1, atol=1e-6)
+    top = teacher.topk(5, dim=-1)
+    known = TopK(teacher[:, 0], torch.zeros_like(ids), top.indices, top.values)
+    bound = token_signals(student, known, ids, 5)["agreement"]
+    assert (bound >= exact - 1e-6).all()
+    assert (bound > exact + 0.01).any(), "a bucket for all others hides where they part"
+    assert (bound < 1).all()

@@ -118,7 +118,7 @@ def write_sets(folder: Path, sets: Iterable[Titled], *, part: str = "") -> None:
 def _sets(pair: Pair) -> Iterator[Titled]:
     answers = _search(pair)
     right = [a for a in answers if a.is_right()]
-    slips = [a for a in answers if not a.review.correct and a.error is not None]
+    wrong = [a for a in answers if not a.review.correct and a.error is not None]
     riddle = next(p for p in known_problems().values() if p.family == "tricks")
 
     yield (
@@ -132,7 +132,7 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         "The digit marked ?? is wrong. All that follows is correct arithmetic on it and costs nothing.",
         alone(
             _best(
-                slips, lambda a: a.penalty[a.error], where=lambda a: a.errs_in_a_digit() and a.ends_cheaply()
+                wrong, lambda a: a.penalty[a.error], where=lambda a: a.errs_in_a_digit() and a.ends_cheaply()
             )
         ),
     )
@@ -141,10 +141,10 @@ def _sets(pair: Pair) -> Iterator[Titled]:
         "One word goes astray, and from there the teacher agrees with every step, the wrong answer included. "
         "A low penalty at the end says that a text is consistent, not that it is right.",
         alone(
-            _best(slips, lambda a: len(a.rest), where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply())
+            _best(wrong, lambda a: len(a.rest), where=lambda a: not a.errs_in_a_digit() and a.ends_cheaply())
         ),
     )
-    yield "fork-value", *_what_a_token_is_worth(pair, slips)
+    yield "fork-value", *_what_a_token_is_worth(pair, wrong)
     yield "before-after", *_before_and_after(pair)
     yield (
         *("brilliant", "A brilliant token"),
@@ -247,10 +247,10 @@ def _hot(pair: Pair, problem: Problem) -> Review:
     return graded(pair, [problem.prompt], [max(hot, key=len)], [problem], seed=0)[0]
 
 
-def _what_a_token_is_worth(pair: Pair, slips: Sequence[Answer]) -> tuple[str, str, list[ReviewGroup]]:
+def _what_a_token_is_worth(pair: Pair, wrong: Sequence[Answer]) -> tuple[str, str, list[ReviewGroup]]:
     """A main line with evidence at its first wrong token, the teacher's choice there, the teacher's line."""
     found = max(
-        (a for a in slips if a.problem.family == "order" and a.error > 3), key=lambda a: a.penalty[a.error]
+        (a for a in wrong if a.problem.family == "order" and a.error > 3), key=lambda a: a.penalty[a.error]
     )
     main, at = found.review, found.error
     verified = {"task": DemoTask(), "example": found.problem}

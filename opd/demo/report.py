@@ -21,7 +21,7 @@ from opd.models.network import LanguageModel
 from opd.models.pair import Pair, load_pair
 from opd.tasks import Split, verify
 from opd.tasks.demo import DemoTask, Problem, first_error
-from opd.trajectory import Grades, Trajectory
+from opd.trajectory import VERDICTS, Grades, Trajectory
 from opd.verdicts import FORK_DEFINITIONS, strongest_forks
 
 MAX_TOKENS = 160
@@ -36,6 +36,9 @@ LABELS = {
     "first_error_top1_chance": "the same for a token at random",
     "first_error_top3": "first error among the three highest penalties",
     "first_error_top3_chance": "the same for three tokens at random",
+    "first_error_minded": "first error judged an inaccuracy or worse",
+    "first_error_mistake": "first error judged a mistake or worse",
+    "first_error_blunder": "first error judged a blunder",
     "first_error_penalty": "mean penalty at the first error (nats)",
     "answer_penalty": "mean penalty on the answer after an error (nats)",
     "token_penalty": "mean penalty on all tokens (nats)",
@@ -247,6 +250,12 @@ def pair_report(
             [f.error is not None and f.error in np.argsort(-f.grades.penalty)[:3] for f in failures]
         ),
         "first_error_top3_chance": _mean([chance(f, 3, 0) for f in failures], rng),
+        **{
+            f"first_error_{name}": _share(
+                [f.grades.verdicts[f.error] >= VERDICTS.index(least) for f in located]
+            )
+            for name, least in (("minded", "inaccuracy"), ("mistake", "mistake"), ("blunder", "blunder"))
+        },
         "first_error_penalty": _mean([float(f.grades.penalty[f.error]) for f in located], rng),
         "answer_penalty": _mean(
             [

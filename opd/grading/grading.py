@@ -28,8 +28,8 @@ BY_SPANS = (
 NO_ESTIMATE = "The mean penalty does not estimate the KL."
 
 LOWER_BOUND = (
-    "The reverse KL is a lower bound, over the {} tokens that the teacher finds likeliest and one bucket for "
-    "all others. The penalty is exact."
+    "The reverse KL is a lower bound and the agreement an upper one, over the {} tokens that the teacher "
+    "finds likeliest and one bucket for all others. The penalty is exact."
 )
 
 AskTeacher = Callable[[Pair, Sequence[Trajectory]], Predictions]
@@ -139,7 +139,7 @@ def to_grades(
     for trajectory, part in zip(trajectories, places(trajectories), strict=True):
         divergences = {
             name: columns[name][part].astype(np.float32)
-            for name in ("penalty", "reverse_kl", "forward_kl", "jsd")
+            for name in ("penalty", "reverse_kl", "forward_kl", "jsd", "agreement")
             if name in columns
         }
         out.append(

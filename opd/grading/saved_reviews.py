@@ -23,12 +23,12 @@ import numpy as np
 from opd.files import assets_dir, home_dir, parse, write_atomically
 from opd.reviews import Review
 from opd.trajectory import VERDICTS
-from opd.verdicts import drop
+from opd.verdicts import blame, drop
 
 FORMAT = "opd-review"
-VERSION = 1
-"""Counts changes that an older program would misread. A field that may be absent needs no new version: older
-files open with it as None, and older programs pass over it."""
+VERSION = 2
+"""Counts changes that an older program would misread: 2 has one verdict more, the slip. A field that may be
+absent needs no new version: older files open with it as None, and older programs pass over it."""
 
 LARGEST_FILE = 512 * 2**20
 """Bytes of the largest file that is read; a review takes about a kilobyte a token."""
@@ -100,12 +100,9 @@ class ReviewSet:
         """The content hash: 16 hexadecimal digits that only this content has, on any machine.
 
         SHA-256 of the content as JSON with sorted keys and without spaces, absent fields left out: neither
-        the layout of the file nor the version of the program counts.
+        the layout of the file nor the version of the program counts. A file of an older version keeps its id.
         """
-        content = json.dumps(
-            _without_nulls(self._content()), ensure_ascii=False, sort_keys=True, separators=(",", ":")
-        )
-        return hashlib.sha256(_encodable(content).encode()).hexdigest()[:16]
+        return _hash(self._content())
 
     def to_json(self) -> str:
         """Return the file's text. Lone surrogates, which UTF-8 cannot carry, become U+FFFD.
@@ -151,7 +148,11 @@ class ReviewSet:
         ]
         for group in groups:
             _check_parents(group)
-        return cls(groups, _words(data, "title"), _words(data, "note"))
+        found = cls(groups, _words(data, "title"), _words(data, "note"))
+        if version < VERSION:  # judged anew as it was read: links to what was saved hold all the same
+            content = {name: value for name, value in data.items() if name not in ("format", "version")}
+            vars(found)["id"] = _hash(content)
+        return found
 
     def _content(self) -> dict[str, Any]:
         groups = [{"label": group.label, "reviews": len(group.reviews)} for group in self.groups]
@@ -322,7 +323,16 @@ def gallery() -> dict[str, ReviewSet]:
 # Tables
 CSV_COLUMNS = (
     *("group", "review", "index", "token_id", "token", "penalty", "reverse_kl", "forward_kl", "jsd", "drop"),
-    *("verdict", "fork", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy"),
+    *(
+        "blame",
+        "agreement",
+        "verdict",
+        "fork",
+        "student_logprob",
+        "teacher_logprob",
+        "student_entropy",
+        "teacher_entropy",
+    ),
     *("student_rank", "teacher_rank", "behaviour_logprob", "student_choice", "student_choice_logprob"),
     *("teacher_choice", "teacher_choice_logprob", "correct", "branch_of", "branch_at", "span", "writer"),
 )
@@ -350,7 +360,8 @@ def to_csv(reviews: ReviewSet) -> str:
 def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
     grades, trajectory, branch = review.grades, review.trajectory, review.branch
     student, teacher = grades.student, grades.teacher
-    lost, ranks = drop(teacher), [scores.shown_ranks for scores in (student, teacher)]
+    lost, blamed = drop(teacher), blame(student, teacher)
+    ranks = [scores.shown_ranks for scores in (student, teacher)]
     writers = _writers(review)
 
     def text(token: str) -> str:
@@ -365,7 +376,7 @@ def _token_rows(review: Review) -> Iterator[tuple[Any, ...]]:
             trajectory.completion_ids[i],
             text(review.pieces[i]),
             *(figure(getattr(grades, name), i) for name in ("penalty", "reverse_kl", "forward_kl", "jsd")),
-            figure(lost, i),
+            *(figure(column, i) for column in (lost, blamed, grades.agreement)),
             "" if grades.verdicts is None else VERDICTS[grades.verdicts[i]],
             bool(grades.forks[i]),
             *(figure(scores.logprobs, i) for scores in (student, teacher)),
@@ -429,6 +440,12 @@ def _words(data: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f'Its "{name}" is not text.')
     return value
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """Return the content hash of a set; see :attr:`ReviewSet.id`."""
+    text = json.dumps(_without_nulls(content), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(_encodable(text).encode()).hexdigest()[:16]
 
 
 def _without_nulls(data: Any) -> Any:  # noqa: ANN401

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from opd.reviews import Review
 from opd.trajectory import VERDICTS
-from opd.verdicts import INACCURACY, drop
+from opd.verdicts import INACCURACY, blame
 
 DISAGREEMENTS = ("blunder", "mistake", "inaccuracy")
-"""The verdicts that count against agreement, worst first."""
+"""The verdicts that say something bad, worst first."""
 
 CONTEXT = 10
 """Tokens shown on either side of a token."""
@@ -44,9 +44,9 @@ class ReportCard:
     Attributes:
         tokens: number of the student's own tokens: all, but for a branch.
         graded: how many of them could be graded: all, but for a teacher with another tokenizer.
-        choices: how many of them were a choice (not "forced"); None without verdicts.
-        agreement: share of the choices whose drop D is below that of an inaccuracy; None where there was
-            none.
+        agreement: mean of :attr:`opd.trajectory.Grades.agreement`, the share of tokens that speculative
+            decoding would accept: 1 for equal models. None where it is not known.
+        bound: whether the agreement is but an upper bound, and the reverse KL a lower one.
         mean_penalty: nats per graded token.
         total_penalty: nats.
         mean_reverse_kl: nats per token.
@@ -60,8 +60,8 @@ class ReportCard:
 
     tokens: int
     graded: int
-    choices: int | None
     agreement: float | None
+    bound: bool
     mean_penalty: float | None
     total_penalty: float
     mean_reverse_kl: float | None
@@ -77,13 +77,10 @@ def report_card(review: Review) -> ReportCard:
     """Sum up the grades of what the student chose in ``review``."""
     grades, own = review.grades, review.own_tokens
     tokens, graded = own.stop - own.start, int(grades.graded[own].sum())
-    counts = choices = agreement = None
+    counts = None
     if grades.verdicts is not None:
         seen = Counter(VERDICTS[verdict] for verdict in grades.verdicts[own].tolist())
         counts = {verdict: seen[verdict] for verdict in VERDICTS}
-        choices = tokens - seen["forced"]
-        disagreed = sum(seen[verdict] for verdict in DISAGREEMENTS)
-        agreement = 1 - disagreed / choices if choices else None
 
     def total(values: np.ndarray | None) -> float | None:
         return None if values is None else float(np.nansum(values[own], dtype=np.float64))
@@ -94,8 +91,8 @@ def report_card(review: Review) -> ReportCard:
     return ReportCard(
         tokens=tokens,
         graded=graded,
-        choices=choices,
-        agreement=agreement,
+        agreement=mean(grades.agreement),
+        bound=grades.bound is not None,
         mean_penalty=mean(grades.penalty, graded),
         total_penalty=total(grades.penalty),
         mean_reverse_kl=mean(grades.reverse_kl),
@@ -123,7 +120,7 @@ class TokenInContext:
         penalty: nats; NaN where the token could not be graded.
         reverse_kl: nats; None, as the next two, where spans were graded.
         student_entropy: nats.
-        drop: D = p_teacher(best) - p_teacher(token), in [0, 1].
+        blame: B of :mod:`opd.verdicts`, in [0, 1].
         verdict: name of its verdict.
         preferred: text of the teacher's first choice; empty within a span.
         preferred_probability: what the teacher gives it; None within a span.
@@ -137,7 +134,7 @@ class TokenInContext:
     penalty: float
     reverse_kl: float | None
     student_entropy: float
-    drop: float | None
+    blame: float | None
     verdict: str | None
     preferred: str
     preferred_probability: float | None
@@ -149,11 +146,17 @@ def tokens_in_context(reviews: Sequence[Review], places: Sequence[tuple[int, int
     Raises:
         IndexError: there is no such place.
     """
-    lost = {number: drop(reviews[number].grades.teacher) for number in {number for number, _ in places}}
-    return [_in_context(reviews[number], number, index, lost[number]) for number, index in places]
+    blamed = {number: _blame(reviews[number]) for number in {number for number, _ in places}}
+    return [_in_context(reviews[number], number, index, blamed[number]) for number, index in places]
 
 
-def _in_context(review: Review, number: int, index: int, lost: NDArray[np.float32] | None) -> TokenInContext:
+def _blame(review: Review) -> NDArray[np.float32] | None:
+    return blame(review.grades.student, review.grades.teacher)
+
+
+def _in_context(
+    review: Review, number: int, index: int, blamed: NDArray[np.float32] | None
+) -> TokenInContext:
     grades, pieces = review.grades, review.pieces
     preferred, logprob = review.teacher_choice(index) or ("", None)
     return TokenInContext(
@@ -165,7 +168,7 @@ def _in_context(review: Review, number: int, index: int, lost: NDArray[np.float3
         penalty=float(grades.penalty[index]),
         reverse_kl=None if grades.reverse_kl is None else float(grades.reverse_kl[index]),
         student_entropy=float(grades.student_entropy[index]),
-        drop=None if lost is None else float(lost[index]),
+        blame=None if blamed is None else float(blamed[index]),
         verdict=None if grades.verdicts is None else VERDICTS[grades.verdicts[index]],
         preferred=preferred,
         preferred_probability=None if logprob is None else float(np.exp(logprob)),
@@ -199,42 +202,43 @@ class Swap:
         token: text of the student's token.
         preferred: text of the teacher's first choice.
         count: how often.
-        mean_drop: mean of D = p_teacher(preferred) - p_teacher(token), in [0, 1].
+        mean_blame: mean of the blame B of :mod:`opd.verdicts`, in [0, 1].
         penalty: sum of the positive penalties there, nats.
         share: that sum as a share of all positive penalties of the trajectories; 0 where there are none.
-        places: where, the largest drop first.
+        places: where, the largest blame first.
     """
 
     token: str
     preferred: str
     count: int
-    mean_drop: float
+    mean_blame: float
     penalty: float
     share: float
     places: tuple[tuple[int, int], ...]
 
 
 def swaps(
-    reviews: Sequence[Review], *, least_drop: float = INACCURACY, verdicts: Collection[str] = VERDICTS
+    reviews: Sequence[Review], *, least_blame: float = INACCURACY, verdicts: Collection[str] = VERDICTS
 ) -> list[Swap]:
     """Count which tokens the teacher would exchange for which, the largest share of the penalty first.
 
-    Counted are the student's own tokens that are not the teacher's first choice and whose drop D is
-    ``least_drop`` or more; as it is by default, they are the disagreements. Graded spans have no D.
+    Counted are the student's own tokens that are not the teacher's first choice and whose blame B is
+    ``least_blame`` or more; as it is by default, they are the disagreements and the slips of as much blame.
+    Graded spans have no B.
 
     Args:
         reviews: where to look.
-        least_drop: the least D, in [0, 1].
+        least_blame: the least B, in [0, 1].
         verdicts: names of those that count. The shares stay shares of the whole penalty.
     """
     total = sum(
         float(np.nansum(np.maximum(r.grades.penalty[r.own_tokens], 0), dtype=np.float64)) for r in reviews
     )
     tokens = _Tokens(reviews, verdicts)
-    lost = tokens.of(lambda review: drop(review.grades.teacher))
+    blamed = tokens.of(_blame)
     penalty = tokens.of(lambda review: np.maximum(review.grades.penalty, 0)).astype(np.float64)
     rank = tokens.of(lambda review: review.grades.teacher_rank)
-    minded = np.flatnonzero((lost >= np.float32(least_drop)) & (rank > 0))
+    minded = np.flatnonzero((blamed >= np.float32(least_blame)) & (rank > 0))
     found: dict[tuple[int, str, int, str], list[int]] = {}
     for at, (number, index) in zip(minded.tolist(), tokens.places(minded), strict=True):
         review = reviews[number]
@@ -245,14 +249,14 @@ def swaps(
         found.setdefault((token, written, best, review.vocabulary[best]), []).append(at)
     out = []
     for (_, written, _, preferred), where in found.items():
-        where.sort(key=lambda at: -lost[at])
+        where.sort(key=lambda at: -blamed[at])
         spent = float(penalty[where].sum())
         out.append(
             Swap(
                 token=written,
                 preferred=preferred,
                 count=len(where),
-                mean_drop=float(lost[where].mean(dtype=np.float64)),
+                mean_blame=float(blamed[where].mean(dtype=np.float64)),
                 penalty=spent,
                 share=spent / total if total else 0.0,
                 places=tuple(tokens.places(where)),

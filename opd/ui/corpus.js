@@ -110,13 +110,13 @@ const DRAW = {
 const field = (name) => find(`[name=${name}]`);
 
 function question() {
-  const least = field("drop").valueAsNumber;
+  const least = field("blame").valueAsNumber;
   return {
     group: field("group").value === "" ? null : Number(field("group").value),
     correct: { right: true, wrong: false }[field("correct").value] ?? null,
     verdicts: field("verdicts").value,
     text: field("text").value.trim(),
-    drop: Number.isFinite(least) ? least : legend.drop,
+    blame: Number.isFinite(least) ? least : legend.blame,
   };
 }
 
@@ -182,16 +182,16 @@ for (const button of tabs) {
   });
 }
 const refreshOnceTyped = delayed(refresh, TYPING_MS);
-for (const name of ["group", "correct", "verdicts", "text", "drop"]) {
+for (const name of ["group", "correct", "verdicts", "text", "blame"]) {
   field(name).addEventListener("input", () => {
     unlistAll();
-    if (["text", "drop"].includes(name)) refreshOnceTyped();
+    if (["text", "blame"].includes(name)) refreshOnceTyped();
     else refresh();
   });
 }
-field("drop").value = legend.drop;
+field("blame").value = legend.blame;
 find(".most").textContent = String(legend.listed);
-find(".minded").textContent = String(legend.drop);
+find(".minded").textContent = String(legend.blame);
 fold.addEventListener("toggle", refresh);
 onRecolour(() => map.redraw());
 document.addEventListener("opd-shown", (event) => follow(/** @type {CustomEvent} */ (event).detail));

@@ -66,14 +66,14 @@ class Question:
         correct: what the verifier says of the answer; None for whatever it says.
         verdicts: trajectories that hold one of these, and only these tokens of them.
         text: what prompt or completion hold, upper and lower case alike.
-        drop: the least D of a swap.
+        blame: the least B of a swap.
     """
 
     group: int | None
     correct: bool | None
     verdicts: Collection[str]
     text: str
-    drop: float
+    blame: float
 
     @classmethod
     def of(cls, asked: Any) -> Question | None:  # noqa: ANN401
@@ -84,7 +84,7 @@ class Question:
                 "correct": bool() | None as correct,
                 "verdicts": str(family),
                 "text": str(text),
-                "drop": int() | float() as least,
+                "blame": int() | float() as least,
             } if family in FAMILIES:
                 return cls(group, correct, FAMILIES[family], text.casefold(), least)
         return None
@@ -152,7 +152,7 @@ class Corpus(OwnHTML):
                 "glyphs": VERDICT_GLYPHS,
                 "verdicts": VERDICTS,
                 "minded": DISAGREEMENTS,
-                "drop": INACCURACY,
+                "blame": INACCURACY,
                 "quadrants": QUADRANTS,
                 "borders": [QUADRANT_ENTROPY, QUADRANT_KL],
             },
@@ -200,13 +200,13 @@ def _worst(chosen: Selection) -> dict[str, Any]:
 
 def _swaps(chosen: Selection) -> dict[str, Any]:
     """What for what, how often, and where; ``found`` counts also those that are too many to show."""
-    found = swaps(chosen.reviews, least_drop=chosen.asked.drop, verdicts=chosen.asked.verdicts)
+    found = swaps(chosen.reviews, least_blame=chosen.asked.blame, verdicts=chosen.asked.verdicts)
     rows = [
         {
             "token": _shown(swap.token, TOKEN_CHARACTERS),
             "preferred": _shown(swap.preferred, TOKEN_CHARACTERS),
             "count": swap.count,
-            "drop": swap.mean_drop,
+            "blame": swap.mean_blame,
             "penalty": swap.penalty,
             "share": swap.share,
             "places": [(*chosen.addresses[review], index) for review, index in swap.places[:MOST_TOKENS]],
@@ -261,11 +261,10 @@ def _row(group: int, sample: int, review: Review) -> dict[str, Any]:
         "finished": review.trajectory.finish_reason is not None,
         "spark": _rounded(sparkline(penalty, SPARKLINE_BINS), 1),
         "agreement": card.agreement,
-        "choices": card.choices,
         "tokens": len(penalty),
         "penalty": card.mean_penalty,
         "kl": card.mean_reverse_kl,
-        "blunders": card.counts["blunder"] if card.choices is not None and card.tokens else None,
+        "blunders": card.counts["blunder"] if card.counts is not None and card.tokens else None,
         "forks": card.forks if card.tokens else None,
         "worst": _token((group, sample), *tokens_in_context([review], [(0, worst)])) if card.graded else None,
     }
@@ -293,7 +292,7 @@ def _token(address: Address, token: TokenInContext) -> dict[str, Any]:
         "penalty": None if np.isnan(token.penalty) else token.penalty,
         "kl": token.reverse_kl,
         "entropy": token.student_entropy,
-        "drop": token.drop,
+        "blame": token.blame,
         "verdict": None if token.verdict is None else VERDICTS.index(token.verdict),
         "preferred": _shown(token.preferred, TOKEN_CHARACTERS),
         "probability": token.preferred_probability,

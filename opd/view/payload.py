@@ -1,13 +1,13 @@
 """What the token review component needs of a review: columns of numbers and text made safe to show.
 
 The first paint of a trajectory takes under 12 bytes a token: its text as one string with the length of each
-token, the penalty in half precision, the drop D in 255 steps, and a byte of flags. All other signals come one
-exact column at a time when somebody chooses them (:func:`columns_payload`), the alternatives of both models
-with the exact figures of their tokens :data:`CHUNK` tokens at a time when somebody looks
-(:func:`alternatives_payload`).
+token, the penalty in half precision, the drop D and the agreement in 255 steps, and a byte of flags. All
+other signals come one exact column at a time when somebody chooses them (:func:`columns_payload`), the
+alternatives of both models with the exact figures of their tokens :data:`CHUNK` tokens at a time when
+somebody looks (:func:`alternatives_payload`).
 
-A byte of flags holds the verdict (bits 0 to 2, an index into :data:`opd.trajectory.VERDICTS`), whether the
-token is special (bit 3: it ends the text, or is part of a character) and, from bit 4 up, whether it is a fork
+A byte of flags holds the verdict (bits 0 to 3, an index into :data:`opd.trajectory.VERDICTS`), whether the
+token is special (bit 4: it ends the text, or is part of a character) and, from bit 5 up, whether it is a fork
 by each of :data:`opd.verdicts.FORK_DEFINITIONS`, in their order.
 """
 
@@ -48,8 +48,8 @@ MOST_MARKS = 5
 LONGEST_TOKEN = 200
 """Characters of one token shown in a text; the rest comes on request."""
 
-_SPECIAL = 1 << 3
-_FIRST_FORK = 4
+_SPECIAL = 1 << 4
+_FIRST_FORK = 5
 _LONG = 255  # in the column of lengths: look into "long"
 
 # Characters that would act on the page or the terminal, or that nobody would see: C0, DEL and C1 controls,
@@ -145,6 +145,7 @@ def legend() -> dict[str, Any]:
             "blunder": cutoffs.BLUNDER,
             "mistake": cutoffs.MISTAKE,
             "inaccuracy": cutoffs.INACCURACY,
+            "slip": cutoffs.SLIP,
             "brilliantGain": cutoffs.BRILLIANT_GAIN,
             "brilliantStudent": cutoffs.BRILLIANT_STUDENT,
             "forcedEntropy": cutoffs.FORCED_ENTROPY,
@@ -216,9 +217,15 @@ def _unmarked_payload(review: Review) -> dict[str, Any]:
         "lengths": _base64(np.minimum(lengths, _LONG), "<u1"),
         "long": {str(i): length for i, length in enumerate(lengths) if length >= _LONG},
         "penalty": _base64(np.clip(grades.penalty, -6e4, 6e4), "<f2"),
-        "drop": None if lost is None else _base64(np.rint(np.clip(lost, 0, 1) * 255), "<u1"),
+        "drop": _in_steps(lost),
+        "agreement": _in_steps(grades.agreement),
         "spans": None if grades.spans is None else _base64(grades.spans, "<i4"),
     }
+
+
+def _in_steps(shares: NDArray[np.float32] | None) -> str | None:
+    """Return a column of shares in [0, 1], each in 255 steps; None where there is none."""
+    return None if shares is None else _base64(np.rint(np.clip(shares, 0, 1) * 255), "<u1")
 
 
 def _special(review: Review) -> NDArray[np.bool_]:
@@ -254,6 +261,8 @@ COLUMNS = {
     "student_share": Column("<f4", lambda r: np.exp(r.grades.student.logprobs)),
     "teacher_share": Column("<f4", lambda r: np.exp(r.grades.teacher.logprobs)),
     "drop": Column("<f4", lambda r: cutoffs.drop(r.grades.teacher)),
+    "blame": Column("<f4", lambda r: cutoffs.blame(r.grades.student, r.grades.teacher)),
+    "agreement": Column("<f4", lambda r: r.grades.agreement),
 }
 """The columns that can be asked for by name."""
 

@@ -90,7 +90,8 @@ def _report(review: Review) -> str:
     words = [] if review.correct is None else ["✓ right" if review.correct else "✗ wrong"]
     words.append(f"{len(review.trajectory)} tokens, {_FINISH[review.trajectory.finish_reason]}")
     if report.agreement is not None:
-        words.append(f"teacher agrees {percent(report.agreement)} of {report.choices} choices")
+        bound = "at most " if report.bound else ""
+        words.append(f"agreement {bound}{percent(report.agreement)} of {report.tokens} tokens")
     if report.mean_penalty is not None:
         words.append(f"mean penalty {report.mean_penalty:.2f} nats")
     if report.mean_reverse_kl is not None:

@@ -101,6 +101,7 @@ def test_the_browser_judges_like_python(open_component, monkeypatch, edited):
         "blunder": cutoffs.BLUNDER,
         "mistake": cutoffs.MISTAKE,
         "inaccuracy": cutoffs.INACCURACY,
+        "slip": cutoffs.SLIP,
         "brilliantGain": cutoffs.BRILLIANT_GAIN,
         "brilliantStudent": cutoffs.BRILLIANT_STUDENT,
         "forcedEntropy": cutoffs.FORCED_ENTROPY,
@@ -124,7 +125,7 @@ def test_editing_a_threshold_changes_text_counts_and_agreement(open_component, a
         "old => document.querySelector('.is-blunder .count').textContent !== old", arg=before[1]
     )
     assert int(blunders.inner_text().split()[0]) == page.locator(".token.is-blunder").count() > 1
-    # A lesser fault never needs a larger drop than a greater one.
+    # A lesser fault never needs a larger blame than a greater one.
     assert page.get_by_label("Threshold of mistake").input_value() == "0.2"
     page.get_by_text("Back to the usual thresholds").click()
     page.wait_for_function(
@@ -329,9 +330,9 @@ def test_branches_hang_under_their_parent_and_open_at_their_token(open_component
     assert blunders.inner_text() == "0 ??"
     assert page.locator(".token.is-blunder").count() == 0
     card = report_card(branch)
-    assert page.locator(".report .agreement dd").inner_text() == f"80\u00a0% of {card.choices}"
-    assert (card.choices, card.agreement) == (5, pytest.approx(0.8))
-    assert rail.nth(1).locator(".numbers").inner_text() == f"80\u00a0% of 5 · {card.mean_penalty:.2f} nats"
+    share = f"{100 * card.agreement:.0f}\u00a0% of 5"
+    assert page.locator(".report .agreement dd").inner_text() == share
+    assert rail.nth(1).locator(".numbers").inner_text() == f"{share} · {card.mean_penalty:.2f} nats"
     assert "what the student wrote from token 11 on: 5 tokens" in page.locator(".note").inner_text()
     page.locator(".token").nth(9).click()
     assert "put here" in page.locator(".pinned .judgement").inner_text()
@@ -367,20 +368,20 @@ def test_before_and_after_are_counted_over_what_was_verified(open_component, ans
     assert legend.inner_text() == "2 of 3 → 1 of 2 right, 1 not verified"
 
 
-def test_ranks_are_counted_from_1_and_the_drop_from_0_to_1_wherever_they_stand(open_component, answer):
+def test_ranks_are_counted_from_1_and_blame_from_0_to_1_wherever_they_stand(open_component, answer):
     page = open_component(answer)
-    lost = cutoffs.drop(answer.grades.teacher)
+    blamed = cutoffs.blame(answer.grades.student, answer.grades.teacher)
     page.get_by_text("table", exact=True).click()
     for index in (0, 8):
-        rank, drop = str(answer.grades.teacher.ranks[index] + 1), f"{lost[index]:.2f}"
+        rank, blame = str(answer.grades.teacher.ranks[index] + 1), f"{blamed[index]:.2f}"
         page.get_by_label(f"Show token {index + 1}", exact=True).click()
         page.locator(".pinned .position", has_text=f"token {index + 1} of").wait_for()
         figures = page.locator(".pinned .figures")
         assert figures.locator("div", has_text="the teacher’s rank").locator("dd").inner_text() == rank
-        assert figures.locator("div", has_text="drop D").locator("dd").inner_text() == drop
+        assert figures.locator("div", has_text="blame B").locator("dd").inner_text() == blame
         row = page.locator(f".table tr[data-index='{index}']")
         assert row.locator(".teacher_rank").inner_text() == rank
-        assert row.locator(".drop").inner_text() == drop
+        assert row.locator(".blame").inner_text() == blame
     page.locator(".signals label", has_text="rank").click()
     page.wait_for_function("view.panes[0].signal === 'teacher_rank'")
     assert "1 is its first" in page.locator(".formula").inner_text()
@@ -467,11 +468,15 @@ def test_a_text_that_nobody_writes_on_is_not_still_being_written(open_component)
 def test_a_wrong_ending_is_not_praised(open_component, answer):
     page = open_component(answer)
     caption = page.locator(".caption").inner_text()
-    assert "Downstream of fork 1 the teacher agrees with 83\u00a0% of 6 choices: it goes along" in caption
+    share = 100 * answer.grades.agreement[9:].mean()
+    assert (
+        f"Downstream of fork 1 they agree on {share:.0f}\u00a0% of 6 tokens: the teacher goes along"
+        in caption
+    )
     assert "no praise of the ending" in caption
     minded = make_review(PIECES, penalty=[0] * 8 + [4] + [3] * 6, correct=False)
     caption = open_component(minded).locator(".caption").inner_text()
-    assert "agrees with 0\u00a0% of 6 choices: it minds most of what follows too." in caption
+    assert "they agree on 43\u00a0% of 6 tokens: the teacher minds most of what follows too." in caption
     assert "goes along" not in caption
     right = open_component(replace(answer, correct=True))
     assert "Downstream" not in right.locator(".caption").inner_text()

@@ -191,7 +191,7 @@ def test_a_full_store_says_so_and_keeps_what_it_has(graded, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda d: d | {"version": 2}, "version 2; this program reads up to 1"),
+        (lambda d: d | {"version": 3}, "version 3; this program reads up to 2"),
         (lambda d: d | {"version": "1"}, "version 1"),
         (lambda d: d | {"reviews": []}, "no review"),
         (lambda d: d | {"reviews": {"0": 1}}, "no review"),
@@ -315,3 +315,25 @@ def test_saved_reviews_need_no_torch(graded, opd_home):
 def test_a_number_that_nobody_can_mean_is_refused_in_our_own_words():
     with pytest.raises(ValueError, match="not a review file: a number in it is too long"):
         ReviewSet.from_json('{"version": ' + "1" * 5000 + "}")
+
+
+def test_a_file_of_version_1_is_judged_anew_and_keeps_its_id(tmp_path):
+    """By D alone every token far from the teacher's best had a fault; its indices meant other names."""
+    made = make_review(["a", " b", " c"], penalty=[0.0, 0.0, 5.0], student_gives=0.1)
+    data = json.loads(ReviewSet.of([made]).to_json()) | {"version": 1}
+    del data["reviews"][0]["grades"]["agreement"]
+    data["reviews"][0]["grades"]["verdicts"] = [7, 6, 7]  # blunder, mistake, blunder
+    data["reviews"][0]["grades"]["forks"] = [True, True, True]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    old = load_reviews(path)
+    (again,) = old
+    np.testing.assert_array_equal(again.grades.verdicts, made.grades.verdicts)
+    np.testing.assert_array_equal(again.grades.forks, made.grades.forks)
+    assert again.grades.agreement is None
+    # A link to it is by the content as it was saved, and goes on to open it.
+    assert old.id != ReviewSet.of([again]).id
+    linked = store_dir() / f"{old.id}.json"
+    linked.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(linked)
+    assert open_review(old.id).id == old.id

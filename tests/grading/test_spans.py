@@ -468,7 +468,7 @@ def test_over_many_reviews_penalties_count_and_what_is_absent_does_not(shown):
     worst = worst_tokens([review])
     assert [(token.index, token.penalty) for token in worst] == [(0, 3), (1, 1.5), (2, 1.5)]
     assert [token.preferred for token in worst] == [" yes", " yes", ""]
-    assert worst[0].drop is worst[0].verdict is worst[2].preferred_probability is None
+    assert worst[0].blame is worst[0].verdict is worst[2].preferred_probability is None
     assert worst_tokens([review], verdicts=["blunder"]) == []
     assert swaps([review]) == []
     assert len(token_map([review])) == 0
@@ -506,7 +506,9 @@ def test_the_table_leaves_absent_cells_empty(shown):
 def test_the_page_is_told_spans_and_the_teachers_own_texts(shown):
     payload = set_payload("key", [ReviewGroup("", [shown])])["groups"][0]["reviews"][0]
     assert payload["drop"] is None
-    assert {"reverse_kl", "drop", "teacher_rank", "teacher_entropy"} <= set(payload["absent"])
+    assert {"reverse_kl", "drop", "blame", "agreement", "teacher_rank", "teacher_entropy"} <= set(
+        payload["absent"]
+    )
     chunk = alternatives_payload(shown, 0)
     listed = {i for i in shown.grades.teacher.top_ids.ravel().tolist() if i >= 0}
     assert chunk["teacher_vocabulary"].keys() == {str(i) for i in listed}

@@ -19,7 +19,7 @@ from opd.grading.summary import (
     worst_tokens,
 )
 from opd.reviews import BranchPoint, Review
-from opd.verdicts import drop
+from opd.verdicts import blame
 
 IDS: dict[str, int] = {}
 """The vocabulary of these tests: a text is the same token in all of them."""
@@ -66,7 +66,8 @@ def test_worst_tokens_are_ranked_over_all_trajectories_and_stand_in_their_text(t
     assert worst[0].preferred == " yes"
     taken = 0.6 * np.exp(-3.0)
     assert worst[0].preferred_probability == pytest.approx(0.8 * (1 - taken), rel=1e-5)
-    assert worst[0].drop == pytest.approx(0.8 * (1 - taken) - taken, rel=1e-5)
+    lost = 0.8 * (1 - taken) - taken
+    assert worst[0].blame == pytest.approx(lost * (1 - np.exp(-3.0)), rel=1e-5)
     assert worst[0].verdict == "blunder"
     assert len(worst_tokens(two, 100)) == 5, "a penalty of 0 or less is none"
 
@@ -90,18 +91,18 @@ def test_swaps_count_pairs_and_their_share_of_the_positive_penalty(two):
     assert (first.token, first.preferred, first.count) == (" So", " yes", 2)
     assert first.penalty == pytest.approx(5.0)
     assert first.share == pytest.approx(5.0 / total)
-    lost = [drop(two[0].grades.teacher)[0], drop(two[1].grades.teacher)[1]]
-    assert first.mean_drop == pytest.approx(np.mean(lost))
-    assert first.places == ((0, 0), (1, 1)), "the largest drop first"
+    blamed = [blame(two[i].grades.student, two[i].grades.teacher)[i] for i in (0, 1)]
+    assert first.mean_blame == pytest.approx(np.mean(blamed))
+    assert first.places == ((0, 0), (1, 1)), "the largest blame first"
     assert (second.token, second.count) == (" add", 1)
 
 
-def test_a_swap_needs_the_least_drop_and_another_first_choice(two):
-    assert [s.token for s in swaps(two, least_drop=0.7)] == [" So"]
-    assert swaps(two, least_drop=0.99) == []
+def test_a_swap_needs_the_least_blame_and_another_first_choice(two):
+    assert [s.token for s in swaps(two, least_blame=0.6)] == [" So"]
+    assert swaps(two, least_blame=0.99) == []
     # Whatever the threshold: a token that the teacher likes best is not swapped.
-    assert all(" we" != s.token != "." for s in swaps(two, least_drop=0.0))
-    assert swaps(two, verdicts=["mistake"])[0].share == pytest.approx(1.0 / 6.4), "of the whole penalty"
+    assert all(" we" != s.token != "." for s in swaps(two, least_blame=0.0))
+    assert swaps(two, verdicts=["inaccuracy"])[0].share == pytest.approx(1.0 / 6.4), "of the whole penalty"
 
 
 def test_swaps_do_not_mix_up_vocabularies(two):
@@ -134,14 +135,14 @@ def test_a_report_card_leaves_out_what_a_branch_repeats_and_what_was_forced():
     """Blunders at 0 (repeated), 2 and 3 (typed) and 5: only the last is the student's."""
     review = review_of(list("abcdefgh"), [3.0, 0, 3.0, 3.0, 0, 4.0, 0, 0])
     main, branch = report_card(review), report_card(branch_of(review, 2, "student", forced=2))
-    assert (main.tokens, main.choices, main.counts["blunder"], main.forks) == (8, 8, 4, 2)
-    assert (branch.tokens, branch.choices, branch.counts["blunder"]) == (4, 4, 1)
+    assert (main.tokens, main.counts["blunder"], main.forks) == (8, 4, 1)
+    assert (branch.tokens, branch.counts["blunder"]) == (4, 1)
     assert branch.forks == 1
-    assert branch.agreement == pytest.approx(3 / 4)
+    assert branch.agreement == pytest.approx((3 + 0.4 + 0.6 * np.exp(-4.0)) / 4)
     assert branch.mean_penalty == pytest.approx(1)
     assert branch.total_reverse_kl == pytest.approx(2)
     line = report_card(branch_of(review, 2, "teacher", forced=0))
-    assert (line.tokens, line.choices, line.forks, sum(line.counts.values())) == (0, 0, 0, 0)
+    assert (line.tokens, line.forks, sum(line.counts.values())) == (0, 0, 0)
     assert line.agreement is line.mean_penalty is line.mean_reverse_kl is None
 
 

@@ -11,7 +11,7 @@ from hostile import HOSTILE
 from opd.grading.saved_reviews import ReviewGroup
 from opd.grading.summary import report_card
 from opd.trajectory import VERDICTS
-from opd.verdicts import FORK_DEFINITIONS, drop, find_forks
+from opd.verdicts import FORK_DEFINITIONS, blame, drop, find_forks
 from opd.view.payload import (
     CHUNK,
     COLUMNS,
@@ -43,9 +43,11 @@ def test_first_paint_holds_text_penalty_drop_and_flags():
     np.testing.assert_allclose(column(payload["penalty"], "<f2"), BITTER, rtol=1e-3)
     steps = column(payload["drop"], "<u1")
     np.testing.assert_allclose(steps / 255, drop(review.grades.teacher), atol=1 / 510)
+    steps = column(payload["agreement"], "<u1")
+    np.testing.assert_allclose(steps / 255, review.grades.agreement, atol=1 / 510)
     flags = column(payload["flags"], "<u1")
-    np.testing.assert_array_equal(flags & 7, review.grades.verdicts)
-    np.testing.assert_array_equal(flags >> 3 & 1, [0, 0, 0, 1])  # it ended by itself
+    np.testing.assert_array_equal(flags & 15, review.grades.verdicts)
+    np.testing.assert_array_equal(flags >> 4 & 1, [0, 0, 0, 1])  # it ended by itself
 
 
 def test_first_paint_needs_under_12_bytes_a_token():
@@ -75,6 +77,8 @@ def test_columns_on_demand_are_exact(name):
         "student_share": np.exp(review.grades.student.logprobs),
         "teacher_share": np.exp(review.grades.teacher.logprobs),
         "drop": drop(review.grades.teacher),
+        "blame": blame(review.grades.student, review.grades.teacher),
+        "agreement": review.grades.agreement,
     }[name]
     if expected is None:
         assert payload is None
@@ -90,12 +94,12 @@ def test_flags_mark_the_forks_of_every_definition_over_the_whole_set():
         for gives in (0.5, 0.95)
     ]
     flags = [column(payload["flags"], "<u1") for payload in payload_of(*reviews)]
-    for bit, name in enumerate(FORK_DEFINITIONS, start=4):
+    for bit, name in enumerate(FORK_DEFINITIONS, start=5):
         marks = find_forks([review.grades for review in reviews], name)
         for shown, expected in zip(flags, marks, strict=True):
             np.testing.assert_array_equal((shown >> bit & 1).astype(bool), expected)
     # Alone, the confident text would have its share of uncertain tokens; beside the other it has none.
-    entropy = 4 + list(FORK_DEFINITIONS).index("entropy")
+    entropy = 5 + list(FORK_DEFINITIONS).index("entropy")
     assert not (flags[1] >> entropy & 1).any()
 
 
@@ -164,13 +168,13 @@ def test_legend_names_every_verdict_in_the_order_of_the_grades():
     json.dumps(legend())
 
 
-def test_report_leaves_forced_tokens_out_of_the_agreement():
+def test_a_report_counts_verdicts_and_takes_means():
     review = make_review(["a", " b", " c", " d"], penalty=BITTER)
     forced = np.array([VERDICTS.index("forced"), *review.grades.verdicts[1:]], dtype=np.uint8)
     report = report_card(replace(review, grades=replace(review.grades, verdicts=forced)))
     assert report.counts["forced"] == 1
     assert report.counts["blunder"] == 1
-    assert report.agreement == pytest.approx(2 / 3)
+    assert report.agreement == pytest.approx(review.grades.agreement.mean())
     assert report.mean_penalty == pytest.approx(np.mean(BITTER))
     assert report.total_penalty == pytest.approx(np.sum(BITTER))
     assert report.total_reverse_kl == pytest.approx(np.abs(BITTER).sum() / 2)

@@ -43,8 +43,10 @@ def test_the_table_holds_the_worst_token_first(review):
     assert "·yes" in rows[0]
 
 
-def test_an_agreement_has_its_number_of_choices(review):
-    assert "teacher agrees 80% of 5 choices" in render(review, color=False)
+def test_an_agreement_has_its_number_of_tokens_and_says_when_it_is_a_bound(review):
+    assert "agreement 81% of 5 tokens" in render(review, color=False)
+    bounded = replace(review, grades=replace(review.grades, bound="Of a server."))
+    assert "agreement at most 81% of 5 tokens" in render(bounded, color=False)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +68,13 @@ def test_a_share_is_none_or_all_only_where_it_is_that(share, said):
 def test_a_branch_counts_what_the_student_wrote_after_the_forced_text(review):
     text = render(replace(review, branch=BranchPoint(0, 1, "student")), color=False)
     assert "The answer is 7." in text, "what was forced has no sign"
-    assert "teacher agrees 100% of 3 choices" in text
+    assert "agreement 88% of 3 tokens" in text
     assert "blunder ?? 0" in text
     assert "forks 0" in text
     assert "Counted is what the student wrote from token 3 on: 3 tokens." in text
     line = render(replace(review, branch=BranchPoint(0, 1, "teacher", forced=0)), color=False)
     assert "From token 2 on the teacher wrote" in line
-    for word in ("agrees", "blunder", "forks", "penalty"):
+    for word in ("agreement", "blunder", "forks", "penalty"):
         assert word not in line
 
 

@@ -12,6 +12,8 @@ const FIGURES = [
   ["forward_kl", "forward KL", (value) => `${number(value)} nats`],
   ["jsd", "JSD", (value) => `${number(value)} nats`],
   ["drop", "drop D", (value) => number(value)],
+  ["blame", "blame B", (value) => number(value)],
+  ["agreement", "agreement", percent],
   ["student_entropy", "entropy of the student", (value) => `${number(value)} nats`],
   ["teacher_entropy", "entropy of the teacher", (value) => `${number(value)} nats`],
   ["teacher_rank", "the teacher’s rank", (value) => `${value}`],

@@ -2,9 +2,9 @@
 
 import { RARE } from "./words.js";
 
-export const FLAG_VERDICT = 7;
-const FLAG_SPECIAL = 8;
-const FIRST_FORK_BIT = 4;
+export const FLAG_VERDICT = 15;
+const FLAG_SPECIAL = 16;
+const FIRST_FORK_BIT = 5;
 const LONG_TOKEN = 255; // in the column of lengths: look into "long"
 const MAX_CANDIDATES = 7;
 
@@ -19,6 +19,9 @@ export function decodeColumn(base64, dtype) {
   return DECODERS[dtype](Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)));
 }
 
+/** Shares from 0 to 1, in 255 steps. */
+const decodeShares = (base64) => Float32Array.from(decodeColumn(base64, "<u1"), (step) => step / 255);
+
 export function halfToFloat(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -30,7 +33,7 @@ export function halfToFloat(bits) {
 /** One graded trajectory. */
 export class GradedText {
   constructor(payload) {
-    const { text, lengths, long, flags, penalty, drop, spans, own, ...rest } = payload;
+    const { text, lengths, long, flags, penalty, drop, agreement, spans, own, ...rest } = payload;
     this.messages = rest.messages;
     Object.assign(this, rest);
     this.text = text;
@@ -42,7 +45,7 @@ export class GradedText {
     });
     // In half precision until the exact column is asked for; enough for colours.
     this.penalty = decodeColumn(penalty, "<f2");
-    this.drop = drop && Float32Array.from(decodeColumn(drop, "<u1"), (step) => step / 255);
+    [this.drop, this.agreement] = [drop, agreement].map((shares) => shares && decodeShares(shares));
     // Where the teacher has another tokenizer: the first token of each token's span, -1 where it is not graded.
     this.spans = spans && decodeColumn(spans, "<i4");
     this.judged = !spans; // spans have no verdicts

@@ -13,17 +13,18 @@ const TOGGLES = [
   [".toggles", "tabled", "table", "The tokens as a plain sortable table"],
 ];
 
-/** Each verdict's rule; a list is a threshold to edit: its name and the largest value that makes sense. */
+/** Each verdict's rule; a list is a threshold to edit: its name, the largest value that makes sense, and its step. */
 const RULES = {
-  blunder: ["drop D at least ", ["blunder", 1], ": so much likelier was the teacher’s first choice, from 0 to 1"],
-  mistake: ["D at least ", ["mistake", 1]],
-  inaccuracy: ["D at least ", ["inaccuracy", 1]],
+  blunder: ["blame at least ", ["blunder", 1], ", from 0 to 1: the teacher knew much better, and the student meant it"],
+  mistake: ["blame at least ", ["mistake", 1]],
+  inaccuracy: ["blame at least ", ["inaccuracy", 1]],
+  slip: ["both gave it less than ", ["slip", 1, 0.001], " though the teacher knew better: the luck of sampling, not counted"],
   great: ["the teacher’s first choice, but not the student’s"],
   brilliant: [
     "the teacher gave it at least ", ["brilliantGain", 1], " more than the student, who gave it less than ",
     ["brilliantStudent", 1],
   ],
-  forced: ["no real choice: both models’ first choice, student entropy below ", ["forcedEntropy", 5], " nats; left out of the agreement"],
+  forced: ["no real choice: both models’ first choice, student entropy below ", ["forcedEntropy", 5], " nats"],
 };
 
 export class Legend {
@@ -66,9 +67,9 @@ export class Legend {
 
   buildVerdicts() {
     const { part, view } = this;
-    const input = (verdict, name, max) => {
+    const input = (verdict, name, max, step = 0.01) => {
       const field = make("input", "threshold");
-      Object.assign(field, { type: "number", min: 0, max, step: 0.01 });
+      Object.assign(field, { type: "number", min: 0, max, step });
       field.ariaLabel = `Threshold of ${verdict}: ${name}`;
       this.thresholds.set(name, field);
       field.addEventListener("change", () => view.judgeBy(this.readThresholds()));
@@ -93,7 +94,7 @@ export class Legend {
     this.showThresholds();
   }
 
-  /** The thresholds in the fields; an unreadable one keeps its value, a lesser fault never needs a larger drop. */
+  /** The thresholds in the fields; an unreadable one keeps its value, a lesser fault never needs a larger blame. */
   readThresholds() {
     const read = {};
     for (const [name, field] of this.thresholds) {

@@ -6,12 +6,12 @@
 import { RAMPS } from "./colour.js";
 import { FLAG_VERDICT } from "./data.js";
 
-const LEVEL_SHIFT = 3;
-const RAMP_SHIFT = 6;
+const LEVEL_SHIFT = 4;
+const RAMP_SHIFT = 7;
 const FLAGS = ["fork", "sign", "special", "before", "hit", "cursor", "blank", "ungraded"];
 
 /** The bit of each flag by its name, which is its class too; only "sign" has none. */
-export const BIT = Object.fromEntries(FLAGS.map((name, i) => [name, 1 << (8 + i)]));
+export const BIT = Object.fromEntries(FLAGS.map((name, i) => [name, 1 << (9 + i)]));
 
 /** The code of a verdict, and of a level of a ramp; 0 is no colour. */
 export const codeOf = (verdict, level, ramp) =>

@@ -169,7 +169,8 @@ export class Pane {
     button.addEventListener("pointerleave", light(false));
     button.addEventListener("focus", light(true));
     button.addEventListener("blur", light(false));
-    button.title = `Point to light every ${name}, press to walk from one to the next`;
+    const next = name === "fork" ? "to the worst one and on to the next worst" : "from one to the next";
+    button.title = `Point to light every ${name}, press to walk ${next}`;
     return button;
   }
 
@@ -200,8 +201,14 @@ export class Pane {
     this.draw();
   }
 
+  /** To the next token called `what`; of forks, which are few, to the next worst one, the worst first. */
   walk(what) {
-    const from = this.view.pinnedIndex(this) ?? -1;
+    const pinned = this.view.pinnedIndex(this);
+    if (what === "fork") {
+      const worst = this.forks.toSorted((a, b) => this.review.penalty[b] - this.review.penalty[a]);
+      return worst.length ? this.view.pin(this, worst[(worst.indexOf(pinned) + 1) % worst.length]) : null;
+    }
+    const from = pinned ?? -1;
     for (let away = 1; away <= this.review.count; away++) {
       const index = (from + away) % this.review.count;
       if (this.matches(index, what)) return this.view.pin(this, index);

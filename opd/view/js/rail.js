@@ -2,7 +2,7 @@
 
 import { make, partsOf } from "./dom.js";
 import { drawBarcode } from "./strips.js";
-import { agreementWords, answerWords, tally, textWords } from "./verdicts.js";
+import { agreementWords, answerWords, textWords } from "./verdicts.js";
 import { number } from "./words.js";
 
 /** Every sample with its depth in the tree of variations, branches after their parent. */
@@ -70,7 +70,7 @@ export class Rail {
     entry.dataset.sample = sample;
     this.sight.observe(entry);
     entry.title =
-      `Trajectory ${sample + 1}: share of its choices that the teacher agrees with, and its mean penalty; ` +
+      `Trajectory ${sample + 1}: both models’ agreement over its tokens, and its mean penalty; ` +
       "below, its penalties";
     return entry;
   }
@@ -87,7 +87,7 @@ export class Rail {
     while (bars.childElementCount < reviews.length) bars.append(make("canvas", "barcode"));
     const review = reviews.at(-1);
     const { mean_penalty: penalty } = review.report;
-    const agrees = review.judged ? [agreementWords(tally(review, this.view.verdictNames))] : [];
+    const agrees = review.judged ? [agreementWords(review.report)] : [];
     find(".numbers").textContent = penalty === null ? "" : [...agrees, `${number(penalty)} nats`].join(" · ");
   }
 

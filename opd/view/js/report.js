@@ -1,10 +1,11 @@
 /* What is said of a trajectory as a whole: its note, its figures, the caption of its picture. */
 
 import { SIGNALS } from "./signals.js";
-import { DISAGREEMENTS, agreementWords, tally } from "./verdicts.js";
+import { DISAGREEMENTS, agreementFrom, agreementWords, tally } from "./verdicts.js";
 import { counted, number, percent, plural } from "./words.js";
 
 const GOES_ALONG = 0.8; // agreement: from here on the teacher may be said to go along with a text
+const MINDS = 0.5; // agreement: below this it minds most of a text
 const FINISH = { stop: "ended by itself", length: "cut off by the length limit" };
 
 export function noteOf({ notes, replaced, report: { tokens, graded } }) {
@@ -20,13 +21,13 @@ export function figuresOf(pane) {
   const { report, correct, finish_reason: finish, branch, count } = review;
   const own = branch?.by !== "teacher"; // else no figure would be the student's
   const judged = own && review.judged;
-  const agreement = tally(review, view.verdictNames);
+  const counts = tally(review, view.verdictNames);
   const nats = (value, digits = 2) => (value === null ? "–" : `${number(value, digits)} nats`);
   const entries = [];
   if (correct !== null) entries.push(["answer", correct ? "✓ right" : "✗ wrong", correct ? "right" : "wrong"]);
-  if (judged) entries.push(["teacher agrees", agreementWords(agreement), "agreement"]);
+  if (judged) entries.push(["agreement", agreementWords(report), "agreement"]);
   for (const name of judged ? DISAGREEMENTS : []) {
-    const count = agreement.counts[name];
+    const count = counts[name];
     const { glyph } = view.legend.verdicts[view.verdictNames.indexOf(name)];
     entries.push([plural(count, name), pane.countButton(name, `${count} ${glyph}`), `is-${name}`]);
   }
@@ -52,16 +53,16 @@ export function captionOf(pane) {
   const top = [Number((2 * view.steps.at(-1)).toPrecision(2)).toLocaleString("en"), unit].join(" ").trim();
   const words = [`${name[0].toUpperCase()}${name.slice(1)} per ${view.granularity}, ${scale} scale up to ${top}.`];
   const downstream = pane.downstream();
-  const agreement = downstream && review.judged && tally(review, view.verdictNames, downstream.at + 1);
-  if (agreement?.choices) {
-    const { agreed, choices } = agreement;
+  const agreement = downstream && agreementFrom(review, downstream.at + 1);
+  if (agreement) {
+    const { share, tokens } = agreement;
     const reading =
-      agreed >= GOES_ALONG * choices
-        ? ": it goes along with what stands there, which is no praise of the ending"
-        : 2 * agreed < choices
-          ? ": it minds most of what follows too"
+      share >= GOES_ALONG
+        ? ": the teacher goes along with what stands there, which is no praise of the ending"
+        : share < MINDS
+          ? ": the teacher minds most of what follows too"
           : "";
-    words.push(`Downstream of fork ${downstream.fork} the teacher agrees with ${agreementWords(agreement)} ${plural(choices, "choice")}${reading}.`);
+    words.push(`Downstream of fork ${downstream.fork} they agree on ${percent(share)} of ${counted(tokens, "token")}${reading}.`);
   }
   if (review.evidence?.noReturn) words.push(review.evidence.noReturn.sentence);
   return words.join(" ");

@@ -5,13 +5,13 @@ import { SortableTable, rowButton } from "./table.js";
 import { figure, label, shareWords } from "./words.js";
 
 const CAPTION =
-  "Every token with its figures: penalty, KL and entropy in nats; D from 0 to 1; the teacher’s rank from 1, its first " +
+  "Every token with its figures: penalty, KL and entropy in nats; blame from 0 to 1; the teacher’s rank from 1, its first " +
   "choice. Press a heading to sort.";
 /** @type {[string, string, (value: number) => string][]} */
 const COLUMNS = [
   ["penalty", "penalty", (value) => figure(value)],
   ["reverse_kl", "reverse KL", (value) => figure(value)],
-  ["drop", "D", (value) => figure(value)],
+  ["blame", "blame", (value) => figure(value)],
   ["student_share", "student", shareWords],
   ["teacher_share", "teacher", shareWords],
   ["student_entropy", "entropy", (value) => figure(value)],

@@ -6,20 +6,21 @@
 import { counted, percent } from "./words.js";
 
 export const DISAGREEMENTS = ["blunder", "mistake", "inaccuracy"];
-export const JUDGED_COLUMNS = ["drop", "student_share", "teacher_share", "student_entropy", "student_rank", "teacher_rank"];
+export const JUDGED_COLUMNS = ["drop", "blame", "student_share", "teacher_share", "student_entropy", "student_rank", "teacher_rank"];
 
-/** Judge tokens: { drop, student_share, ... } and { blunder, ... } -> indices into `names`. */
+/** Judge tokens: { drop, blame, student_share, ... } and { blunder, ... } -> indices into `names`. */
 export function classify(columns, thresholds, names) {
   const index = Object.fromEntries(names.map((name, i) => [name, i]));
   const limit = Object.fromEntries(Object.entries(thresholds).map(([name, value]) => [name, Math.fround(value)]));
-  const { drop, student_share: student, teacher_share: teacher } = columns;
+  const { drop, blame, student_share: student, teacher_share: teacher } = columns;
   const { student_entropy: entropy, student_rank: studentRank, teacher_rank: teacherRank } = columns;
-  return Uint8Array.from(drop, (lost, i) => {
+  return Uint8Array.from(blame, (blamed, i) => {
     const best = teacherRank[i] === 1;
     if (best && studentRank[i] === 1 && entropy[i] < limit.forcedEntropy) return index.forced;
-    if (lost >= limit.blunder) return index.blunder;
-    if (lost >= limit.mistake) return index.mistake;
-    if (lost >= limit.inaccuracy) return index.inaccuracy;
+    if (student[i] < limit.slip && teacher[i] < limit.slip && drop[i] >= limit.inaccuracy) return index.slip;
+    if (blamed >= limit.blunder) return index.blunder;
+    if (blamed >= limit.mistake) return index.mistake;
+    if (blamed >= limit.inaccuracy) return index.inaccuracy;
     const gain = Math.fround(teacher[i] - student[i]);
     if (gain >= limit.brilliantGain && student[i] < limit.brilliantStudent) return index.brilliant;
     if (best) return studentRank[i] > 1 ? index.great : index.best;
@@ -27,20 +28,22 @@ export function classify(columns, thresholds, names) {
   });
 }
 
-/**
- * How many of a text's own tokens, from `first` on, have each verdict; how many were a choice, and with how many of
- * these the teacher agrees.
- */
-export function tally({ verdicts, ownFrom, ownTo }, names, first = ownFrom) {
+/** How many of a text's own tokens have each verdict. */
+export function tally({ verdicts, ownFrom, ownTo }, names) {
   const counts = Object.fromEntries(names.map((name) => [name, 0]));
-  for (let i = Math.max(first, ownFrom); i < ownTo; i++) counts[names[verdicts[i]]] += 1;
-  const choices = names.reduce((sum, name) => sum + (name === "forced" ? 0 : counts[name]), 0);
-  const disagreed = DISAGREEMENTS.reduce((sum, name) => sum + counts[name], 0);
-  return { counts, choices, agreed: choices - disagreed };
+  for (let i = ownFrom; i < ownTo; i++) counts[names[verdicts[i]]] += 1;
+  return counts;
 }
 
-/** An agreement in words; it means little without the number of choices that it is a share of. */
-export const agreementWords = ({ agreed, choices }) => (choices ? `${percent(agreed / choices)} of ${choices}` : "–");
+/** The agreement of both models on a text's own tokens from `first` on, and how many these are; null if unknown. */
+export function agreementFrom({ agreement, ownFrom, ownTo }, first) {
+  const shares = agreement?.subarray(Math.max(first, ownFrom), ownTo);
+  return shares?.length ? { share: shares.reduce((sum, share) => sum + share) / shares.length, tokens: shares.length } : null;
+}
+
+/** An agreement in words; it means little without the number of tokens that it is a mean over. */
+export const agreementWords = ({ agreement, tokens, bound }) =>
+  agreement === null ? "–" : `${bound ? "≤ " : ""}${percent(agreement)} of ${tokens}`;
 
 /**
  * What came of the students' answers, in words: one list of texts for each student; nothing where nobody verifies.

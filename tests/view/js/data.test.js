@@ -5,13 +5,13 @@ import { Fetched, GradedText, decodeColumn, detailsAt, halfToFloat, teacherFavou
 
 const base64 = (values) => Buffer.from(values.buffer).toString("base64");
 
-/** A text as opd.view.payload.set_payload gives it; a flag of 16 is a fork by the first definition. */
+/** A text as opd.view.payload.set_payload gives it; a flag of 32 is a fork by the first definition. */
 function text(pieces, { flags = pieces.map(() => 0), spans = null, own = [0, pieces.length], ...more } = {}) {
   const lengths = pieces.map((piece) => Math.min(piece.length, 255));
   const long = Object.fromEntries(pieces.flatMap((piece, i) => (piece.length >= 255 ? [[i, piece.length]] : [])));
   return new GradedText({
     text: pieces.join(""), lengths: base64(Uint8Array.from(lengths)), long, flags: base64(Uint8Array.from(flags)),
-    penalty: base64(new Uint16Array(pieces.length)), drop: null, spans: spans && base64(Int32Array.from(spans)), own,
+    penalty: base64(new Uint16Array(pieces.length)), drop: null, agreement: null, spans: spans && base64(Int32Array.from(spans)), own,
     messages: [{ role: "user", content: "first" }, { role: "assistant", content: "" }], ...more,
   });
 }
@@ -29,7 +29,7 @@ test("tokens of any length are found", () => {
 });
 
 test("forks are the student's own", () => {
-  const review = text(["a", "b", "c"], { flags: [16, 16, 32], own: [1, 3] });
+  const review = text(["a", "b", "c"], { flags: [32, 32, 64], own: [1, 3] });
   assert.deepEqual(review.forks(0), [1]);
   assert.deepEqual(review.forks(1), [2]);
 });
