@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from opd.cli import app, branch, doctor, evaluate, grade, make_pair, pair_report, race, reviews, runs, train
-from opd.cli.output import FAILURE, USAGE_ERROR, say
+from opd.cli.output import FAILURE, USAGE_ERROR, phases_shown, say
 
 COMMANDS = {
     "app": app,
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for a wrong request, 1 for anything else."""
     options = make_parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        with phases_shown():
+            return options.run(options) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
