@@ -141,6 +141,11 @@ class DistillConfig(BaseModel):
     control_tokens: bool = _models(
         False, description="control tokens that a prompt spells, such as <|im_end|>, are meant, not text"
     )
+    shared_vocabulary: bool = _models(
+        False,
+        description="where the vocabularies differ in a few ids: train on those that both share, the others "
+        "masked on both sides",
+    )
     lessons: tuple[LessonConfig, ...] = _models(
         (), description="further teachers, each with a task and a share of the prompts (config file only)"
     )
@@ -316,6 +321,11 @@ class DistillConfig(BaseModel):
             raise ValueError("teacher_url is for a teacher of its own, not for self")
         if self.teacher_served_as and not self.teacher_url:
             raise ValueError("teacher_served_as is a name on a server: it needs teacher_url")
+        if self.shared_vocabulary and (self.teacher_url or self.engine == "vllm"):
+            raise ValueError(
+                "shared_vocabulary masks logits on both sides, which teacher_url and engine vllm cannot: it "
+                "needs a teacher that is loaded here, and engine transformers"
+            )
         if self.engine != "vllm" and (self.vllm_memory or self.vllm_hot_swap or self.vllm_sleeps):
             raise ValueError("vllm_memory, vllm_hot_swap and vllm_sleeps need engine vllm")
         if self.vllm_hot_swap and not self.lora_rank:

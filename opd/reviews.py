@@ -171,7 +171,7 @@ _DTYPES: dict[str, type] = {
 }
 
 
-_ADDED_LATER = ("forward_kl", "jsd", "bound", "agreement", "spans")
+_ADDED_LATER = ("forward_kl", "jsd", "bound", "agreement", "masked", "spans")
 """Fields that files of version 1 need not have."""
 
 _MAY_BE_ABSENT = (
@@ -290,7 +290,7 @@ def _check_values(review: Review) -> None:
     for name in ("prompt_index", "sample_index"):
         check(_is_whole(getattr(trajectory, name)), name)
     check(trajectory.finish_reason in ("stop", "length", None), "finish_reason")
-    for name in ("bias", "bound"):
+    for name in ("bias", "bound", "masked"):
         check(getattr(grades, name) is None or isinstance(getattr(grades, name), str), name)
     for temperature in (trajectory.temperature, grades.temperature):
         check(0 <= temperature < float("inf"), "temperature")

@@ -126,6 +126,8 @@ class Grades:
             chance that speculative decoding would accept the student's draft there (Leviathan et al. 2023,
             arXiv:2211.17192), 1 minus the total variation. An upper bound where ``bound`` is set; None for
             spans, and in reviews from before it was computed.
+        masked: what was left out of both distributions, where the vocabularies differ in a few ids; None
+            where nothing was.
         spans: int32 ``[T]``, where a teacher with another tokenizer graded aligned spans of text
             (:mod:`opd.grading.cross_grading`): the index of the first token of each token's span, -1 for
             a token that could not be graded. None where each token was graded by itself.
@@ -143,6 +145,7 @@ class Grades:
     jsd: NDArray[np.float32] | None = None
     bound: str | None = None
     agreement: NDArray[np.float32] | None = None
+    masked: str | None = None
     spans: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:

@@ -97,8 +97,9 @@ def _pair_of(review: Review, options: argparse.Namespace) -> Pair:
     from opd.models.hub import absent
 
     named = {role: getattr(review, role) for role in ("student", "teacher") if not getattr(options, role)}
+    shared = {"shared_vocabulary": review.grades.masked is not None}
     if not named:
-        return load_pair(options)
+        return load_pair(options, **shared)
     way_out = f"Say where that is with {' and '.join(f'--{role}' for role in named)}."
     if missing := absent(named.values()):
         raise ValueError(
@@ -108,7 +109,7 @@ def _pair_of(review: Review, options: argparse.Namespace) -> Pair:
     vars(options).update(named)
     say(f"Loading {' and '.join(named.values())}, as the review names it.", sys.stderr)
     try:
-        return load_pair(options)
+        return load_pair(options, **shared)
     except (ValueError, OSError) as error:
         made = f"{review.student} and {review.teacher}"
         raise ValueError(f"This review was made with {made}. {error} {way_out}") from error

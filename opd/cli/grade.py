@@ -11,6 +11,7 @@ from opd.cli.flags import add_pair, load_pair, open_reviews, refuse_what_is_not_
 from opd.cli.output import print_reviews, say
 
 if TYPE_CHECKING:
+    from opd.models.pair import Pair
     from opd.reviews import Review
 
 
@@ -49,7 +50,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-color", action="store_true", help="plain text")
     refuse_what_is_not_offered(parser)
     add_pair(parser)
-    parser.add_argument(
+    differing = parser.add_mutually_exclusive_group()
+    differing.add_argument(
+        "--shared-vocabulary",
+        action="store_true",
+        help="where the vocabularies differ in a few ids: grade over those that both share",
+    )
+    differing.add_argument(
         "--cross-tokenizer",
         action="store_true",
         help="let a teacher with another tokenizer grade aligned spans of text",
@@ -85,7 +92,7 @@ def _graded(options: argparse.Namespace) -> list[Review]:
 
     if options.chat:
         chat = read_chat(_read_text(options.chat))
-        return opd.review_chat(load_pair(options, cross_tokenizer=options.cross_tokenizer), chat)
+        return opd.review_chat(_pair(options), chat)
     if options.file:
         asked = read_prompts(options.file)
         for row in asked.malformed:
@@ -96,7 +103,7 @@ def _graded(options: argparse.Namespace) -> list[Review]:
         prompts = [question(prompt, options.system)]
         texts = [_read_text(options.text) if options.text else None]
     *_, reviews = opd.review_prompts(
-        load_pair(options, cross_tokenizer=options.cross_tokenizer),
+        _pair(options),
         prompts,
         texts,
         n=options.n,
@@ -107,6 +114,12 @@ def _graded(options: argparse.Namespace) -> list[Review]:
         examples=[known_problem(prompt) for prompt in prompts],
     )
     return reviews
+
+
+def _pair(options: argparse.Namespace) -> Pair:
+    """Load the pair, whose vocabularies may differ as the options say."""
+    differing = {name: getattr(options, name) for name in ("cross_tokenizer", "shared_vocabulary")}
+    return load_pair(options, **differing)
 
 
 def _read_text(path: Path) -> str:

@@ -84,6 +84,11 @@ class VllmEngine(PromptLogprobScorer):
             raise ValueError(f"memory_share is a share of the memory, between 0 and 1, not {memory_share:g}.")
         if sleeps and not torch.cuda.is_available():
             raise ValueError("vLLM can sleep during the update on a CUDA device only. Leave sleep off here.")
+        if model.whole is not model:
+            raise ValueError(
+                f"vLLM samples from the whole vocabulary of {model.name}, not from the tokens that it shares "
+                "with another model. Use the transformers engine."
+            )
         adapter = _lora_options(model) if hot_swap else {}
         self.name, self.vocabulary = model.name, model.vocabulary
         self.context = min(model.context, context or model.context)

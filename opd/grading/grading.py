@@ -32,6 +32,11 @@ LOWER_BOUND = (
     "finds likeliest and one bucket for all others. The penalty is exact."
 )
 
+MASKED = (
+    "Graded over the {} ids that both models share, renormalised; the student cannot write the others, and "
+    "each model read its own rendering of the prompt."
+)
+
 AskTeacher = Callable[[Pair, Sequence[Trajectory]], Predictions]
 
 
@@ -71,8 +76,7 @@ def grade(
     for t in trajectories:
         if not len(t):
             raise ValueError("There is nothing to grade: the completion has no tokens.")
-        if t.completion_ids.min() < 0 or t.completion_ids.max() >= pair.vocabulary:
-            raise ValueError(f"Token ids must lie in [0, {pair.vocabulary}); this trajectory has others.")
+        pair.must_know(t.completion_ids, "this trajectory")
     scored_at = [temperature or t.temperature or 1.0 for t in trajectories]
     graded: dict[int, Grades] = {}
     for at in sorted(set(scored_at)):
@@ -152,6 +156,7 @@ def to_grades(
                 temperature=temperature,
                 bias=sampling_bias(trajectory, temperature),
                 bound=LOWER_BOUND.format(teacher.top_ids.shape[1]) if teacher.entropy is None else None,
+                masked=MASKED.format(f"{pair.shared.tokens:,}") if pair.shared else None,
             )
         )
     return _marked(out)

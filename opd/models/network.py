@@ -56,6 +56,11 @@ class LanguageModel(ModelText):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
+    def whole(self) -> LanguageModel:
+        """The model with all its tokens: itself, but for a view that knows only some."""
+        return self
+
+    @property
     def head(self) -> Callable[[Tensor], Tensor]:
         """What turns rows of :meth:`hidden` into logits.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,19 @@ from opd.config import as_template_options
 from opd.models.load import load_model
 from opd.models.network import LanguageModel
 from opd.models.scoring import TransformersScorer
+from opd.models.shared_vocabulary import ENOUGH, LimitedModel, SharedVocabulary, same_ids
 from opd.protocols import Scorer
 from opd.trajectory import Prompt
+
+SHARE = (
+    "Choose a student and a teacher of one model family, or grade and train on the shared ids alone, the "
+    "others masked on both sides: --shared-vocabulary, shared_vocabulary=True, or the choice on the page."
+)
+CROSS = (
+    "Choose a student and a teacher of one model family. (Such a pair can be graded by aligned text, though "
+    "not trained: opd grade --cross-tokenizer, cross_tokenizer=True, or the choice among the page's models.)"
+)
+"""The ways out of a difference of some ids, and of another tokenizer."""
 
 
 class VocabularyMismatch(ValueError):
@@ -25,18 +36,25 @@ class VocabularyMismatch(ValueError):
 class Pair:
     """A student and the teacher that grades it, with one meaning per token id unless ``cross_tokenizer``.
 
+    Where ``shared_vocabulary`` was asked for and the vocabularies differ, both models are views that know the
+    tokens that they share (:mod:`opd.models.shared_vocabulary`).
+
     Attributes:
         student: who writes.
         teacher: who grades; a skeleton (:func:`load_skeleton`) where it computes elsewhere.
         elsewhere: the engine that scores for the teacher where it computes elsewhere; see :attr:`scorer`.
         cross_tokenizer: the vocabularies may map differently, and then the teacher grades text instead of ids
             (:mod:`opd.grading.cross_grading`). False once it turns out that they do not.
+        shared_vocabulary: the vocabularies may differ in a few ids, which are then left out of both models.
+        shared: what they share; None where they do not differ, or where nobody asked.
     """
 
     student: LanguageModel
     teacher: LanguageModel
     elsewhere: Scorer | None = None
     cross_tokenizer: bool = False
+    shared_vocabulary: bool = False
+    shared: SharedVocabulary | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Refuse a pair whose token ids mean different tokens, unless that was asked for.
@@ -44,24 +62,53 @@ class Pair:
         Raises:
             VocabularyMismatch: the two vocabularies map differently; the message says how.
         """
+        if self.cross_tokenizer and self.shared_vocabulary:
+            raise ValueError(
+                "cross_tokenizer grades aligned text, shared_vocabulary the shared ids. Choose one of them."
+            )
         ours, theirs = self.student.tokenizer.get_vocab(), self.teacher.tokenizer.get_vocab()
         self.cross_tokenizer = self.cross_tokenizer and ours != theirs
         if ours == theirs or self.cross_tokenizer:
             return
+        student, teacher = self.student.whole, self.teacher.whole
+        same = len(same_ids(student, teacher))
+        enough = same >= ENOUGH * max(len(ours), len(theirs))
+        if not (enough and self.shared_vocabulary):
+            raise VocabularyMismatch(f"{self._difference(same)} {SHARE if enough else CROSS}")
+        self.shared = SharedVocabulary.of(student, teacher)
+        if student.eos_ids and not self.shared.ends:
+            raise VocabularyMismatch(
+                f"No token that ends an answer is shared: {student.name} would never end. Choose a teacher "
+                "whose tokenizer or generation_config.json names an eos_token."
+            )
+        if self.elsewhere is not None:
+            raise VocabularyMismatch(
+                f"{self.elsewhere.name} computes elsewhere and gives log-probs over its whole vocabulary, "
+                "which cannot be renormalised over the tokens that both models share. Load the teacher here."
+            )
+        self.student = LimitedModel(student, self.shared)
+        self.teacher = LimitedModel(teacher, self.shared, teaches=True)
+
+    def _difference(self, same: int) -> str:
+        """Say how two vocabularies differ of which so many ids are the same."""
+        ours, theirs = self.student.tokenizer.get_vocab(), self.teacher.tokenizer.get_vocab()
         different = sorted((t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)), key=repr)
         example = different[0]
-        raise VocabularyMismatch(
+        return (
             f"{self.student.name} and {self.teacher.name} do not share a vocabulary: {len(ours)} and "
-            f"{len(theirs)} tokens, {len(different)} of them mapped differently. {example!r}, for example, "
-            f"has id {ours.get(example)} here and {theirs.get(example)} there. Choose a student and a "
-            "teacher of one model family. (Such a pair can be graded by aligned text, though not trained: "
-            "opd grade --cross-tokenizer, cross_tokenizer=True, or the switch among the page's models.)"
+            f"{len(theirs)} tokens, {len(different)} of them mapped differently, {same} the same. "
+            f"{example!r}, for example, has id {ours.get(example)} here and {theirs.get(example)} there."
         )
 
     @property
     def teacher_renders(self) -> bool:
         """Whether the teacher reads its own rendering of prompts, instead of the student's."""
-        return self.cross_tokenizer or self.teacher.template_options != self.student.template_options
+        return self.apart or self.teacher.template_options != self.student.template_options
+
+    @property
+    def apart(self) -> bool:
+        """Whether ids of the student, in a prompt for one, could mean others to the teacher."""
+        return self.cross_tokenizer or self.shared is not None
 
     def teacher_prompt(
         self, prompt: Prompt, student_ids: NDArray[np.int64], *, room: int = 1
@@ -97,6 +144,11 @@ class Pair:
         """Whether all that is computed here needs no padding; see :attr:`LanguageModel.packs`."""
         return self.student.packs and self.scorer.packs
 
+    def must_know(self, ids: NDArray[np.int64], what: str) -> None:
+        """Refuse ids that no completion may hold, as :meth:`opd.models.text.ModelText.must_know` does."""
+        for model in (self.student,) if self.apart else (self.student, self.teacher):
+            model.must_know(ids, what)
+
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401
         """The tokenizer of the completions, which both models understand unless ``cross_tokenizer``."""
@@ -119,6 +171,7 @@ def load_pair(
     teacher_device: str | None = None,
     teacher_dtype: str | None = None,
     cross_tokenizer: bool = False,
+    shared_vocabulary: bool = False,
     template_options: str | Mapping[str, Any] | None = None,
     teacher_template_options: str | Mapping[str, Any] | None = None,
     control_tokens: bool = False,
@@ -133,6 +186,7 @@ def load_pair(
         teacher_device: overrides ``device`` for the teacher.
         teacher_dtype: overrides ``dtype`` for the teacher.
         cross_tokenizer: the vocabularies may differ: the pair can then be graded, by text, but not trained.
+        shared_vocabulary: the vocabularies may differ in a few ids, which are masked on both sides.
         template_options: what both chat templates are told beside the messages, as a mapping or as JSON, such
             as ``{"enable_thinking": False}``.
         teacher_template_options: what the teacher's is told instead; it then reads its own rendering.
@@ -149,4 +203,5 @@ def load_pair(
         writer.prompted(options, control_tokens=control_tokens),
         grader.prompted(own, control_tokens=control_tokens),
         cross_tokenizer=cross_tokenizer,
+        shared_vocabulary=shared_vocabulary,
     )

@@ -140,6 +140,19 @@ class ModelText:
                 f"the {self.context} tokens {self.name} can read. {way_out}"
             )
 
+    def must_know(self, ids: NDArray[np.int64], what: str) -> None:
+        """Refuse ids that no completion may hold.
+
+        Args:
+            ids: int64 ``[T]``, at least one.
+            what: has them, for the message.
+
+        Raises:
+            ValueError: some of them are not among the model's.
+        """
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            raise ValueError(f"Token ids must lie in [0, {self.vocabulary}); {what} has others.")
+
     def _from_template(self, messages: Messages, **options: Any) -> list[int]:  # noqa: ANN401
         """Let the chat template render messages.
 

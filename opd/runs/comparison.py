@@ -55,7 +55,7 @@ def compare_checkpoints(
         reviews = []
         for student, (run, step) in zip(students, (first, second), strict=True):
             student.name = f"{run.name}, step {step}"
-            pair = Pair(student, teacher)
+            pair = Pair(student, teacher, shared_vocabulary=config.shared_vocabulary)
             (trajectory,) = sample(pair, [example.prompt], seed=seed, max_tokens=config.max_tokens)
             lesson = Lesson(task, pair, 1, config.teacher_system, config.teacher_hint)
             (trajectory,) = lesson.informed([trajectory], [example], room=config.max_tokens)

@@ -29,7 +29,8 @@ from opd.grading.grading import grade
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world
-from opd.models.scoring import distributions
+from opd.models.scoring import TransformersScorer, distributions
+from opd.models.shared_vocabulary import LimitedModel, SharedVocabulary
 from opd.models.text import ModelText
 from opd.packed import completions, cut, pack
 from opd.phases import announce
@@ -72,6 +73,11 @@ WITHOUT_START = 0.5
 RARE_STOP, REAL_STOP, EMPTY_ANSWER = 1e-6, 0.01, 0.5
 """Probability of the end: hardly ever below the first, meant to end above the second, and at the start of an
 answer above the third it is empty."""
+
+MUCH_LEFT_OUT = 0.01
+"""Share of a model's probability that may lie on tokens which the other one does not know."""
+
+SHOWN_TOKENS = 3
 
 TIGHT = 0.9
 """Above this share of the free memory an estimate is too close to be sure."""
@@ -137,15 +143,14 @@ def examine(
         One finding a check, in a fixed order. Models without a common vocabulary get no further checks: all
         of them compare ids.
     """
-    elsewhere = None
+    config = config or DistillConfig()
+    elsewhere, shared = None, config.shared_vocabulary
     if isinstance(pair, Pair):
-        elsewhere, pair = pair.elsewhere, (pair.student, pair.teacher)
-    student, teacher = pair
-    patient = Patient(
-        student, teacher, config or DistillConfig(), task, sampler or TransformersSampler(student), elsewhere
-    )
+        elsewhere, shared, pair = pair.elsewhere, pair.shared_vocabulary, (pair.student, pair.teacher)
+    patient = Patient(*pair, config, task, sampler, elsewhere, shared)
     findings = [_find("vocabulary", _vocabulary, patient)]
     if findings[0].level != "fail":
+        patient = patient.paired
         for number, (name, check) in enumerate(CHECKS.items(), start=1):
             announce(f"Examining the pair, {number} of {len(CHECKS)}: {name}")
             findings.append(_find(name, check, patient))
@@ -199,7 +204,7 @@ def _find(name: str, check: Callable[[Any], Outcome], patient: Any) -> Finding: 
 
 def _vocabulary(p: Patient) -> Outcome:
     try:
-        Pair(p.student, p.teacher)
+        shared = p.pair.shared
     except VocabularyMismatch as mismatch:
         return "fail", str(mismatch)
     for model in p.models:
@@ -210,7 +215,42 @@ def _vocabulary(p: Patient) -> Outcome:
                 "prompt with one of the ids beyond cannot be read. Resize the embeddings if your prompts "
                 "use them."
             )
+    if shared is not None:
+        return _shared_vocabulary(p.paired, shared)
     return "pass", f"Both models mean the same by all {len(p.student.tokenizer.get_vocab())} token ids."
+
+
+def _shared_vocabulary(p: Patient, shared: SharedVocabulary) -> Outcome:
+    """Say what is left out where two vocabularies differ in a few ids, and what it was worth to each."""
+    ours, theirs = (model.tokenizer.convert_ids_to_tokens(model.left_out) for model in p.models)
+    masses = [
+        _mass_left_out(p, model, side) for model, side in zip(p.models, ("student", "teacher"), strict=True)
+    ]
+    said = (
+        f"{shared.tokens:,} ids are shared. Left out are {len(ours)} tokens of {p.student.name} "
+        f"({_some(ours)}) and {len(theirs)} of {p.teacher.name} ({_some(theirs)}), which held "
+        f"{masses[0]:.2g} of the student's probability on the probes and {masses[1]:.2g} of the teacher's."
+    )
+    if shared.end:
+        names = [
+            model.tokenizer.convert_ids_to_tokens(i) for model, i in zip(p.models, shared.end, strict=True)
+        ]
+        said += (
+            f" An answer ends with {names[0]} of the student, against which {names[1]} of the teacher stands."
+        )
+    if max(masses) > MUCH_LEFT_OUT:
+        return "warn", f"{said} That is much: grades and training miss what the models would say with them."
+    return "pass", said
+
+
+def _mass_left_out(p: Patient, model: LimitedModel, side: Side) -> float:
+    """Mean probability on the probes that a model, as it is whole, gives to tokens that are not shared."""
+    found = TransformersScorer(model.whole, model.whole.vocabulary).score(p.probes, side=side)
+    return float(found.rows(slice(None))[:, model.left_out].exp().sum(-1).mean())
+
+
+def _some(tokens: Sequence[str]) -> str:
+    return ", ".join(map(repr, tokens[:SHOWN_TOKENS])) + ", …" * (len(tokens) > SHOWN_TOKENS) or "none"
 
 
 def _chat_template(p: Patient) -> Outcome:
@@ -228,7 +268,8 @@ def _chat_template(p: Patient) -> Outcome:
                 f"{cost:.3f} nats a token less likely. Add it to the template's end."
             )
     if p.lesson.privileged:
-        return "pass", "The teacher reads its own rendering of each prompt, with what it alone sees."
+        more = ", with what it alone sees" if p.lesson.system or p.lesson.hint else ""
+        return "pass", f"The teacher reads its own rendering of each prompt{more}."
     kinds = {"the task's prompts": p.longest} if p.task else {}
     cases = {name: [Example(prompt)] for name, prompt in CONVERSATIONS.items()} | kinds
     different = {
@@ -463,7 +504,8 @@ def _scoring(p: Patient) -> Outcome:
 
 def _sampler(p: Patient) -> Outcome:
     prompts = p.prompts[:PROBE_PROMPTS]
-    return _compare_sampler(p.student, p.sampler, prompts, p.config.temperature, p.probe_tokens)
+    sampler = p.sampler or TransformersSampler(p.student)
+    return _compare_sampler(p.student, sampler, prompts, p.config.temperature, p.probe_tokens)
 
 
 def _compare_sampler(

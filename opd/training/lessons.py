@@ -110,7 +110,13 @@ def load_lessons(config: DistillConfig, pair: Pair | None = None) -> list[Lesson
     lessons = [Lesson(tasks[0], pair, main, config.teacher_system, config.teacher_hint)]
     for lesson, task, share in zip(config.lessons, tasks[1:], shares, strict=True):
         teacher = load_teacher(lesson.teacher, student, config)
-        lessons.append(Lesson(task, Pair(student, teacher), share))
+        further = Pair(student, teacher, shared_vocabulary=config.shared_vocabulary)
+        lessons.append(Lesson(task, further, share))
+    if len({lesson.pair.shared for lesson in lessons}) > 1:
+        raise ValueError(
+            "The lessons' teachers share different ids with the student, which can write by one vocabulary "
+            "only. Choose teachers of one vocabulary."
+        )
     return lessons
 
 
@@ -234,7 +240,8 @@ def main_pair(student: LanguageModel, config: DistillConfig) -> Pair:
         EngineError: the server does not answer.
     """
     if not config.teacher_url:
-        return Pair(student, load_teacher(config.teacher, student, config))
+        teacher = load_teacher(config.teacher, student, config)
+        return Pair(student, teacher, shared_vocabulary=config.shared_vocabulary)
     from opd.engines.remote import RemoteScorer
 
     must_only_score(config)

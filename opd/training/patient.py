@@ -45,13 +45,19 @@ class Patient:
     teacher: LanguageModel
     config: DistillConfig
     task: Task | None
-    sampler: Sampler
+    sampler: Sampler | None
     elsewhere: Scorer | None = None
+    shared_vocabulary: bool = False
 
     @functools.cached_property
     def pair(self) -> Pair:
         """The two as a pair, with who scores for the teacher."""
-        return Pair(self.student, self.teacher, self.elsewhere)
+        return Pair(self.student, self.teacher, self.elsewhere, shared_vocabulary=self.shared_vocabulary)
+
+    @functools.cached_property
+    def paired(self) -> Patient:
+        """The same, with the models as the pair has them: without the tokens that they do not share."""
+        return replace(self, student=self.pair.student, teacher=self.pair.teacher)
 
     @property
     def models(self) -> tuple[LanguageModel, LanguageModel]:
@@ -196,7 +202,7 @@ def tokens_read(p: Patient, example: Example, room: int) -> int:
         try:
             lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
         except ValueError as error:
-            raise ValueError(f"As the teacher reads it, with what it alone sees: {error}") from error
+            raise ValueError(f"As the teacher reads it: {error}") from error
     else:
         p.teacher.must_fit(lengths[0], room, "Shorten the prompt or lower max_tokens.")
     return max(lengths)

@@ -199,7 +199,9 @@ def dry_run(config: DistillConfig) -> tuple[list[Finding], Preview | None]:
     findings = [*found, *itertools.chain.from_iterable(map(itemgetter(2), looked))]
     if any(f.level == "fail" for f in findings) and not config.ignore_doctor:
         return findings, None
-    return findings, preview(config, pair if isinstance(pair, Pair) else Pair(*pair))
+    return findings, preview(
+        config, pair if isinstance(pair, Pair) else Pair(*pair, shared_vocabulary=config.shared_vocabulary)
+    )
 
 
 def estimate_evaluations(run: Distillation) -> tuple[int, float, float]:

@@ -241,7 +241,8 @@ def pair_of(review: Review, names: PairNames, trained: str | None) -> Pair:
             f"This review was made with {review.student} and {review.teacher}; {student} and {teacher} are "
             "loaded. Load its pair under Models to go on from here."
         )
-    return loaded_pair(names._replace(student=review.student, teacher=review.teacher, cross_tokenizer=False))
+    differing = "shared" if review.grades.masked else "refused"
+    return loaded_pair(names._replace(student=review.student, teacher=review.teacher, differing=differing))
 
 
 def _review_at(place: Place, reviews: ReviewSet) -> Review:

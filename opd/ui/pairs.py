@@ -15,22 +15,39 @@ if TYPE_CHECKING:
     from opd.models.pair import Pair
 
 
+DIFFERING = {
+    "refused": ("load no such pair", "", {}),
+    "shared": (
+        "grade the tokens that both share",
+        ", over the tokens that both share if their vocabularies differ",
+        {"shared_vocabulary": True},
+    ),
+    "spans": (
+        "grade spans of text",
+        ", by spans of text if their tokenizers differ",
+        {"cross_tokenizer": True},
+    ),
+}
+"""What may become of a pair whose vocabularies differ: to choose it, to say it, to ask for it."""
+
+
 class PairNames(NamedTuple):
     """The pair that a session works with: its models by the names the user gave, and how they read prompts.
 
-    The fields are those of :func:`opd.load_pair`; options of templates are JSON, or nothing.
+    The fields are those of :func:`opd.load_pair`, but for one of :data:`DIFFERING`; options of templates are
+    JSON, or nothing.
     """
 
     student: str = "demo-student"
     teacher: str = "demo-teacher"
-    cross_tokenizer: bool = False
+    differing: str = "refused"
     template_options: str = ""
     teacher_template_options: str = ""
     control_tokens: bool = False
 
     def __str__(self) -> str:
         """One line of Markdown."""
-        how = ", by spans of text if their tokenizers differ" if self.cross_tokenizer else ""
+        _, how, _ = DIFFERING[self.differing]
         told = dict.fromkeys(filter(None, (self.template_options, self.teacher_template_options)))
         how += f"; templates are told {' and '.join(map(code, told))}" if told else ""
         how += "; control tokens in prompts are meant" if self.control_tokens else ""
@@ -58,7 +75,7 @@ def loaded_pair(names: PairNames) -> Pair:
     return Pair(
         student.prompted(options, control_tokens=names.control_tokens),
         teacher.prompted(own, control_tokens=names.control_tokens),
-        cross_tokenizer=names.cross_tokenizer,
+        **DIFFERING[names.differing][2],
     )
 
 

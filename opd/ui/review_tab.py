@@ -23,7 +23,7 @@ from opd.ui.corpus import Corpus
 from opd.ui.errors import plain, spoken_errors, warn
 from opd.ui.events import PLUMBING, field
 from opd.ui.kept_sets import KeptSets, opened
-from opd.ui.pairs import PairNames, loaded_pair
+from opd.ui.pairs import DIFFERING, PairNames, loaded_pair
 from opd.ui.saved_list import SavedList
 from opd.ui.shown import Shown
 from opd.ui.token_review import ACTIONS, TokenReview
@@ -177,11 +177,13 @@ class ReviewTab:
                 self.teacher = gr.Textbox(PairNames().teacher, label="Teacher", min_width=140)
             gr.Markdown(
                 "A folder, a LoRA adapter's folder, or a name on the Hugging Face Hub. "
-                "Both models must share a vocabulary, unless the teacher grades spans of text.",
+                "Both models must share a vocabulary; where they differ in a few tokens, what both share can "
+                "be graded, and with any other tokenizer the teacher can grade spans of text.",
                 elem_classes="caption",
             )
-            self.cross_tokenizer = gr.Checkbox(
-                False, label="grade spans of text if the tokenizers differ", elem_id="cross-tokenizer"
+            choices = [(words, name) for name, (words, *_) in DIFFERING.items()]
+            self.differing = gr.Radio(
+                choices, value="refused", label="If their vocabularies differ", elem_id="differing"
             )
             with gr.Accordion("How prompts are read", open=False, elem_id="reading"):
                 self.template_options, self.teacher_template_options = (
@@ -203,7 +205,7 @@ class ReviewTab:
         for button in self.families:
             button.click(self._another_example, [button, self.prompt], self.prompt, **PLUMBING)
         models = {"concurrency_id": "models"}
-        named = [self.student, self.teacher, self.cross_tokenizer]
+        named = [self.student, self.teacher, self.differing]
         named += [self.template_options, self.teacher_template_options, self.control_tokens]
         self.loading.around(
             [self.load_button.click],

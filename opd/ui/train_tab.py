@@ -330,4 +330,5 @@ def pair_of(run: Run) -> PairNames:
     config = run.config
     told = (config.template_options, config.teacher_template_options)
     options = ("" if options is None else written(options) for options in told)
-    return PairNames(config.student, config.teacher, False, *options, config.control_tokens)
+    differing = "shared" if config.shared_vocabulary else "refused"
+    return PairNames(config.student, config.teacher, differing, *options, config.control_tokens)

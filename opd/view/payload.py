@@ -130,7 +130,7 @@ def notes(review: Review) -> list[str]:
     elif branch is not None:
         tokens = "1 token" if own.stop - own.start == 1 else f"{own.stop - own.start} tokens"
         counted = f"Counted is what the student wrote from token {own.start + 1} on: {tokens}."
-    return [note for note in (review.grades.bias, review.grades.bound, counted) if note]
+    return [note for note in (review.grades.bias, review.grades.bound, review.grades.masked, counted) if note]
 
 
 def legend() -> dict[str, Any]:

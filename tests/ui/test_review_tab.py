@@ -103,6 +103,9 @@ def test_a_branch_uses_the_pair_that_made_its_review_or_says_which_it_wants(monk
     assert [names[:2] for names in loaded] == [("demo-student", "demo-teacher")] * 2 + [
         ("a-student", "a-teacher")
     ]
+    assert {names.differing for names in loaded} == {"refused"}
+    pair_of(replace(embedded, grades=replace(embedded.grades, masked="in part")), PairNames(), None)
+    assert loaded.pop().differing == "shared", "as the review was made"
     with pytest.raises(ValueError, match=r"made with a-student and a-teacher;.*Load its pair under Models"):
         pair_of(foreign, PairNames(), None)
     assert len(loaded) == 3, "a file must not make the app load what it names"
@@ -126,22 +129,23 @@ def test_no_branch_leaves_a_review_that_is_gone(tab, monkeypatch, forced):
         next(tab.branches.branch(PairNames(), None, 9, {}, event))
 
 
-def test_the_switch_for_other_tokenizers_goes_with_the_pair(tab, monkeypatch):
+def test_what_becomes_of_other_vocabularies_goes_with_the_pair(tab, monkeypatch):
     asked = []
     monkeypatch.setattr("opd.ui.review_tab.loaded_pair", asked.append)
-    names, line, *_ = tab.load(" a ", "b", True, "", "", False)
-    assert asked == [names] == [PairNames("a", "b", True)]
+    names, line, *_ = tab.load(" a ", "b", "spans", "", "", False)
+    assert asked == [names] == [PairNames("a", "b", "spans")]
     assert "by spans of text" in line
-    assert "by spans of text" not in tab.load("a", "b", False, "", "", False)[1]
+    assert "over the tokens that both share" in tab.load("a", "b", "shared", "", "", False)[1]
+    assert tab.load("a", "b", "refused", "", "", False)[1].endswith("grades.")
 
 
 def test_what_templates_are_told_goes_with_the_pair(tab, monkeypatch):
     asked = []
     monkeypatch.setattr("opd.ui.review_tab.loaded_pair", asked.append)
-    names, line, *_ = tab.load("a", "b", False, '{"enable_thinking":false}', " ", True)
-    assert asked == [names] == [PairNames("a", "b", False, '{"enable_thinking": false}', "", True)]
+    names, line, *_ = tab.load("a", "b", "refused", '{"enable_thinking":false}', " ", True)
+    assert asked == [names] == [PairNames("a", "b", "refused", '{"enable_thinking": false}', "", True)]
     assert 'templates are told `{"enable_thinking": false}`; control tokens in prompts are meant.' in line
     for wrong in ("{", "[1]", '{"tokenize": true}'):
         with pytest.raises(gr.Error, match="are a JSON object such as"):
-            tab.load("a", "b", False, "", wrong, False)
+            tab.load("a", "b", "refused", "", wrong, False)
     assert len(asked) == 1

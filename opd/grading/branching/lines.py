@@ -128,8 +128,7 @@ def _forced_ids(pair: Pair, forced: int | Sequence[int] | str) -> NDArray[np.int
         ids = np.atleast_1d(np.asarray(forced, dtype=np.int64))
     if not len(ids):
         raise ValueError("There is nothing to force: the text is empty.")
-    if ids.min() < 0 or ids.max() >= pair.vocabulary:
-        raise ValueError(f"Token ids must lie in [0, {pair.vocabulary}); what is to be forced has others.")
+    pair.must_know(ids, "what is to be forced")
     if np.isin(ids[:-1], pair.student.eos_ids).any():
         raise ValueError("What is to be forced goes on after a token that ends the text. Cut it there.")
     return ids
