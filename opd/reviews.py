@@ -6,14 +6,17 @@ What a file may hold is said here alone, and checked where it is read: it may ha
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate
 from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.reasoning import OPENS, REASONING, reasoning_in
 from opd.trajectory import VERDICTS, Grades, Messages, TokenScores, Trajectory
 from opd.verdicts import find_forks, verdicts
 
@@ -36,6 +39,23 @@ class BranchPoint:
     forced: int = 1
 
 
+@dataclass(frozen=True)
+class PromptText:
+    """What a model read before the completion, as text: the template, its control tokens and all.
+
+    Attributes:
+        pieces: the text of each of its ``P`` tokens; joined they are the rendered prompt.
+        control: places of the control tokens, which mark turns and ends.
+        spelled: places of tokens that together spell a control token, but were read as text.
+        templated: a chat template rendered it; a model without one reads the messages as plain text.
+    """
+
+    pieces: Sequence[str]
+    control: Sequence[int]
+    spelled: Sequence[int]
+    templated: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Review:
     """A graded trajectory with everything needed to show it: no model and no tokenizer.
@@ -44,6 +64,8 @@ class Review:
         student: the student's name, as the user gave it.
         teacher: the teacher's name.
         messages: the conversation before the completion.
+        prompt: what the student read of it; None where that was not recorded.
+        teacher_prompt: what the teacher read; None where that is the same (:attr:`read_alike`), too.
         trajectory: the graded trajectory.
         grades: its grades.
         pieces: the text of each completion token; joined they are the text. A character that spans
@@ -71,6 +93,22 @@ class Review:
     branch: BranchPoint | None = None
     evidence: Mapping[str, Any] | None = None
     teacher_vocabulary: Mapping[int, str] | None = None
+    prompt: PromptText | None = None
+    teacher_prompt: PromptText | None = None
+
+    @property
+    def read_alike(self) -> bool:
+        """Whether student and teacher read the same tokens before the completion."""
+        ours, theirs = (self.trajectory.seen_by(side) for side in ("student", "teacher"))
+        return self.teacher_vocabulary is None and np.array_equal(ours, theirs)
+
+    @property
+    def reasoning(self) -> slice:
+        """Which tokens reason, before the answer, as a slice of the completion; its marks are among them."""
+        begun = OPENS if self.prompt and "".join(self.prompt.pieces).rstrip().endswith(OPENS) else ""
+        first, end = (max(0, place - len(begun)) for place in reasoning_in(begun + self.text))
+        starts = list(accumulate(map(len, self.pieces), initial=0))
+        return slice(bisect_right(starts, first) - 1, bisect_left(starts, end)) if end else slice(0, 0)
 
     @property
     def text(self) -> str:
@@ -109,6 +147,8 @@ class Review:
             "evidence": self.evidence,
             "trajectory": _columns(self.trajectory),
             "grades": _columns(self.grades, gaps=self.grades.spans is not None),
+            "prompt": None if self.prompt is None else asdict(self.prompt),
+            "teacher_prompt": None if self.teacher_prompt is None else asdict(self.teacher_prompt),
             "pieces": list(self.pieces),
             "vocabulary": {str(i): text for i, text in self.vocabulary.items()},
             "teacher_vocabulary": None
@@ -130,7 +170,13 @@ class Review:
             review = cls(
                 student=str(data["student"]),
                 teacher=str(data["teacher"]),
-                messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in data["messages"]],
+                messages=[
+                    {"role": str(m["role"]), "content": str(m["content"])}
+                    | ({REASONING: str(m[REASONING])} if m.get(REASONING) else {})
+                    for m in data["messages"]
+                ],
+                prompt=_prompt_text(data.get("prompt")),
+                teacher_prompt=_prompt_text(data.get("teacher_prompt")),
                 trajectory=_from_columns(Trajectory, data["trajectory"]),
                 grades=_from_columns(Grades, grades),
                 pieces=[str(piece) for piece in data["pieces"]],
@@ -260,6 +306,14 @@ def _judged(grades: Grades) -> Grades:
     return replace(grades, verdicts=verdicts(grades.student, grades.teacher), forks=find_forks([grades])[0])
 
 
+def _prompt_text(data: Mapping[str, Any] | None) -> PromptText | None:
+    """Read what a model read from a review's data."""
+    if data is None:
+        return None
+    control, spelled = ([int(i) for i in data[name]] for name in ("control", "spelled"))
+    return PromptText([str(piece) for piece in data["pieces"]], control, spelled, bool(data["templated"]))
+
+
 def _texts(data: Mapping[str, Any]) -> dict[int, str]:
     return {int(i): str(text) for i, text in data.items()}
 
@@ -294,6 +348,12 @@ def _check_values(review: Review) -> None:
         check(getattr(grades, name) is None or isinstance(getattr(grades, name), str), name)
     for temperature in (trajectory.temperature, grades.temperature):
         check(0 <= temperature < float("inf"), "temperature")
+    for side, text in (("student", review.prompt), ("teacher", review.teacher_prompt)):
+        ids = trajectory.seen_by(side)
+        check(ids is not None and ids.ndim == 1, f"the {side}'s prompt")
+        if text is not None:
+            places = {*text.control, *text.spelled}
+            check(len(text.pieces) == len(ids) and places <= set(range(len(ids))), f"the {side}'s prompt")
     spans = grades.spans
     there = {} if spans is None else _there(spans)
     for name, column in _token_columns(review):

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from opd.reasoning import REASONING
+
 FinishReason = Literal["stop", "length"]
 Messages = list[dict[str, str]]
 Prompt = str | Messages
@@ -34,7 +36,7 @@ def as_messages(prompt: Prompt) -> Messages:
         raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
     if not messages[-1]["content"].strip():
         raise ValueError("The prompt is empty. Write a question for the student to answer.")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
+    return [{key: m[key] for key in ("role", "content", REASONING) if key in m} for m in messages]
 
 
 @dataclass(frozen=True, eq=False)

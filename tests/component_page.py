@@ -8,7 +8,15 @@ from pathlib import Path
 
 from opd.grading.saved_reviews import ReviewGroup
 from opd.view import HERE, asset, script, style
-from opd.view.payload import CHUNK, COLUMNS, alternatives_payload, columns_payload, legend, set_payload
+from opd.view.payload import (
+    CHUNK,
+    COLUMNS,
+    alternatives_payload,
+    columns_payload,
+    legend,
+    prompt_payload,
+    set_payload,
+)
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -33,6 +41,7 @@ PAGE = """<!doctype html>
     source: {
       columns: async (key, ...place) => lookUp(stored.columns, place),
       alternatives: async (key, ...place) => lookUp(stored.alternatives, place),
+      prompt: async (key, ...place) => lookUp(stored.prompts, place),
     },
     actions: Object.fromEntries(stored.actions.map((name) => [name, tell(name)])),
     onState: tell("state"),
@@ -49,6 +58,7 @@ def write_page(path: Path, groups: Sequence[ReviewGroup], *, actions: Sequence[s
         "actions": list(actions),
         "set": set_payload("key", groups),
         "columns": [[{n: columns_payload(r, n) for n in COLUMNS} for r in g.reviews] for g in groups],
+        "prompts": [[prompt_payload(r) for r in g.reviews] for g in groups],
         "alternatives": [
             [[alternatives_payload(r, c) for c in range(-(-len(r.grades) // CHUNK))] for r in g.reviews]
             for g in groups

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd.cli.flags import add_pair, load_pair, open_reviews
-from opd.cli.output import print_reviews, say
+from opd.cli.output import add_show_prompt, print_reviews, say
 
 if TYPE_CHECKING:
     from opd.models.pair import Pair
@@ -32,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--save", type=Path, metavar="FILE.json", help="write the review, with what was found"
     )
     parser.add_argument("--no-color", action="store_true", help="plain text")
+    add_show_prompt(parser)
     add_pair(parser, usual="the one that the review names, if it is on this machine")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opd.cli.flags import add_pair, load_pair, open_reviews, refuse_what_is_not_offered
-from opd.cli.output import print_reviews, say
+from opd.cli.output import add_show_prompt, print_reviews, say
 
 if TYPE_CHECKING:
     from opd.models.pair import Pair
@@ -48,6 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE.csv", help="write a table, one row a token")
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page that works offline")
     parser.add_argument("--no-color", action="store_true", help="plain text")
+    add_show_prompt(parser)
     refuse_what_is_not_offered(parser)
     add_pair(parser)
     differing = parser.add_mutually_exclusive_group()

@@ -83,10 +83,22 @@ def phases_shown() -> Iterator[None]:
         line.clear()
 
 
+def add_show_prompt(parser: argparse.ArgumentParser) -> None:
+    """The flag that asks for what the models read."""
+    parser.add_argument(
+        "--show-prompt",
+        action="store_true",
+        help="print what student and teacher read before the text, control tokens and ids included",
+    )
+
+
 def print_reviews(reviews: ReviewSet | Sequence[Review], options: argparse.Namespace) -> None:
-    """Print graded text, in colour where that is a terminal's and nobody asked for plain text."""
+    """Print graded text, in colour where that is a terminal's and nobody asked for plain text.
+
+    Before it, where that was asked for, what the models read.
+    """
     from opd.view.terminal import render
 
     color = sys.stdout.isatty() and not options.no_color and "NO_COLOR" not in os.environ
     for review in reviews:
-        print(render(review, color=color))
+        print(render(review, color=color, show_prompt=options.show_prompt))

@@ -67,7 +67,7 @@ def requests(
     model = pair.student if isinstance(pair, Pair) else pair
     out = []
     for i, prompt in enumerate(prompts):
-        ids = model.render(prompt, room=max_tokens)
+        ids = model.render(prompt, room=max_tokens, side="student")
         teacher_ids = pair.teacher_prompt(prompt, ids, room=max_tokens) if isinstance(pair, Pair) else None
         prefix = None if prefixes is None else np.asarray(prefixes[i], dtype=np.int64)
         if prefix is not None and len(prefix) >= max_tokens:

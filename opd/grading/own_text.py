@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opd.files import parse, read_text
-from opd.tasks import FILE_TYPES, TaskOptions
+from opd.reasoning import OPENS, REASONING, spelled_out
+from opd.tasks import FILE_TYPES, TaskOptions, opens_reasoning
 from opd.tasks.files import Malformed
 from opd.tasks.formats import Row, read_table
 from opd.tasks.shapes import REFERENCE, ROLES, message_of, plain_message, recognise, text_of
@@ -71,7 +72,10 @@ def text_trajectory(pair: Pair, prompt: Prompt, completion: str, *, complete: bo
     spelled = "" if end is None else student.tokenizer.convert_ids_to_tokens(end)
     if spelled and (ended := completion.rstrip()).endswith(spelled):
         complete, completion = True, ended.removesuffix(spelled)
-    prompt_ids, ids = student.render(prompt), student.encode(completion)
+    prompt_ids = student.render(prompt, side="student")
+    if opens_reasoning(student, prompt_ids):  # what the prompt has begun is not begun again
+        completion = completion.removeprefix(OPENS).removeprefix("\n")
+    ids = student.encode(completion)
     if complete and end is not None:
         ids = np.append(ids, end)
     teacher_ids = pair.teacher_prompt(prompt, prompt_ids)
@@ -110,7 +114,7 @@ def chat_trajectories(pair: Pair, chat: Messages) -> list[tuple[Messages, Trajec
         raise ValueError("The chat has no turn of the assistant, so there is nothing to grade.")
     if turns[0] == 0:
         raise ValueError("The chat begins with the assistant. Put what it answers before it.")
-    return [(chat[:i], text_trajectory(pair, chat[:i], chat[i]["content"])) for i in turns]
+    return [(chat[:i], text_trajectory(pair, chat[:i], spelled_out(chat[i]))) for i in turns]
 
 
 def read_chat(text: str) -> Messages:
@@ -155,7 +159,7 @@ def _checked(number: int, message: Any) -> dict[str, str]:  # noqa: ANN401
     try:
         message = plain_message(message)
         if isinstance(message, dict) and {"role", "content"} <= message.keys():
-            return message_of({"role": message["role"], "content": message["content"]})
+            return message_of({key: message[key] for key in ("role", "content", REASONING) if key in message})
     except ValueError as error:
         raise ValueError(f"Message {number} cannot be used: {error}.") from error
     raise ValueError(NO_CHAT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from opd.engines.sampling import check_temperature, requests
 from opd.engines.transformers import TransformersSampler
 from opd.grading.grading import grade
@@ -44,6 +46,7 @@ def review(
     tops = (grades.student.top_ids, grades.teacher.top_ids)
     ours, theirs = (set(top_ids[top_ids >= 0].tolist()) for top_ids in tops)
     apart = pair.cross_tokenizer
+    alike = not apart and np.array_equal(trajectory.prompt_ids, trajectory.teacher_prompt_ids)
     return Review(
         student=pair.student.name,
         teacher=pair.teacher.name,
@@ -55,6 +58,8 @@ def review(
         teacher_vocabulary=_texts(pair.teacher, theirs) if apart else None,
         correct=correct,
         seed=seed,
+        prompt=pair.student.prompt_text(trajectory.prompt_ids),
+        teacher_prompt=None if alike else pair.teacher.prompt_text(trajectory.teacher_prompt_ids),
     )
 
 

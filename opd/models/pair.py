@@ -125,7 +125,7 @@ class Pair:
             ValueError: it does not fit; see also :meth:`opd.models.text.ModelText.render`.
         """
         if self.teacher_renders:
-            return self.teacher.render(prompt, room=1 if self.cross_tokenizer else room)
+            return self.teacher.render(prompt, room=1 if self.cross_tokenizer else room, side="teacher")
         self.teacher.must_fit(len(student_ids), room)
         return student_ids
 

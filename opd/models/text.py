@@ -16,13 +16,18 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from opd.config import as_template_options
 from opd.models.typed_text import TypedText
-from opd.trajectory import Messages, Prompt, as_messages
+from opd.reasoning import CLOSES, OPENS, spelled_out
+from opd.reviews import PromptText
+from opd.trajectory import Messages, Prompt, Side, as_messages
 
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """How byte-level tokenizers spell a byte."""
 
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 """How other tokenizers spell a byte that no token of theirs covers."""
+
+KEPT_PROMPTS = 64
+"""Prompts whose text is remembered: that of one is asked for with each of its trajectories, as they grow."""
 
 
 @dataclass
@@ -46,6 +51,7 @@ class ModelText:
     template_options: Mapping[str, Any] = field(default_factory=dict)
     control_tokens: bool = False
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    _prompt_texts: dict[bytes, PromptText] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def context(self) -> int:
@@ -88,9 +94,14 @@ class ModelText:
         return model
 
     @property
+    def templated(self) -> bool:
+        """Whether a chat template renders its prompts; a base model without one reads them as plain text."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
     def end_of_turn(self) -> int | None:
         """The id that the chat template puts behind an answer; without a template the tokenizer's eos."""
-        if getattr(self.tokenizer, "chat_template", None):
+        if self.templated:
             chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
             ids = self._from_template(chat)
             ends = [i for i in ids if i in self.eos_ids]
@@ -98,7 +109,7 @@ class ModelText:
                 return ends[-1]
         return self.tokenizer.eos_token_id
 
-    def render(self, prompt: Prompt, *, room: int = 1) -> NDArray[np.int64]:
+    def render(self, prompt: Prompt, *, room: int = 1, side: Side | None = None) -> NDArray[np.int64]:
         """Render a prompt with the chat template and return its ids, int64 ``[P]``.
 
         A string is one user message. A model without a chat template reads the contents, joined by newlines.
@@ -108,15 +119,16 @@ class ModelText:
         Args:
             prompt: a string or a list of ``{"role": ..., "content": ...}`` messages.
             room: how many completion tokens must still fit into the context.
+            side: which of a pair the model is, for the message where its template refuses the prompt.
 
         Raises:
             ValueError: the prompt is empty, malformed, refused by the template, or too long for the context.
         """
         messages = as_messages(prompt)
-        if getattr(self.tokenizer, "chat_template", None):
-            ids = self._from_template(messages, add_generation_prompt=True)
+        if self.templated:
+            ids = self._from_template(messages, side, add_generation_prompt=True)
         else:
-            text = "\n".join(self._hidden(m["content"]) for m in messages)
+            text = "\n".join(self._hidden(spelled_out(m)) for m in messages)
             ids = self._typed.encode(text, add_special_tokens=True)
         self.must_fit(len(ids), room)
         return np.array(ids, dtype=np.int64)
@@ -153,23 +165,28 @@ class ModelText:
         if ids.min() < 0 or ids.max() >= self.vocabulary:
             raise ValueError(f"Token ids must lie in [0, {self.vocabulary}); {what} has others.")
 
-    def _from_template(self, messages: Messages, **options: Any) -> list[int]:  # noqa: ANN401
+    def _from_template(self, messages: Messages, side: Side | None = None, **options: Any) -> list[int]:  # noqa: ANN401
         """Let the chat template render messages.
 
         Raises:
             ValueError: it refuses them, or fails: it is a program of whoever made the model.
         """
-        hidden = [{**m, "content": self._hidden(m["content"])} for m in messages]
+        hidden = [{k: v if k == "role" else self._hidden(v) for k, v in m.items()} for m in messages]
+        whose = (
+            f"The {side}'s chat template, of {self.name}," if side else f"The chat template of {self.name}"
+        )
         plain = hidden == messages  # then all is left to the tokenizer, of whatever kind it is
         try:
             found = self.tokenizer.apply_chat_template(
                 hidden, tokenize=plain, return_dict=False, **self.template_options, **options
             )
         except TemplateError as error:
-            raise ValueError(f"The chat template of {self.name} refuses this: {error}.") from error
+            asks = any(m["role"] == "system" for m in messages)
+            way_out = " Put what the system prompt says into the question." if asks else ""
+            raise ValueError(f"{whose} refuses this: {str(error).rstrip('.')}.{way_out}") from error
         except Exception as error:  # of Python, at whatever the template does
             raise ValueError(
-                f"The chat template of {self.name} fails on this: {type(error).__name__}: {error}. Mend its "
+                f"{whose} fails on this: {type(error).__name__}: {error}. Mend its "
                 "chat_template.jinja (or chat_template in tokenizer_config.json)."
             ) from error
         return found if plain else self._typed.encode(found, add_special_tokens=False)
@@ -256,14 +273,37 @@ class ModelText:
 
     @cached_property
     def _typed(self) -> TypedText:
-        return TypedText(self.tokenizer, self.special_ids)
+        return TypedText(self.tokenizer, self.special_ids - self._reasoning_ids)
+
+    @cached_property
+    def _reasoning_ids(self) -> frozenset[int]:
+        """The tokens between which the model reasons; some tokenizers count them among the special ones."""
+        known = self.tokenizer.get_vocab()
+        return frozenset(known[mark] for mark in (OPENS, CLOSES) if mark in known)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def text(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
-        """Return the decoded text without special tokens: what a verifier reads."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        """Return the text that a verifier reads: without special tokens, but with the marks of reasoning."""
+        dropped = self.special_ids - self._reasoning_ids
+        return self._decode([int(i) for i in ids if int(i) not in dropped])
+
+    def prompt_text(self, ids: NDArray[np.int64]) -> PromptText:
+        """Return what the ids of a rendered prompt say, token by token."""
+        texts, key = self._prompt_texts, ids.tobytes()
+        if key not in texts:
+            if len(texts) >= KEPT_PROMPTS:
+                texts.clear()
+            pieces, is_control = self.pieces(ids), [int(i) in self.special_ids for i in ids]
+            typed = ["\0" if control else piece for piece, control in zip(pieces, is_control, strict=True)]
+            texts[key] = PromptText(
+                pieces=pieces,
+                control=[i for i, control in enumerate(is_control) if control],
+                spelled=self._typed.spelled_in(typed),
+                templated=self.templated,
+            )
+        return texts[key]
 
 
 def _spelled_bytes(token: str) -> bytes:

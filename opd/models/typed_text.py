@@ -8,10 +8,12 @@ are renamed to tokens that nobody can type, and a copy of the tokenizer encodes 
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import secrets
 import threading
-from collections.abc import Collection
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +43,14 @@ class TypedText:
     def hide(self, text: str) -> str:
         """Return a text with marks in place of the control tokens that it spells."""
         return self._spelled.sub(lambda match: self._mark(TYPED, match[0]), text)
+
+    def spelled_in(self, pieces: Sequence[str]) -> list[int]:
+        """Return the places of those pieces of a text that spell control tokens, alone or together."""
+        starts = list(itertools.accumulate(map(len, pieces), initial=0))
+        found: list[int] = []
+        for match in self._spelled.finditer("".join(pieces)):
+            found += range(bisect_right(starts, match.start()) - 1, bisect_left(starts, match.end()))
+        return found
 
     def encode(self, rendered: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a rendered text: what was hidden is text, and all other control tokens are meant.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from opd.config import SOURCES
 from opd.files import assets_dir
+from opd.reasoning import OPENS
 from opd.trajectory import Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -158,13 +159,13 @@ def verify(task: Task, example: Example, model: ModelText, trajectory: Trajector
     must_verify(task)
     text = model.text(trajectory.completion_ids)
     if opens_reasoning(model, trajectory.prompt_ids):
-        text = f"<think>{text}"
+        text = f"{OPENS}{text}"
     return task.verify(example, text, cut=trajectory.finish_reason == "length")
 
 
 def opens_reasoning(model: ModelText, prompt_ids: NDArray[np.int64]) -> bool:
     """Whether a prompt ends with an opened <think>, as some chat templates let it."""
-    return model.text(prompt_ids[-THINKING_TAIL:]).rstrip().endswith("<think>")
+    return model.text(prompt_ids[-THINKING_TAIL:]).rstrip().endswith(OPENS)
 
 
 def load_task(spec: str, options: TaskOptions | None = None) -> Task:

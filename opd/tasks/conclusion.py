@@ -10,6 +10,8 @@ import re
 from collections import deque
 from collections.abc import Iterator
 
+from opd.reasoning import answer_in
+
 STATEMENTS, STATEMENT = 20, 1000
 """How many statements are read, and how many characters of each: a model that repeats itself for thousands of
 tokens must not keep its reader busy."""
@@ -104,14 +106,6 @@ _NEGATED = re.compile(r"\b(?:not?|never|cannot|wrong|incorrect|mistake)\b|n['’
 _CLAUSE = re.compile(r"[^.!?\n]+[.!?\n]?")
 
 
-def final_text(completion: str) -> str:
-    """Return what a completion says after its reasoning; nothing if the reasoning was cut off."""
-    before, closed, after = completion.rpartition("</think>")
-    if closed:
-        return after
-    return "" if "<think>" in before + after else completion
-
-
 def conclusion(completion: str, *, cut: bool = False) -> str:
     """Return the part of a completion in which its answer may stand; nothing if it gives none.
 
@@ -119,7 +113,7 @@ def conclusion(completion: str, *, cut: bool = False) -> str:
         completion: the text.
         cut: the length limit cut it off.
     """
-    text = final_text(completion)
+    text = answer_in(completion)
     markers = deque(_MARKER.finditer(text), maxlen=STATEMENTS)
     while cut and markers and not _is_whole(text, markers[-1]):
         text = text[: markers.pop().start()]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from opd.reasoning import REASONING, answer_in, spelled_out
 from opd.tasks import Example, TaskOptions, VerifierName
 from opd.tasks.choices import MOST, Key, choices_of, find_key
 from opd.trajectory import Prompt, as_messages
@@ -214,8 +215,8 @@ def split_chat(value: Any) -> tuple[Prompt, str | None]:  # noqa: ANN401
     reference = None
     if _ends_with_assistant(value):
         *value, last = value
-        content = plain_message(last).get("content")
-        reference = content if isinstance(content, str) else None
+        last = plain_message(last)
+        reference = spelled_out(last) if isinstance(last.get("content"), str) else None
         if not value or _ends_with_assistant(value):
             raise ValueError("before its last turn, which is the assistant's, it asks nothing")
     return [message_of(plain_message(message)) for message in value], reference
@@ -252,7 +253,7 @@ def _part(part: Any) -> str:  # noqa: ANN401
 
 
 def message_of(message: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return a message, role and text alone.
+    """Return a message: role, text and, where it has some, its reasoning.
 
     Raises:
         ValueError: it is none, or calls a tool; the message is the reason.
@@ -265,7 +266,10 @@ def message_of(message: Any) -> dict[str, str]:  # noqa: ANN401
         )
     if message.get("tool_calls"):
         raise ValueError("a message calls a tool, which no model here is shown: write the call as text")
-    return {"role": message["role"], "content": text_of(message["content"], "a message")}
+    plain = {"role": message["role"], "content": text_of(message["content"], "a message")}
+    if reasoning := message.get(REASONING):
+        plain[REASONING] = text_of(reasoning, "the reasoning of a message")
+    return plain
 
 
 def _with_below(prompt: Prompt, text: str) -> Prompt:
@@ -308,7 +312,8 @@ def answer_of(value: Any) -> str:  # noqa: ANN401
         ValueError: it holds none; the message is the reason.
     """
     if _ends_with_assistant(value):
-        _, value = split_chat(value)
+        reference = split_chat(value)[1]
+        value = reference and answer_in(reference)
     if value is None or value == "":
         raise ValueError("it has no answer, though other rows have one")
     if isinstance(value, bool):

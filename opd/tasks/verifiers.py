@@ -26,7 +26,8 @@ from decimal import Decimal, DecimalException
 from importlib.util import find_spec
 from typing import TextIO
 
-from opd.tasks.conclusion import SENTENCE_END, conclusion, final_text, in_braces, statements, wavers
+from opd.reasoning import answer_in
+from opd.tasks.conclusion import SENTENCE_END, conclusion, in_braces, statements, wavers
 
 DEADLINES = {"regex": 1.0, "math": 5.0}
 """Seconds that one check may take; afterwards the completion counts as wrong."""
@@ -107,9 +108,7 @@ def exact(answer: str, completion: str, cut: bool = False) -> bool:
             statement = inner[1]
         return wanted in (_normalise(statement), _normalise(SENTENCE_END.split(statement)[0]))
     last = text.strip().splitlines()[-1:]
-    return wanted in map(
-        _normalise, [final_text(completion), *last] if final_text(completion).strip() else []
-    )
+    return wanted in map(_normalise, [answer_in(completion), *last] if answer_in(completion).strip() else [])
 
 
 # A sign counts only where it cannot be a minus between two terms; an exponent or index is no number.
@@ -214,7 +213,7 @@ def stated_choice(completion: str, cut: bool = False) -> str | None:
         article = match and match["letter"] in "aAiI" and re.match(r"\s+[a-z]", statement[match.end() :])
         if match and (not article or re.match(r"\s+" + _REASON, statement[match.end() :])):
             return match["letter"].upper()
-    whole = final_text(completion).strip()
+    whole = answer_in(completion).strip()
     # A letter that it opens with is stated, and what was cut off is why.
     opening = whole if cut and not wavers(whole) else text
     if match := _ALONE.fullmatch(text) or _LEADING.match(opening):
@@ -237,7 +236,7 @@ def regex(answer: str, completion: str, cut: bool = False) -> bool:
 
     In what was cut off too: whether anything may follow is for the pattern to say.
     """
-    return _worker("regex").check(answer, final_text(completion))
+    return _worker("regex").check(answer, answer_in(completion))
 
 
 def math(answer: str, completion: str, cut: bool = False) -> bool:

@@ -80,7 +80,8 @@ class Lesson:
         """
         if not self.privileged:
             return list(items)
-        seen = [self.pair.teacher.render(self.teacher_messages(e), room=room) for e in examples]
+        teacher = self.pair.teacher
+        seen = [teacher.render(self.teacher_messages(e), room=room, side="teacher") for e in examples]
         return [replace(item, teacher_prompt_ids=seen[item.prompt_index]) for item in items]
 
 

@@ -197,10 +197,12 @@ def tokens_read(p: Patient, example: Example, room: int) -> int:
     Raises:
         ValueError: one of them cannot read it.
     """
-    lengths = [len(p.student.render(example.prompt, room=room))]
+    lengths = [len(p.student.render(example.prompt, room=room, side="student"))]
     if p.lesson.privileged:
         try:
-            lengths.append(len(p.teacher.render(p.lesson.teacher_messages(example), room=room)))
+            lengths.append(
+                len(p.teacher.render(p.lesson.teacher_messages(example), room=room, side="teacher"))
+            )
         except ValueError as error:
             raise ValueError(f"As the teacher reads it: {error}") from error
     else:

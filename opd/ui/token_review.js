@@ -20,6 +20,7 @@ const view = new ReviewView(element.querySelector(".opd-review"), {
   source: {
     columns: async (...address) => (await server.column_of(...address)) ?? null,
     alternatives: async (...address) => (await server.alternatives_at(...address)) ?? null,
+    prompt: async (...address) => (await server.prompt_of(...address)) ?? null,
   },
   actions: Object.fromEntries(
     Object.entries(EVENTS)

@@ -14,7 +14,14 @@ from opd.reviews import Review
 from opd.ui.component import OwnHTML
 from opd.ui.kept_sets import KeptSets
 from opd.view import HERE
-from opd.view.payload import COLUMNS, alternatives_payload, columns_payload, legend, set_payload
+from opd.view.payload import (
+    COLUMNS,
+    alternatives_payload,
+    columns_payload,
+    legend,
+    prompt_payload,
+    set_payload,
+)
 
 ACTIONS = ("branch", "typed", "teacher_line", "fork_value", "no_return")
 """What the pinned token's card can ask for."""
@@ -98,6 +105,14 @@ class TokenReview(OwnHTML):
         match address:
             case [*place, str(name)] if name in COLUMNS and (review := self._review_at(place)):
                 return columns_payload(review, name)
+        return None
+
+    @server
+    def prompt_of(self, address: Any) -> dict[str, Any] | None:  # noqa: ANN401
+        """Serve ``[key, group, sample]`` to the page; None if there is no such thing."""
+        match address:
+            case list() if review := self._review_at(address):
+                return prompt_payload(review)
         return None
 
     def _review_at(self, place: list[Any]) -> Review | None:

@@ -9,6 +9,7 @@ const view = new ReviewView(document.querySelector(".opd-review"), {
   source: {
     columns: async (_key, group, sample, name) => stored.columns[group]?.[sample]?.[name] ?? null,
     alternatives: async (_key, group, sample, chunk) => stored.alternatives[group]?.[sample]?.[chunk] ?? null,
+    prompt: async (_key, group, sample) => stored.prompts[group]?.[sample] ?? null,
   },
   onState: writeFragment,
 });

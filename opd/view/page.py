@@ -23,6 +23,7 @@ from opd.view.payload import (
     alternatives_payload,
     columns_payload,
     legend,
+    prompt_payload,
     set_payload,
     visible,
 )
@@ -88,6 +89,7 @@ def _embedded(reviews: ReviewSet) -> dict[str, object]:
             [{name: columns_payload(review, name) for name in COLUMNS} for review in group.reviews]
             for group in reviews.groups
         ],
+        "prompts": [[prompt_payload(review) for review in group.reviews] for group in reviews.groups],
         "alternatives": [[_alternatives(review) for review in group.reviews] for group in reviews.groups],
     }
 

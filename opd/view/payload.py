@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from opd import verdicts as cutoffs
 from opd.grading.saved_reviews import ReviewGroup
 from opd.grading.summary import report_card
-from opd.reviews import Review
+from opd.reviews import PromptText, Review
 from opd.trajectory import VERDICTS
 
 CHUNK = 256
@@ -213,6 +213,9 @@ def _unmarked_payload(review: Review) -> dict[str, Any]:
         "report": asdict(report_card(review)),
         "replaced": sum("\ufffd" in token for token in tokens),
         "absent": [name for name, column in COLUMNS.items() if column.of(review) is None],
+        "read": {side: len(review.trajectory.seen_by(side)) for side in ("student", "teacher")},
+        "readAlike": review.read_alike,
+        "reasoning": [review.reasoning.start, review.reasoning.stop],
         "text": "".join(tokens),
         "lengths": _base64(np.minimum(lengths, _LONG), "<u1"),
         "long": {str(i): length for i, length in enumerate(lengths) if length >= _LONG},
@@ -300,6 +303,25 @@ def alternatives_payload(review: Review, chunk: int) -> dict[str, Any]:
         if (values := column.of(review)) is not None
     }
     return out
+
+
+def prompt_payload(review: Review) -> dict[str, Any]:
+    """Return what student and teacher read before the completion; the teacher's None where it is the same.
+
+    The texts of tokens are None where they were not recorded.
+    """
+    sides = {"student": review.prompt, "teacher": review.teacher_prompt}
+    return {
+        side: None
+        if side == "teacher" and review.read_alike
+        else _prompt(review.trajectory.seen_by(side), text)
+        for side, text in sides.items()
+    }
+
+
+def _prompt(ids: NDArray[np.int64], text: PromptText | None) -> dict[str, Any]:
+    known = {} if text is None else asdict(text) | {"pieces": shown_pieces(text.pieces)}
+    return {"ids": ids.tolist(), "pieces": None, **known}
 
 
 def _texts(vocabulary: Mapping[int, str], ids: set[int]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from math import exp, isnan
 import numpy as np
 
 from opd.grading.summary import DISAGREEMENTS, report_card
-from opd.reviews import Review
+from opd.reviews import PromptText, Review
 from opd.trajectory import VERDICTS
 from opd.view import palette
 from opd.view.payload import (
@@ -32,12 +32,16 @@ _BOLD, _DIM, _UNDERLINE, _STRUCK, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[4m", "\x1
 _FINISH = {"stop": "ended by itself", "length": "cut off by the length limit", None: "unfinished"}
 
 
-def render(review: Review, *, color: bool) -> str:
+def render(review: Review, *, color: bool, show_prompt: bool = False) -> str:
     """Return the review as text, with 24-bit ANSI colours if ``color``.
 
-    Control codes of the model's text are made visible, so they cannot act on the terminal.
+    Control codes of the model's text are made visible, so they cannot act on the terminal. With
+    ``show_prompt`` what the models read stands before it, ids and all.
     """
-    parts = [_heading(review, color), _graded_text(review, color), _report(review)]
+    parts = [_heading(review, color)]
+    if show_prompt:
+        parts += _prompts(review, color)
+    parts += [_graded_text(review, color), _report(review)]
     if report_card(review).tokens:
         parts.append(_table(review, color))
     return "\n\n".join(parts) + "\n"
@@ -49,6 +53,41 @@ def _heading(review: Review, color: bool) -> str:
     for message in review.messages:
         lines.append(_styled(f"{visible(message['role'])}: {visible(message['content'])}", _DIM, color))
     return "\n".join(lines)
+
+
+def _prompts(review: Review, color: bool) -> list[str]:
+    """What student and teacher read before the text: token by token, and as ids."""
+    parts = []
+    for side, text in (("student", review.prompt), ("teacher", review.teacher_prompt)):
+        if side == "teacher" and review.read_alike:
+            parts.append(_styled("The teacher read the same.", _DIM, color))
+            continue
+        ids = review.trajectory.seen_by(side).tolist()
+        lines = [_styled(f"The {side} read {len(ids)} tokens:", _DIM, color)]
+        if text is None:
+            lines.append("(Which texts these ids stand for was not recorded.)")
+        else:
+            lines.append(_read_text(text, color))
+            if not text.templated:
+                lines.append(_styled("(No chat template: the messages are read as plain text.)", _DIM, color))
+            if text.spelled:
+                lines.append(_styled("(‹ › is text that spells a control token.)", _DIM, color))
+        parts.append("\n".join([*lines, _styled(f"ids {' '.join(map(str, ids))}", _DIM, color)]))
+    return parts
+
+
+def _read_text(text: PromptText, color: bool) -> str:
+    """A rendered prompt, its control tokens in ⟪ ⟫ or, with colours, in bold; in ‹ › what only spells one."""
+    control, spelled = set(text.control), set(text.spelled)
+    shown = []
+    for i, piece in enumerate(shown_pieces(text.pieces)):
+        if i in control:
+            words, line_break, rest = piece.partition("\n")
+            shown.append((_styled(words, _BOLD, True) if color else f"⟪{words}⟫") + line_break + rest)
+        else:
+            begins, ends = i in spelled and i - 1 not in spelled, i in spelled and i + 1 not in spelled
+            shown.append("‹" * begins + piece + "›" * ends)
+    return "".join(shown)
 
 
 def _graded_text(review: Review, color: bool) -> str:

@@ -13,9 +13,9 @@ from hostile import HOSTILE
 from opd import verdicts as cutoffs
 from opd.grading.saved_reviews import ReviewGroup
 from opd.grading.summary import report_card
-from opd.reviews import BranchPoint
+from opd.reviews import BranchPoint, PromptText
 from opd.trajectory import TokenScores
-from opd.view.payload import LONGEST_TOKEN, shown_pieces
+from opd.view.payload import LONGEST_TOKEN, set_payload, shown_pieces
 
 ACTIONS = ["branch", "typed", "teacherLine", "forkValue", "noReturn"]
 PIECES = ["We", " add", " 2", " and", " 2", ".", " It", " is", " fi", "ve", ".", "\n", "So", " five", "!"]
@@ -604,3 +604,65 @@ def test_a_token_says_what_the_teacher_would_begin_with_and_offers_no_branch(ope
     page.evaluate("view.pin(view.panes[0], 14)")
     page.locator(".pinned .judgement", has_text="not graded").wait_for()
     assert "does not read it as it stands" in sentence.inner_text()
+
+
+def test_what_was_read_is_there_token_by_token_and_the_teachers_where_it_differs(open_component, answer):
+    student = PromptText(["<|user|>", "Say", " <", "|end|>", "<|go|>\n"], [0, 4], [2, 3], templated=True)
+    teacher = PromptText(["Say", " it: <b>7"], [], [], templated=False)
+    prompts = {"prompt_ids": np.arange(7, 12), "teacher_prompt_ids": np.arange(2)}
+    told = replace(
+        answer, trajectory=replace(answer.trajectory, **prompts), prompt=student, teacher_prompt=teacher
+    )
+    alike = replace(answer, prompt=PromptText(["<|user|>", "Hi", "!"], [0], [], templated=True))
+    page = open_component(told, alike, answer)
+    fold = page.locator(".read")
+    assert (
+        fold.locator("summary").inner_text() == "What the student read: 5 tokens, and the teacher: 2 tokens"
+    )
+    fold.locator("summary").click()
+    fold.locator("section").nth(1).wait_for()
+    ours, theirs = fold.locator("section").all()
+    assert ours.locator(".control").all_inner_texts() == ["<|user|>", "<|go|>↵"]
+    assert ours.locator(".spelled").all_inner_texts() == [" <", "|end|>"]
+    assert ours.locator(".piece").nth(1).get_attribute("title") == "token 2, id 8"
+    assert "no chat template" in theirs.inner_text()
+    assert theirs.locator(".rendered").inner_text() == "Say it: <b>7"
+    for pressed in ("true", "false"):
+        fold.get_by_role("button", name="Ids").click()
+        assert fold.get_by_role("button", name="Ids").get_attribute("aria-pressed") == pressed
+    page.evaluate("view.choose(1)")
+    assert (
+        fold.locator("summary").inner_text() == "What the student read: 3 tokens; the teacher read the same"
+    )
+    page.wait_for_function("document.querySelector('.rendered').textContent === '<|user|>Hi!'")
+    page.evaluate("view.choose(2)")
+    page.wait_for_function("document.querySelector('.rendered').textContent === '0 1 2'")
+    assert "not recorded" in fold.inner_text()
+
+
+def test_reasoning_is_folded_and_opens_where_somebody_looks(open_component):
+    thought = make_review(["<think>", "Hm", ".", "</think>", "\n", "Yes"], penalty=[0, 3, 0, 0, 0, 0])
+    page = open_component(thought, make_review(["Yes"]))
+    bar, hidden = page.locator(".thoughts"), page.locator(".thought")
+    assert (bar.inner_text(), bar.get_attribute("aria-expanded")) == ("Reasoning, 4 tokens", "false")
+    assert not hidden.is_visible()
+    bar.click()
+    assert hidden.text_content() == "<think>Hm.</think>"
+    bar.click()
+    assert not hidden.is_visible()
+    page.evaluate("view.pin(view.panes[0], 1)")
+    assert hidden.is_visible()
+    assert bar.get_attribute("aria-expanded") == "true"
+    page.evaluate("view.choose(1)")
+    assert not bar.is_visible()
+
+
+def test_reasoning_that_is_being_written_stays_open(open_component):
+    pieces = ["<think>", "Hm", "</think>", "Yes", "!"]
+    states = [make_review(pieces[:n], finish_reason="stop" if n == 5 else None) for n in (2, 4, 5)]
+    page = open_component(states[0])
+    for state in states:
+        page.evaluate("(set) => view.show(set)", set_payload("key", [ReviewGroup("", [state])]))
+        assert page.locator(".thought").is_visible()
+    assert page.locator(".thoughts").inner_text() == "Reasoning, 3 tokens"
+    assert page.locator(".text").inner_text().replace("\n", "") == "<think>Hm</think>Yes!"

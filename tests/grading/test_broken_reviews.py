@@ -20,8 +20,8 @@ from opd.grading.saved_reviews import (
     stored,
     to_csv,
 )
-from opd.reviews import BranchPoint
-from opd.view.payload import alternatives_payload, set_payload
+from opd.reviews import BranchPoint, PromptText
+from opd.view.payload import alternatives_payload, prompt_payload, set_payload
 from opd.view.terminal import render
 
 REVIEW = make_review(list("abcd"), penalty=[0, 1, -0.2, 3])
@@ -33,7 +33,8 @@ def shown(reviews):
     json.dumps(set_payload("key", reviews.groups), default=str, allow_nan=False)
     for review in reviews:
         alternatives_payload(review, 0)
-        render(review, color=True)
+        json.dumps(prompt_payload(review))
+        render(review, color=True, show_prompt=True)
     return reviews.id, heading(reviews), to_csv(reviews), reviews.to_json()
 
 
@@ -46,7 +47,8 @@ def everything():
         "forkValue": {"1": value | {"sentence": "s"}},
         "noReturn": {"at": 1, "points": points, "sentence": "s"},
     }
-    main_line = replace(REVIEW, evidence=evidence, correct=True, seed=3)
+    read = PromptText(["a", "b", "c"], [0], [1], templated=True)
+    main_line = replace(REVIEW, evidence=evidence, correct=True, seed=3, prompt=read, teacher_prompt=read)
     branch = replace(REVIEW, branch=BranchPoint(0, 1, "student"))
     groups = [ReviewGroup("a", [main_line, branch]), ReviewGroup("b", [by_spans(REVIEW, [0, 1, 1, 3])])]
     return json.loads(ReviewSet(groups, title="t", note="n").to_json())

@@ -60,6 +60,23 @@ def test_a_chat_is_graded_turn_by_turn(pair):
     np.testing.assert_allclose(reviews[1].grades.penalty, alone.grades.penalty, atol=1e-5)
 
 
+def test_a_turn_s_reasoning_is_graded_before_its_answer(pair):
+    chat = [
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": "7", "reasoning_content": "Hm."},
+    ]
+    (review,) = opd.review_chat(pair, chat)
+    assert review.text == "<think>\nHm.\n</think>\n\n7<|end|>"
+    assert "".join(review.pieces[review.reasoning]) == "<think>\nHm.\n</think>"
+    assert read_chat(json.dumps(chat)) == chat
+    pair.student.tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    (review,) = opd.review_chat(pair, chat)
+    assert review.text == "Hm.\n</think>\n\n7<|end|>"
+    assert "".join(review.pieces[review.reasoning]) == "Hm.\n</think>"
+    cut = opd.review_text(pair, "3 + 4?", "Hm.", complete=False)
+    assert cut.text[cut.reasoning] == "Hm."
+
+
 def test_the_student_of_its_own_text_is_beyond_reproach():
     model = make_model(0)
     review = opd.review_text(Pair(model, model), "Who?", "Nobody: 42.")

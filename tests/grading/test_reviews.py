@@ -1,5 +1,6 @@
 """Saved reviews: the content hash, the store of links, titles and groups, the table, damaged files."""
 
+import copy
 import io
 import json
 import os
@@ -32,6 +33,8 @@ from opd.grading.saved_reviews import (
     to_csv,
 )
 from opd.reviews import BranchPoint
+from opd.tasks import Example
+from opd.training.lessons import Lesson
 from opd.trajectory import VERDICTS
 
 
@@ -81,6 +84,48 @@ def test_every_field_and_column_is_documented(graded):
     names = [*json.loads(graded.to_json()), *review, *review["trajectory"], *review["grades"]]
     names += [*review["grades"]["student"], *CSV_COLUMNS]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_what_was_read_is_kept_for_each_side_that_read_something_of_its_own(pair, tmp_path):
+    path, told = tmp_path / "r.json", Lesson(None, pair, 1, hint="It is 7.")
+    asked = [
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": "8", "reasoning_content": "Hm."},
+    ]
+    prompt = [*asked, {"role": "user", "content": "No."}]
+    (t,) = opd.sample(pair, [prompt], max_tokens=4)
+    (informed,) = told.informed([t], [Example(prompt)], room=4)
+    reviews = [opd.review(pair, prompt, x, *opd.grade(pair, [x])) for x in (t, informed)]
+    save_reviews(path, reviews)
+    alike, apart = opened = load_reviews(path)
+    assert opened.id == ReviewSet.of(reviews).id
+    assert alike.messages == apart.messages == prompt
+    assert (alike.read_alike, apart.read_alike) == (True, False)
+    assert alike.prompt == apart.prompt == reviews[0].prompt
+    assert alike.teacher_prompt is None
+    said = "".join(apart.prompt.pieces)
+    assert "".join(apart.teacher_prompt.pieces) == said.replace("No.", "No.\nIt is 7.")
+    data = json.loads(path.read_text())
+    for damage in ({"pieces": ["a"]}, {"control": [10**6]}, {"spelled": [-1]}):
+        broken = copy.deepcopy(data)
+        broken["reviews"][0]["prompt"] |= damage
+        path.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="the student's prompt holds a value that it cannot have"):
+            load_reviews(path)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reasoning"),
+    [
+        (["<th", "ink>", "Hm", "</", "think>\n", "7"], slice(0, 5)),
+        (["So ", "<think>", "Hm"], slice(1, 3)),
+        (["Hm", "</think>", "7"], slice(0, 2)),
+        (["<think>", "a", "</think>", "b", "<think>", "c", "</think>", "7"], slice(0, 7)),
+        (["7", ""], slice(0, 0)),
+    ],
+)
+def test_reasoning_is_found_in_the_tokens(pieces, reasoning):
+    assert make_review(pieces).reasoning == reasoning
 
 
 def test_an_absent_field_and_null_are_the_same(graded, tmp_path):

@@ -115,6 +115,16 @@ def test_a_last_turn_that_calls_a_tool_is_cut_off_and_is_no_reference(tmp_path):
     assert task.columns() == []
 
 
+def test_a_last_turn_that_reasons_is_a_reference_whose_answer_is_what_comes_after(tmp_path):
+    turn = {"role": "assistant", "content": "7", "reasoning_content": "Hm."}
+    rows = [{"messages": [{"role": "user", "content": f"{i} + 4?"}, turn]} for i in range(9)]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    example = load_task(str(path), TaskOptions(verifier="exact", heldout_share=0)).batch(1, step=1, seed=0)[0]
+    assert example.answer == "7"
+    assert example.columns["reference"] == "<think>\nHm.\n</think>\n\n7"
+
+
 def test_a_chat_in_csv_may_be_sharegpt(tmp_path):
     chat = json.dumps(asked("One?", "1", names=("human", "gpt"), keys=("from", "value")))
     (tmp_path / "c.csv").write_text('id,conversations\n7,"' + chat.replace('"', '""') + '"\n')

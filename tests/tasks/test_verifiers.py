@@ -81,6 +81,7 @@ def test_numeric_finds_the_number(answer, completion):
         ("1000000", "1000001"),
         ("123456789012345678901", "123456789012345678902"),
         ("72", "<think>it is 72"),
+        ("72", "<think>70?</think>72<think>or 72"),
         ("72", "no idea"),
         ("72", ""),
         ("1/3", "1/4"),

@@ -1,11 +1,12 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from graded import make_review
 from hostile import HOSTILE
 
-from opd.reviews import BranchPoint
+from opd.reviews import BranchPoint, PromptText
 from opd.view.terminal import percent, render
 
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")
@@ -97,3 +98,27 @@ def test_hostile_text_cannot_act_on_the_terminal(color):
     assert "x" * 300 not in text  # a token of 10,000 characters is cut, and that is said
     assert "+9800 characters" in text
     assert "cannot be written as text and show \ufffd: 1." in text
+
+
+def test_what_was_read_is_printed_with_its_control_tokens_marked(review):
+    said = PromptText(["<|user|>", "S\x1b[2J", " <|", "end|>"], [0], [2, 3], templated=True)
+    told = replace(
+        review,
+        trajectory=replace(review.trajectory, prompt_ids=np.arange(4), teacher_prompt_ids=np.arange(2)),
+    )
+    plain = PromptText(["Say", " it"], [], [], templated=False)
+    text = render(replace(told, prompt=said, teacher_prompt=plain), color=False, show_prompt=True)
+    assert "The student read 4 tokens:\n⟪<|user|>⟫S␛[2J‹ <|end|>›\n" in text
+    assert (
+        "The teacher read 2 tokens:\nSay it\n(No chat template: the messages are read as plain text.)" in text
+    )
+    assert "ids 0 1 2 3\n" in text
+    assert "The student read" not in render(told, color=False)
+    assert "was not recorded" in render(told, color=False, show_prompt=True)
+    same = render(
+        replace(review, prompt=replace(said, pieces=said.pieces[:3], spelled=[])),
+        color=True,
+        show_prompt=True,
+    )
+    assert "The teacher read the same." in same
+    assert "\x1b[1m<|user|>\x1b[0m" in same

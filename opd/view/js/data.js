@@ -68,6 +68,11 @@ export class GradedText {
     return (this.flags[index] & FLAG_SPECIAL) !== 0;
   }
 
+  /** Whether a token belongs to what is thought before the answer. */
+  isReasoning(index) {
+    return index >= this.reasoning[0] && index < this.reasoning[1];
+  }
+
   isUngraded(index) {
     return this.spans !== null && this.spans[index] < 0;
   }
@@ -196,6 +201,14 @@ export class Fetched {
     const values = new Float32Array(text.count).fill(NaN);
     values.set(fetched.values.subarray(0, text.count));
     return values;
+  }
+
+  /** What student and teacher read before the text; null where it is not at hand. */
+  prompt(group, sample) {
+    return this.get(["prompt", group, sample].join(), 1, async () => {
+      const read = await this.source.prompt(this.key, group, sample);
+      return read && { ...read, tokens: read.student.ids.length };
+    });
   }
 
   async details(group, sample, index, text) {

@@ -4,6 +4,7 @@ import { heatLevel } from "./colour.js";
 import { makeButton, partsOf, replaceTerms } from "./dom.js";
 import { pressKey } from "./keys.js";
 import { BIT, classNames, codeOf, verdictOf } from "./marks.js";
+import { ReadPrompt } from "./read.js";
 import { captionOf, figuresOf, noteOf } from "./report.js";
 import { SIGNALS } from "./signals.js";
 import { GRAPH_SLOT, POINTER_REACH, drawGraph, drawMinimap } from "./strips.js";
@@ -19,7 +20,8 @@ export class Pane {
     this.element = fragment.firstElementChild;
     this.part = partsOf(this.element);
     this.text = this.part(".text");
-    this.sheet = new TextSheet(this.text, view.legend.longestToken);
+    this.sheet = new TextSheet(this.text, this.part(".thoughts"), view.legend.longestToken);
+    this.read = new ReadPrompt(this, this.part(".read"));
     this.minimap = this.part(".minimap");
     this.canvas = this.part(".graph canvas");
     this.table = new TokenTable(this, this.part(".table"));
@@ -31,11 +33,12 @@ export class Pane {
 
   /** Show a review; true if it continues the one that is shown, whose painted text then stays in place. */
   show(review, title) {
-    const grown = this.review !== null && review.continues(this.review) === this.review.count;
+    const grown = this.review !== null && review.continues(this.review) === this.review.count && this.sheet.continues(review);
     if (!grown) this.clear();
     this.review = review;
     this.part(".pane-title").textContent = title;
     this.element.dataset.ended = review.finish_reason ?? "";
+    this.read.show(review);
     this.sheet.extend(review);
     while (this.codes.length < review.count) this.codes.push(-1);
     const note = this.part(".note");

@@ -1,16 +1,21 @@
 /* The text of a pane: a span for each token, in blocks that the browser may skip while they are out of sight. */
 
 import { make } from "./dom.js";
-import { shortened } from "./words.js";
+import { counted, shortened } from "./words.js";
 
 const BLOCK_TOKENS = 192; // per block
 const LARGEST_BLOCK = 1500; // a text without line breaks is broken here
 const LETTER_WIDTH = 0.6; // of the monospaced letter, in em: to guess the height of what is not laid out
 
 export class TextSheet {
-  constructor(element, longestToken) {
-    this.element = element;
-    this.longestToken = longestToken;
+  /**
+   * @param {any} element where the tokens go
+   * @param {any} bar a button that folds the reasoning, and says how much of it there is
+   * @param {number} longestToken characters of a token that are shown
+   */
+  constructor(element, bar, longestToken) {
+    Object.assign(this, { element, bar, longestToken });
+    bar.addEventListener("click", () => this.fold(!this.folded));
     this.clear();
   }
 
@@ -21,18 +26,41 @@ export class TextSheet {
     this.revealLater = null;
     this.element.replaceChildren();
     this.element.scrollTop = 0;
+    this.fold(false);
+  }
+
+  /** Whether what stands here may stay where it is when a newer state of its review is shown. */
+  continues(review) {
+    return this.spans.every((_, i) => review.isReasoning(i) === this.review.isReasoning(i));
+  }
+
+  /** Show the answer alone, or the reasoning before it as well. */
+  fold(folded) {
+    this.folded = folded;
+    this.element.toggleAttribute("data-folded", folded);
+    this.bar.setAttribute("aria-expanded", String(!folded));
+  }
+
+  nameReasoning(review) {
+    const [first, end] = review.reasoning;
+    this.bar.hidden = first === end;
+    this.bar.textContent = `Reasoning, ${counted(end - first, "token")}`;
+    // What is being written stays open: nothing that has been painted moves.
+    if (!this.spans.length) this.fold(first < end && end < review.count);
   }
 
   /** Append the tokens of a review that are not there yet. */
   extend(review) {
+    this.nameReasoning(review);
     this.review = review;
     const fragment = document.createDocumentFragment();
     for (let i = this.spans.length; i < review.count; i++) {
       let block = this.blocks.at(-1);
       const size = block ? i - block.first : 0;
       // A block ends only where a line ends: breaking elsewhere would show.
-      if (!block || (size >= BLOCK_TOKENS && review.text[review.starts[i] - 1] === "\n") || size >= LARGEST_BLOCK) {
-        block = { element: make("div", "block"), first: i };
+      const thought = review.isReasoning(i);
+      if (!block || block.thought !== thought || (size >= BLOCK_TOKENS && review.text[review.starts[i] - 1] === "\n") || size >= LARGEST_BLOCK) {
+        block = { element: make("div", thought ? "block thought" : "block"), first: i, thought };
         block.element.role = "presentation";
         this.blocks.push(block);
         fragment.append(block.element);
@@ -92,6 +120,7 @@ export class TextSheet {
       return;
     }
     this.revealLater = null;
+    if (this.review.isReasoning(index)) this.fold(false);
     const settle = () => {
       const token = this.spans[index].getBoundingClientRect();
       const box = this.element.getBoundingClientRect();
@@ -115,6 +144,7 @@ export class TextSheet {
     let line = null;
     for (let i = index + direction; i >= 0 && i < this.spans.length; i += direction) {
       const there = box(i);
+      if (!there.height) continue; // folded
       if (Math.abs(there.top - here.top) < here.height / 2) continue;
       line ??= there.top;
       if (Math.abs(there.top - line) >= here.height / 2) break;

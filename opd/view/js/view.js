@@ -8,6 +8,7 @@
  *   source   what is fetched when somebody looks; async, null where it is not there
  *              columns(key, group, sample, name)         a column (opd.view.payload.columns_payload)
  *              alternatives(key, group, sample, chunk)   (opd.view.payload.alternatives_payload)
+ *              prompt(key, group, sample)                what was read (opd.view.payload.prompt_payload)
  *   actions  callbacks, all optional; an absent one has no button. Each gets { key, group, sample, index }:
  *              branch       + token: that token is forced at index, and the student goes on
  *              typed        + text: the same with a text
