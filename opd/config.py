@@ -22,8 +22,11 @@ DEMO_LEARNING_RATE, LORA_LEARNING_RATE, FULL_LEARNING_RATE = 2e-3, 1e-4, 1e-5
 # PPO's bound, for rollouts that are an update old and whose ratio is no longer 1.
 ASYNCHRONOUS_CLIP = 0.2
 
-EMBEDDED = ("demo-student", "demo-teacher", "demo", "everyday", "self")
+RESERVED = ("demo-student", "demo-teacher", "demo", "everyday", "self", "smollm2", "smollm2-pruned")
 """Names of models and tasks that are no paths, whatever lies here."""
+
+MODELS = "a folder, a .gguf file, a hub id, smollm2, smollm2-pruned"
+"""What a model can be, beside an embedded one."""
 
 NOT_OFFERED = dict.fromkeys(
     ("top_p", "min_p", "repetition_penalty"),
@@ -99,7 +102,7 @@ class LessonConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    teacher: str = Field(description="a folder, a hub id, demo-teacher, or self")
+    teacher: str = Field(description=f"{MODELS}, demo-teacher, or self")
     task: str = Field(description="the prompts this teacher grades")
     share: float = Field(gt=0, lt=1, description="share of each step's prompts")
 
@@ -109,9 +112,9 @@ class DistillConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    student: str = _models("demo-student", description="a folder, a hub id, or demo-student")
+    student: str = _models("demo-student", description=f"{MODELS}, or demo-student")
     teacher: str = _models(
-        "demo-teacher", description="a folder, a hub id, demo-teacher, or self (the student itself)"
+        "demo-teacher", description=f"{MODELS}, demo-teacher, or self (the student itself)"
     )
     teacher_live: bool = _models(
         False, description="with teacher self: follow the student as it trains, instead of staying at step 0"
@@ -382,7 +385,7 @@ def anchor(name: str) -> str:
     """Return the absolute path of a model or task that lies here; any other name as it is."""
     try:
         path = Path(name).expanduser()
-        here = name.strip() and name not in EMBEDDED and path.exists()
+        here = name.strip() and name not in RESERVED and path.exists()
     except (OSError, RuntimeError):  # no file can be called so
         here = False
     return str(path.resolve()) if here else name

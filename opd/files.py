@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ from typing import Any
 def home_dir() -> Path:
     """Return the folder of runs and stored reviews: ``$OPD_HOME``, else the working directory."""
     return Path(os.environ.get("OPD_HOME", "."))
+
+
+def models_dir() -> Path:
+    """Return the folder of models that were fetched from the package index, or made from other files."""
+    return home_dir().resolve() / "models"
 
 
 def assets_dir() -> Path:
@@ -89,3 +97,43 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Take a lock (``fcntl.LOCK_EX`` or ``LOCK_SH``) if nobody is in the way, and say whether."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others, in this process or another, from the same block for the same path: they wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_folder(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Return a folder; where it is not there yet, ``fill`` has filled it.
+
+    It appears whole, by rename, or not at all. Of those who want it at once one fills it and the others wait.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with locked(path):
+        if path.exists():
+            return path
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            fill(partial)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return path

@@ -90,12 +90,12 @@ def _measured(
 def _pair_of(review: Review, options: argparse.Namespace) -> Pair:
     """Load the pair that made a review, or what the user names instead.
 
-    A review may come from a stranger: what it names is not fetched from the hub.
+    A review may come from a stranger: what it names is not fetched.
 
     Raises:
         ValueError: it is not here, or cannot be loaded.
     """
-    from opd.models.hub import absent
+    from opd.models.sources import absent
 
     named = {role: getattr(review, role) for role in ("student", "teacher") if not getattr(options, role)}
     shared = {"shared_vocabulary": review.grades.masked is not None}

@@ -8,12 +8,12 @@ import sys
 
 from opd.cli.flags import add_some_settings, given_settings, refuse_what_is_not_offered
 from opd.cli.output import say
-from opd.config import grouped_settings
+from opd.config import MODELS, grouped_settings
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The model, the task with its options, and how the answers are sampled."""
-    parser.add_argument("model", help="folder, hub id, demo-student or demo-teacher")
+    parser.add_argument("model", help=f"{MODELS}, demo-student or demo-teacher")
     add_some_settings(parser, grouped_settings()["Task"])
     parser.add_argument("-n", type=int, default=512, help="problems (default 512)")
     parser.add_argument(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opd.config import GROUPS, NOT_OFFERED, DistillConfig, grouped_settings, make_config, read_config
+from opd.config import GROUPS, MODELS, NOT_OFFERED, DistillConfig, grouped_settings, make_config, read_config
 from opd.objectives import OBJECTIVES
 from opd.presets import combine
 
@@ -28,7 +28,7 @@ def add_pair(parser: argparse.ArgumentParser, *, usual: str | None = None) -> No
         parser.add_argument(
             f"--{role}",
             default=None if usual else demo,
-            help=f"folder, hub id or {demo} (default {usual or demo})",
+            help=f"{MODELS} or {demo} (default {usual or demo})",
         )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: which of them are not here yet, and fetching one with its progress.
+"""Models of the Hugging Face Hub: which of them are here, and fetching one with its progress.
 
 What the hub refuses, of models and data sets, is said here.
 """
@@ -8,50 +8,33 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from opd.models.downloads import LOOK_SECONDS, Progress, must_have_room, run_to_end
 
 WEIGHTS, TEXTS = "*.safetensors", ("*.json", "*.jinja", "*.model", "*.txt")
 """What of a repository is fetched: weights as safetensors; config and tokenizer."""
 
-LOOK_SECONDS = 0.5
-"""How often progress is said."""
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a download is.
-
-    Attributes:
-        name: the model's name on the hub.
-        done: bytes that are here.
-        total: bytes of all its files.
-    """
-
-    name: str
-    done: int
-    total: int
-
-    def __str__(self) -> str:
-        """One line."""
-        return f"Downloading {self.name}: {self.done / 1e6:,.1f} of {self.total / 1e6:,.1f} MB"
-
-
-def is_hub_id(name: str) -> bool:
+def has(name: str) -> bool:
     """Whether a model's name can only be that of a repository on the hub, "owner/name"."""
-    local = name.count("/") != 1 or name.startswith((".", "~", os.sep)) or Path(name).exists()
-    return not local
+    of_a_file = name.startswith((".", "~", os.sep)) or name.endswith(".gguf") or Path(name).exists()
+    return name.count("/") == 1 and not of_a_file
 
 
-def absent(names: Iterable[str]) -> list[str]:
-    """Return those of some models' names that are on the hub and not (wholly) here; nobody is asked."""
-    return [name for name in dict.fromkeys(names) if is_hub_id(name) and _here(name) is None]
+def is_here(name: str) -> bool:
+    """Whether a model of the hub is wholly on this machine; nobody is asked."""
+    return _here(name) is not None
+
+
+def request(name: str) -> str:
+    """Say from whom a model that is not here comes."""
+    return "from the hub"
 
 
 def check_reachable(name: str, *, weights: bool = True) -> None:
@@ -89,19 +72,13 @@ def folder(name: str, *, weights: bool = True) -> str:
     here = _here(name, weights=weights)
     if here is not None and constants.HF_HUB_OFFLINE:
         return here
-    shown = False
     try:
-        for progress in fetch(name, weights=weights):
-            if shown := shown or progress.done < progress.total:
-                print(f"\r{progress}", end="", file=sys.stderr, flush=True)
+        run_to_end(fetch(name, weights=weights))
     except ValueError as error:
         if here is None:
             raise
         print(f"{error} The copy on this machine is used.", file=sys.stderr)
         return here
-    finally:
-        if shown:
-            print(file=sys.stderr)
     return str(_snapshot(name, weights))
 
 
@@ -150,7 +127,9 @@ def no_safetensors(name: str, files: Iterable[str]) -> str:
     """Say that a model has no weights that are loaded, by what there is instead."""
     kinds = {Path(file).suffix for file in files}
     if ".gguf" in kinds:
-        instead = "It holds GGUF files, made for llama.cpp: name the model that they were made from."
+        instead = (
+            "It holds GGUF files: download one, and name the file; or name the model they were made from."
+        )
     elif kinds & {".bin", ".pt", ".pth", ".ckpt"}:
         instead = "It holds pickled files, which could run code: save it anew with save_pretrained."
     else:
@@ -190,12 +169,7 @@ def fetch(name: str, *, weights: bool = True) -> Iterator[Progress]:
         yield Progress(name, total, total)
         return
     cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
-    if total - there > free:
-        raise ValueError(
-            f"{name} needs {(total - there) / 1e9:.1f} GB more; {free / 1e9:.1f} GB are free in {cache}. "
-            "Make room, or set HF_HOME to a larger disk."
-        )
+    must_have_room(name, total - there, cache, "HF_HOME")
     meter = _meter()
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(snapshot_download, name, tqdm_class=meter, **selected)

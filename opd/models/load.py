@@ -16,20 +16,28 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from opd.files import assets_dir
-from opd.models.hub import check_reachable, is_hub_id, no_safetensors
-from opd.models.hub import folder as hub_folder
+from opd.models import hub
+from opd.models.gguf import check_gguf, folder_of, is_gguf
+from opd.models.hub import no_safetensors
 from opd.models.kernels import prepare
 from opd.models.network import LanguageModel
+from opd.models.sources import source_of
 from opd.phases import announce
 
 transformers_logging.disable_progress_bar()
 
 DEMO_MODELS = {"demo-student": "pair/student", "demo-teacher": "pair/teacher"}
 
+NAMES = (
+    "an existing folder, a .gguf file, a hub id like Qwen/Qwen3-0.6B, or one of smollm2, smollm2-pruned, "
+    f"{', '.join(DEMO_MODELS)}"
+)
+"""What a model's name can be."""
+
 QUANTIZED = ("8bit", "4bit")
 """Weight formats that bitsandbytes provides, where it is installed."""
 
-LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+LOADING = (OSError, ValueError, LookupError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What the libraries raise at files that are no model."""
 
 SHOWN = 2
@@ -91,13 +99,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-    """Load a causal language model from a folder, the hub, or the embedded pair.
+    """Load a causal language model from a folder, a GGUF file, a source of models, or the embedded pair.
 
     Weights come from safetensors only and no code from the model's folder is run. An adapter folder (PEFT)
     loads its base model and puts the adapter on it.
 
     Args:
-        name: "demo-student", "demo-teacher", a folder, or a hub id.
+        name: a folder, a GGUF file, a hub id, "smollm2", "smollm2-pruned", "demo-student" or "demo-teacher".
         device: "auto" (the first GPU if there is one), a torch device, or "offload" (spread over GPU, main
             memory and disk; slow, for a teacher that does not fit).
         dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), a dtype's name, "8bit" or "4bit".
@@ -161,16 +169,19 @@ def check_model(name: str, *, weights: bool = True) -> None:
     Raises:
         ValueError: it is none; the message says what is wrong and the way out.
     """
-    if is_hub_id(name):
-        check_reachable(name, weights=weights)
+    if source := source_of(name):
+        source.check_reachable(name, weights=weights)
+        return
+    if is_gguf(name):
+        check_gguf(name)
         return
     path = Path(locate(name))
     _must_be_no_run(name, path)
     try:
         if (path / "adapter_config.json").exists():
             base, weights = _base_of(path), True
-            if is_hub_id(base):
-                check_reachable(base)
+            if source := source_of(base):
+                source.check_reachable(base)
                 return
             path = Path(locate(base))
         _must_be_model(path)
@@ -198,6 +209,8 @@ def _must_be_model(path: Path) -> None:
 
 def _must_have_weights(path: Path) -> None:
     if not any(path.glob("*.safetensors")):
+        if file := next(path.glob("*.gguf"), None):
+            raise ValueError(f"it is a folder of GGUF files. Name one of the files, such as {file}.")
         raise ValueError(no_safetensors("it", [file.name for file in path.iterdir()]))
 
 
@@ -222,27 +235,29 @@ def _base_of(adapter: Path) -> str:
 
 
 def locate(name: str, *, weights: bool = True) -> str:
-    """Return the folder behind a name; what the hub has of it is downloaded first.
+    """Return the folder behind a name, after a download or the conversion of a GGUF file if need be.
 
     Args:
-        name: a folder, a hub id, "demo-student" or "demo-teacher".
+        name: see :func:`load_model`.
         weights: without them, config and tokenizer are all that is downloaded.
 
     Raises:
-        ValueError: there is no such folder, and the hub does not give it.
+        ValueError: there is no such folder or file, and no source gives it.
     """
     if not name.strip():
-        raise ValueError("No model was named. Give a folder, a hub id, demo-student or demo-teacher.")
+        raise ValueError(f"No model was named. Give {NAMES}.")
     if name in DEMO_MODELS:
         return str(assets_dir() / DEMO_MODELS[name])
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser().resolve())  # an adapter names its base: that must hold anywhere
-    if not is_hub_id(name):
-        raise ValueError(
-            f"There is no model folder {name!r}. Give an existing folder, a hub id like Qwen/Qwen3-0.6B, "
-            f"or one of {', '.join(DEMO_MODELS)}."
-        )
-    return hub_folder(name, weights=weights)
+    if is_gguf(name):
+        try:
+            return str(folder_of(name))
+        except Exception as error:  # of transformers and the tokenizer's library, at whatever a file holds
+            raise ValueError(f"{name} cannot be loaded: {_first_sentence(error)}") from error
+    if source := source_of(name):
+        return source.folder(name, weights=weights)
+    raise ValueError(f"There is no model folder {name!r}. Give {NAMES}.")
 
 
 def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedModel:
@@ -270,7 +285,7 @@ def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedM
             f"its weights are not those that its config.json describes: {faults}. Fetch its folder anew, or "
             "the config.json that belongs to the weights."
         )
-    if is_hub_id(name):  # what an adapter of it will name as its base
+    if hub.has(name):  # what an adapter of it will name as its base
         model.name_or_path = model.config._name_or_path = name
     return model
 

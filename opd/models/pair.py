@@ -179,7 +179,7 @@ def load_pair(
     """Load a student and a teacher; without arguments, the embedded demo pair.
 
     Args:
-        student: folder, hub id or "demo-student"; an adapter folder loads its base.
+        student: a model's name; see :func:`opd.models.load.load_model`. An adapter folder loads its base.
         teacher: the same for the teacher.
         device: where the models go; see :func:`load_model`.
         dtype: their dtype; see :func:`load_model`.

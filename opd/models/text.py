@@ -35,7 +35,7 @@ class ModelText:
     """Turns prompts into a model's ids, and its ids into text.
 
     Attributes:
-        name: what the user called the model: a folder, a hub id, "demo-student" or "demo-teacher".
+        name: what the user called the model: a folder, a file, a hub id or another of its names.
         tokenizer: its tokenizer.
         config: transformers' settings of the language model: its context and its vocabulary.
         generation_config: transformers' settings of its sampling: what ends a completion; None without any.

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from opd.files import home_dir
+from opd.files import home_dir, try_lock
 
 _TICKET = re.compile(r"\d{6,}-.+")
 
@@ -137,12 +137,3 @@ def is_locked(path: Path) -> bool:
         return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-
-
-def try_lock(descriptor: int, kind: int) -> bool:
-    """Take a lock (``fcntl.LOCK_EX`` or ``LOCK_SH``) if nobody is in the way, and say whether."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opd.alarms import merit
 from opd.config import DistillConfig, make_config, read_config
-from opd.files import home_dir, write_atomically
+from opd.files import home_dir, try_lock, write_atomically
 from opd.reports import StepReport, training_seconds
 from opd.runs.checkpoints import (
     PINNED,
@@ -38,7 +38,7 @@ from opd.runs.checkpoints import (
 )
 from opd.runs.events import as_state, sentences
 from opd.runs.journal import TAIL, Journal, as_event, as_row, is_number, parsed, size
-from opd.runs.queue import ahead, is_locked, try_lock, waiting_sentence
+from opd.runs.queue import ahead, is_locked, waiting_sentence
 from opd.runs.samples import SAMPLES_LIMIT, SampleFile, sample_file
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TypeVar
 from opd.alarms import alarms_at, merit, standing
 from opd.config import DistillConfig
 from opd.grading.grading import LOWER_BOUND
-from opd.models.hub import absent, fetch
 from opd.models.load import resolve_device
 from opd.models.parallel import cause, gpus, next_order, send_order, world
+from opd.models.sources import absent, source_of
 from opd.phases import announce, listening
 from opd.reports import StepReport
 from opd.runs.checkpoints import read_checkpoint, try_saving
@@ -142,7 +142,9 @@ def _fetch_models(run: Run) -> bool:
     config = run.config
     teachers = [] if config.teacher_url else [config.teacher]
     for name in absent([config.student, *teachers, *(lesson.teacher for lesson in config.lessons)]):
-        with contextlib.closing(fetch(name)) as download:
+        source = source_of(name)
+        run.log_event("note", message=f"Fetching {name} ({source.request(name)}).")
+        with contextlib.closing(source.fetch(name)) as download:
             for progress in download:
                 print(f"\r{progress}", end="", file=sys.stderr, flush=True)
                 announce(str(progress))

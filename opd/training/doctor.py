@@ -465,6 +465,26 @@ def _end_of_sequence(p: Patient) -> Outcome:
     return "pass", f"Both models end with the same ids: {said}."
 
 
+def _weights(p: Patient) -> Outcome:
+    """Say what the models' weights are, and of what GGUF file they were made if they were."""
+    level, said = "pass", []
+    for model in p.models[: 1 + (p.teacher is not p.student)]:
+        network = model.causal_lm
+        dtype = str(network.dtype).removeprefix("torch.")
+        numbers = f"{model.name} has {sum(w.numel() for w in network.parameters()):,} weights in {dtype}"
+        made_of = getattr(network.config, "gguf", {})
+        if types := made_of.get("types"):
+            numbers += f", dequantised from {', '.join(types)} of {made_of['file']}"
+        said.append(f"{numbers}.")
+        if rule := made_of.get("unknown_rule"):
+            level = "warn"
+            said.append(
+                f"{made_of['file']} cuts text by the rule {rule}, which is not known here: GPT-2's is taken. "
+                "Compare token ids with the original model's."
+            )
+    return level, " ".join(said)
+
+
 def _tokens(p: Patient, ids: set[int]) -> str:
     return ", ".join(f"{p.student.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(ids))
 
@@ -693,6 +713,7 @@ def _memory(p: Patient) -> Outcome:
 
 
 CHECKS: dict[str, Callable[[Patient], Outcome]] = {
+    "weights": _weights,  # what they are, and what they were made of
     "chat template": _chat_template,  # the teacher reads what the student reads, and knows what it is
     "start of text": _start_of_text,  # texts begin as the models want them to
     "thinking": _thinking,  # either both think, or neither

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from opd.config import GROUPS, DistillConfig, grouped_settings, make_config, written
-from opd.models.hub import absent
+from opd.models.sources import absent, source_of
 from opd.objectives import OBJECTIVES, OPTIONS
 from opd.presets import PAIRS, PRESETS, combine, differences
 from opd.ui.errors import code, spoken_errors, warn
@@ -192,9 +192,12 @@ def _absent(*names: str) -> Any:  # noqa: ANN401
     """Return the update of the line that says which models a start would download; nobody is asked."""
     missing = absent(name.strip() for name in names)
     them = "them" if len(missing) > 1 else "it"
-    shown = " and ".join(map(code, missing))
+    requests: dict[str, list[str]] = {}
+    for name in missing:
+        requests.setdefault(source_of(name).request(name), []).append(code(name))
+    shown = "; ".join(f"{' and '.join(names)} ({request})" for request, names in requests.items())
     return gr.update(
-        value=f"Not on this machine: {shown}. Start downloads {them} from the hub first.",
+        value=f"Not on this machine: {shown}. Start downloads {them} first.",
         visible=bool(missing),
     )
 

@@ -15,7 +15,8 @@ from running import wait_for
 from tiny import make_model, save_adapter
 
 from opd import DistillConfig
-from opd.models.hub import absent, is_hub_id
+from opd.models import hub as hub_source
+from opd.models.sources import absent
 from opd.runs import jobs
 from opd.runs.run import create_run, open_run
 
@@ -106,7 +107,8 @@ def run_program(program: str, **environment: str) -> str:
 
 
 FETCH = """
-from opd.models.hub import absent, fetch
+from opd.models.hub import fetch
+from opd.models.sources import absent
 name = {name!r}
 assert absent([name, "demo-student", name]) == [name]
 try:
@@ -126,7 +128,7 @@ def test_what_is_fetched_is_found_by_transformers_without_asking_again(hub):
     assert not [path for path in hub.asked if "pytorch_model" in path or "README" in path]
 
     asked = len(hub.asked)
-    program = "from opd.models.hub import absent; from opd.models.load import load_model\n"
+    program = "from opd.models.sources import absent; from opd.models.load import load_model\n"
     program += "print(absent(['tiny/model']), load_model('tiny/model').vocabulary)"
     assert run_program(program, HF_HUB_OFFLINE="1") == "[] 261\n"
     assert len(hub.asked) == asked
@@ -232,7 +234,7 @@ print(adapted.model.active_peft_config.base_model_name_or_path, adapted.causal_l
 print(*absent(["tiny/model", "tiny/adapter"]))
 load_model("tiny/model")
 """
-    program = f"{LOAD}\nfrom opd.models.hub import absent\n{program}"
+    program = f"{LOAD}\nfrom opd.models.sources import absent\n{program}"
     assert run_program(program).splitlines() == ["tiny/model", "tiny/model tiny/model", ""]
     assert len([path for path in hub.asked if path.startswith("GET") and "/model.safetensors" in path]) == 1
 
@@ -245,7 +247,8 @@ def test_a_model_that_is_here_in_part_is_absent_and_fetched_wholly(hub):
     program = """
 import shutil
 from pathlib import Path
-from opd.models.hub import absent, folder
+from opd.models.hub import folder
+from opd.models.sources import absent
 first = Path(folder("tiny/model"))
 shutil.rmtree(first.parents[1] / "trees", ignore_errors=True)  # as other programs leave it
 print(absent(["tiny/model"]))
@@ -259,7 +262,8 @@ print(folder("tiny/model") == str(first), (first / "model-00002-of-00002.safeten
 def test_what_is_wholly_here_is_not_fetched_again_and_stands_in_where_the_hub_refuses(hub):
     hub.files["model.safetensors.index.json"] = b"stale"
     program = """
-from opd.models.hub import absent, folder
+from opd.models.hub import folder
+from opd.models.sources import absent
 folder("tiny/model")
 print(absent(["tiny/model"]))
 """
@@ -280,7 +284,8 @@ def test_a_broken_index_is_not_here_and_a_lone_tokenizer_is_no_model(hub):
     program = """
 from pathlib import Path
 from huggingface_hub import constants
-from opd.models.hub import absent, check_reachable, folder
+from opd.models.hub import check_reachable, folder
+from opd.models.sources import absent
 print(Path(folder("tiny/model")).is_dir(), absent(["tiny/model"]))
 print(Path(folder("tiny/tokenizer", weights=False)).is_dir())
 constants.HF_HUB_OFFLINE = True
@@ -340,6 +345,8 @@ def tiny_run(folder) -> DistillConfig:
 def test_which_names_are_those_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own" / "model").mkdir(parents=True)
-    assert is_hub_id("Qwen/Qwen3-0.6B")
-    assert not any(map(is_hub_id, ("own/model", "demo-student", "self", "./a", "~/a", "/a", "a/b/c", "")))
+    assert hub_source.has("Qwen/Qwen3-0.6B")
+    assert not any(
+        map(hub_source.has, ("own/model", "demo-student", "self", "./a", "~/a", "/a", "a/b/c", ""))
+    )
     assert absent(["own/model", "self", "no such/model"]) == ["no such/model"]

@@ -38,7 +38,7 @@ def test_an_adapter_folder_loads_its_base(saved, tmp_path):
         ("no/such/folder", "There is no model folder 'no/such/folder'"),
         ("./nothing", "There is no model folder './nothing'"),
         ("", "No model was named"),
-        ("just-a-word", "Give an existing folder, a hub id"),
+        ("just-a-word", "Give an existing folder, a .gguf file, a hub id"),
     ],
 )
 def test_an_unknown_folder_is_named(name, message):
@@ -131,7 +131,7 @@ def test_a_tokenizer_that_is_not_there_is_not_made_up(saved):
 def test_gguf_files_are_told_apart(saved):
     (saved / "model.safetensors").rename(saved / "model.gguf")
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"GGUF files, made for llama\.cpp: name the model that"):
+        with pytest.raises(ValueError, match=r"a folder of GGUF files\. Name one of the files"):
             load_model(str(saved))
         (saved / "config.json").unlink(missing_ok=True)
 

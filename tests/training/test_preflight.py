@@ -7,7 +7,7 @@ import pytest
 
 import opd
 from opd.cli import main
-from opd.models import load
+from opd.models import hub, load, packages
 from opd.runs import jobs
 from opd.runs.run import Race, list_runs
 from opd.training.preflight import preflight
@@ -20,8 +20,10 @@ def light(monkeypatch):
     def refused(*args, **kwargs):
         pytest.fail("too heavy for a look")
 
-    for name in ("load_model", "_load_weights", "_load_tokenizer", "hub_folder"):
+    for name in ("load_model", "_load_weights", "_load_tokenizer", "folder_of"):
         monkeypatch.setattr(load, name, refused)
+    for source in (hub, packages):
+        monkeypatch.setattr(source, "fetch", refused)
     monkeypatch.setattr("opd.training.lessons.load_model", refused)
     monkeypatch.setattr("datasets.load_dataset", refused, raising=False)
 

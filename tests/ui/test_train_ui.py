@@ -179,9 +179,9 @@ def test_settings_are_called_by_plain_words_and_abbreviations_are_spelt_as_such(
 def test_models_that_a_start_would_download_are_named():
     line = _absent(" nobody/student", "demo-teacher")
     assert line["visible"]
-    assert "`nobody/student`. Start downloads it" in line["value"]
+    assert "`nobody/student` (from the hub). Start downloads it" in line["value"]
     assert (
-        "`nobody/student` and `nobody/teacher`. Start downloads them"
+        "`nobody/student` and `nobody/teacher` (from the hub). Start downloads them"
         in _absent("nobody/student", "nobody/teacher")["value"]
     )
     assert not _absent("demo-student", "self")["visible"]
