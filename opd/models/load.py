@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,9 @@ LOADING = (OSError, ValueError, LookupError, TypeError, ImportError, RuntimeErro
 
 SHOWN = 2
 """Tensors that a message names."""
+
+_one_at_a_time = threading.Lock()
+"""transformers patches modules while it loads: of two threads that load at once one misses tied weights."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -268,15 +272,16 @@ def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedM
     """
     _must_be_model(path)
     _must_have_weights(path)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        path,
-        use_safetensors=True,
-        trust_remote_code=False,
-        low_cpu_mem_usage=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in what was found, and refused below
-        **options,
-    )
+    with _one_at_a_time:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            low_cpu_mem_usage=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in what was found, and refused below
+            **options,
+        )
     misshapen = {key: (tuple(there), tuple(wanted)) for key, there, wanted in found["mismatched_keys"]}
     if faults := _faults(
         found["missing_keys"], misshapen, _of_another_model(model, found["unexpected_keys"])

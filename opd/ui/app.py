@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 
 import gradio as gr
 
 from opd.ui.events import PLUMBING
 from opd.ui.kept_sets import forget_ended
+from opd.ui.pairs import warm_up
 from opd.ui.review_tab import ReviewTab
 from opd.ui.runs_tab import RunsTab
 from opd.ui.theme import THEME
@@ -56,20 +58,22 @@ def build_app() -> gr.Blocks:
     return app
 
 
-def launch(host: str | None = None, port: int | None = None, **options: object) -> None:
-    """Serve the app until interrupted.
+def launch(host: str | None = None, port: int | None = None) -> None:
+    """Serve the app until interrupted; while the first page loads, the embedded pair is loaded too.
 
     Args:
         host: address to listen on; None = ``GRADIO_SERVER_NAME``, else 127.0.0.1.
         port: port to listen on; None = ``GRADIO_SERVER_PORT``, else the first free one from 7860.
-        options: more arguments of :meth:`gradio.Blocks.launch`.
     """
-    build_app().launch(
+    app = build_app()
+    app.launch(
         server_name=host,
         server_port=port,
         theme=THEME,
         css_paths=Path(__file__).with_name("app.css"),
         footer_links=["settings"],
         ssr_mode=False,
-        **options,
+        prevent_thread_lock=True,
     )
+    Thread(target=warm_up, daemon=True).start()
+    app.block_thread()

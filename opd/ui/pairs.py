@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from opd.config import as_template_options
@@ -79,12 +82,27 @@ def loaded_pair(names: PairNames) -> Pair:
     )
 
 
+def warm_up() -> None:
+    """Let the pair that everybody begins with write and grade a token: libraries are imported by that too.
+
+    What it cannot do is said when somebody asks for it.
+    """
+    from opd.engines.sampling import sample
+    from opd.grading.grading import grade
+    from opd.models.pair import Pair
+
+    with suppress(ValueError, OSError, RuntimeError):
+        names, (device, _) = PairNames(), _own_device()
+        pair = Pair(*(_loaded_model(name, device) for name in (names.student, names.teacher)))
+        grade(pair, sample(pair, ["1"], max_tokens=1))
+
+
 def make_room() -> None:
     """Take the app's own models off the GPU, for a run that is about to have it."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.memory_allocated():
-        _loaded_model.cache_clear()
+        kept_model.cache_clear()
         torch.cuda.empty_cache()
 
 
@@ -109,8 +127,18 @@ def _own_device() -> tuple[str, str | None]:
     return ("cpu" if run else "auto"), run
 
 
-@lru_cache(maxsize=3)  # a student before and after training, and their teacher
+_loading: defaultdict[tuple[str, str], Lock] = defaultdict(Lock)
+"""Who asks for a model that is being loaded waits for it: it is loaded once."""
+
+
 def _loaded_model(name: str, device: str) -> LanguageModel:
+    with _loading[name, device]:
+        return kept_model(name, device)
+
+
+@lru_cache(maxsize=3)  # a student before and after training, and their teacher
+def kept_model(name: str, device: str) -> LanguageModel:
+    """Return a model, which stays at hand as long as it is among the last."""
     from opd.models.load import load_model
 
     return load_model(name, device=device)

@@ -1,6 +1,7 @@
 """Loading: what is refused is refused in a sentence that names the way out."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -288,3 +289,10 @@ def test_a_skeleton_of_an_adapter_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="is an adapter"):
         load_skeleton(str(tmp_path))
+
+
+def test_threads_may_load_at_once():
+    """As when two people press a button on one page: transformers patches modules while it loads."""
+    with ThreadPoolExecutor(3) as pool:
+        loaded = list(pool.map(load_model, ["demo-student", "demo-teacher", "demo-student"]))
+    assert [model.name for model in loaded] == ["demo-student", "demo-teacher", "demo-student"]
