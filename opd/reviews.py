@@ -100,7 +100,8 @@ class Review:
     def read_alike(self) -> bool:
         """Whether student and teacher read the same tokens before the completion."""
         ours, theirs = (self.trajectory.seen_by(side) for side in ("student", "teacher"))
-        return self.teacher_vocabulary is None and np.array_equal(ours, theirs)
+        own = self.teacher_vocabulary is not None or self.teacher_prompt is not None
+        return not own and np.array_equal(ours, theirs)
 
     @property
     def reasoning(self) -> slice:

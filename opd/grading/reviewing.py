@@ -46,7 +46,10 @@ def review(
     tops = (grades.student.top_ids, grades.teacher.top_ids)
     ours, theirs = (set(top_ids[top_ids >= 0].tolist()) for top_ids in tops)
     apart = pair.cross_tokenizer
-    alike = not apart and np.array_equal(trajectory.prompt_ids, trajectory.teacher_prompt_ids)
+    read = pair.student.prompt_text(trajectory.prompt_ids)
+    by_teacher = pair.teacher.prompt_text(trajectory.teacher_prompt_ids)
+    same_ids = np.array_equal(trajectory.prompt_ids, trajectory.teacher_prompt_ids)
+    alike = not apart and same_ids and read.pieces == by_teacher.pieces
     return Review(
         student=pair.student.name,
         teacher=pair.teacher.name,
@@ -58,8 +61,8 @@ def review(
         teacher_vocabulary=_texts(pair.teacher, theirs) if apart else None,
         correct=correct,
         seed=seed,
-        prompt=pair.student.prompt_text(trajectory.prompt_ids),
-        teacher_prompt=None if alike else pair.teacher.prompt_text(trajectory.teacher_prompt_ids),
+        prompt=read,
+        teacher_prompt=None if alike else by_teacher,
     )
 
 

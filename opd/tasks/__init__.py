@@ -157,10 +157,14 @@ def verify(task: Task, example: Example, model: ModelText, trajectory: Trajector
         ValueError: see :func:`must_verify`.
     """
     must_verify(task)
-    text = model.text(trajectory.completion_ids)
-    if opens_reasoning(model, trajectory.prompt_ids):
-        text = f"{OPENS}{text}"
+    text = text_to_verify(model, trajectory)
     return task.verify(example, text, cut=trajectory.finish_reason == "length")
+
+
+def text_to_verify(model: ModelText, trajectory: Trajectory) -> str:
+    """Return a completion as verifiers read it, begun by the reasoning that its prompt opens."""
+    begun = OPENS if opens_reasoning(model, trajectory.prompt_ids) else ""
+    return begun + model.text(trajectory.completion_ids)
 
 
 def opens_reasoning(model: ModelText, prompt_ids: NDArray[np.int64]) -> bool:

@@ -23,7 +23,6 @@ from transformers import DynamicCache
 from opd.config import DistillConfig, LessonConfig
 from opd.divergence import sampled
 from opd.engines.sampling import requests
-from opd.engines.transformers import TransformersSampler
 from opd.files import size_in_words
 from opd.grading.grading import grade
 from opd.models.network import LanguageModel
@@ -35,7 +34,9 @@ from opd.models.text import ModelText
 from opd.packed import completions, cut, pack
 from opd.phases import announce
 from opd.protocols import NotFiniteError, Sampler
-from opd.tasks import Example, Task, opens_reasoning
+from opd.reasoning import answer_in
+from opd.tasks import Example, Task, opens_reasoning, text_to_verify
+from opd.tasks.conclusion import conclusion
 from opd.tasks.verifiers import long_for_exact, make_verifier
 from opd.training.lessons import load_lesson_task, load_student, load_teacher, main_pair, settings_of
 from opd.training.memory import estimate_memory, free_memory
@@ -83,6 +84,11 @@ TIGHT = 0.9
 """Above this share of the free memory an estimate is too close to be sure."""
 
 ANSWERS, ROUND_OFF_PROBES, SHOWN = 64, 2, 60
+
+SWITCHED_ON = "a switch that is on"
+
+LEAST_WORDS, OWN_WORDS = 3, 120
+"""Words of a line that are more than a role's name, and characters of such lines that are shown."""
 
 PLAIN_TEXT = (
     "The sky is blue because the air scatters blue light more than red light. In the evening the light of "
@@ -254,6 +260,13 @@ def _some(tokens: Sequence[str]) -> str:
 
 
 def _chat_template(p: Patient) -> Outcome:
+    level, said = _compared_templates(p)
+    sides = ("student", "teacher") if p.lesson.privileged else ("student",)  # else the teacher reads its ids
+    notes = [note for side, model in zip(sides, p.models, strict=False) if (note := _own_words(side, model))]
+    return level, " ".join([said, *notes])
+
+
+def _compared_templates(p: Patient) -> Outcome:
     for model in p.models:
         if opening := _unopened(model):
             asked = p.read_by(model)
@@ -279,7 +292,7 @@ def _chat_template(p: Patient) -> Outcome:
         if (parts := _where_they_part(p, e.prompt))
     }
     if not different:
-        if not getattr(p.student.tokenizer, "chat_template", None):
+        if not p.student.templated:
             return "pass", "Neither model has a chat template; both read the same plain text."
         return "pass", "The same messages become the same ids for both models."
     name, parts = next(iter(different.items()))
@@ -298,9 +311,33 @@ def _chat_template(p: Patient) -> Outcome:
     )
 
 
+def _own_words(side: Side, model: ModelText) -> str:
+    """Say what a model reads beside the messages: a system prompt of its template's own, or no template."""
+    if not model.templated:
+        return f"The {side} has no chat template: it reads messages as plain text, one below the other."
+    if not (words := _before_a_question(model, QUESTION)):
+        return ""
+    told = ids_of_prompt(model, CONVERSATIONS["a system prompt"])
+    replaced = told is not None and words[0] not in model.text(told)
+    shown = " ".join(words)
+    shown = shown if len(shown) <= OWN_WORDS else f"{shown[:OWN_WORDS]}…"
+    return f"The {side}'s template puts words of its own before a question: {shown!r}." + (
+        " A system prompt takes their place." if replaced else ""
+    )
+
+
+def _before_a_question(model: ModelText, asked: Messages) -> list[str]:
+    """Return the lines of words, names of roles aside, that a template puts before a question."""
+    read = model.prompt_text(model.render(asked))
+    control = set(read.control)
+    text = "".join("\n" if i in control else piece for i, piece in enumerate(read.pieces))
+    lines = text.partition(asked[-1]["content"])[0].splitlines()
+    return [line.strip() for line in lines if len(re.findall(r"[^\W\d_]{2,}", line)) >= LEAST_WORDS]
+
+
 def _unopened(model: ModelText) -> str:
     """Return what a chat template puts before an answer and leaves out where an answer is asked for."""
-    if not getattr(model.tokenizer, "chat_template", None):
+    if not model.templated:
         return ""
     render = functools.partial(model.tokenizer.apply_chat_template, tokenize=False, **model.template_options)
     answered = render([*QUESTION, {"role": "assistant", "content": REPLY}])
@@ -316,8 +353,8 @@ def _where_they_part(p: Patient, prompt: Prompt) -> str:
     """Say where two renderings of a prompt begin to differ; nothing if they do not."""
     ours, theirs = rendered = [ids_of_prompt(model, prompt) for model in p.models]
     if ours is None or theirs is None:
-        refuses = p.student.name if ours is None else p.teacher.name
-        return "" if ours is theirs else f"{refuses} refuses it"
+        side, model = ("student", p.student) if ours is None else ("teacher", p.teacher)
+        return "" if ours is theirs else f"the {side}'s, of {model.name}, refuses it"
     if np.array_equal(ours, theirs):
         return ""
     common = min(len(ours), len(theirs))
@@ -376,26 +413,48 @@ def _cost_of_plain_text(p: Patient, model: LanguageModel, begin: list[int]) -> f
 
 
 def _thinking(p: Patient) -> Outcome:
+    if idle := _idle_options(p):
+        return "warn", (
+            f"No chat template asks for {', '.join(idle)}, so template_options that say it change nothing. "
+            "Look into the template for what it asks."
+        )
     ours, theirs = (_thinking_switch(model) for model in p.models)
     if ours == theirs:
         return "pass", f"Both chat templates agree on thinking: {ours}."
     return "warn", (
         f"The chat templates differ on thinking: {p.student.name} has {ours}, {p.teacher.name} {theirs}. "
-        "One of them writes a <think> part that the other never saw; choose two models of one kind."
+        "One of them writes a <think> part that the other never saw; choose two models of one kind, or set "
+        "enable_thinking in template_options."
     )
 
 
+def _idle_options(p: Patient) -> list[str]:
+    """Return the options that no template they are told to has a use for."""
+    told: dict[str, list[ModelText]] = {}
+    for model in p.models:
+        for name in model.template_options:
+            told.setdefault(name, []).append(model)
+    return [
+        name
+        for name, models in told.items()
+        if not any(
+            model.templated and re.search(rf"\b{re.escape(name)}\b", model.tokenizer.get_chat_template())
+            for model in models
+        )
+    ]
+
+
 def _thinking_switch(model: ModelText) -> str:
-    if not getattr(model.tokenizer, "chat_template", None):
+    if not model.templated:
         return "no switch"
 
     def rendered(**flags: bool) -> str:
         return model.tokenizer.apply_chat_template(
-            QUESTION, add_generation_prompt=True, tokenize=False, **flags
+            QUESTION, add_generation_prompt=True, tokenize=False, **{**model.template_options, **flags}
         )
 
     on, off = rendered(enable_thinking=True), rendered(enable_thinking=False)
-    return "no switch" if on == off else "a switch that is on" if rendered() == on else "a switch that is off"
+    return "no switch" if on == off else SWITCHED_ON if rendered() == on else "a switch that is off"
 
 
 def _end_of_sequence(p: Patient) -> Outcome:
@@ -524,8 +583,7 @@ def _scoring(p: Patient) -> Outcome:
 
 def _sampler(p: Patient) -> Outcome:
     prompts = p.prompts[:PROBE_PROMPTS]
-    sampler = p.sampler or TransformersSampler(p.student)
-    return _compare_sampler(p.student, sampler, prompts, p.config.temperature, p.probe_tokens)
+    return _compare_sampler(p.student, p.writer, prompts, p.config.temperature, p.probe_tokens)
 
 
 def _compare_sampler(
@@ -595,6 +653,24 @@ def _round_off(model: LanguageModel, t: Trajectory, side: Side, temperature: flo
     ids = completions([t])
     one_by_one, at_once = (sampled(found.log_probs(h), ids) for h in (torch.cat(hidden), found.hidden))
     return float((one_by_one - at_once).abs().mean())
+
+
+def _length(p: Patient) -> Outcome:
+    """Whether some answer comes to its end, or says at least what was asked, within the length limit."""
+    limit, written = p.config.max_tokens, p.probes
+    if limit > p.probe_tokens and not any(t.finish_reason == "stop" for t in written):
+        asked = requests(p.student, p.prompts[:PROBE_PROMPTS], max_tokens=limit)
+        written = list(p.writer.sample(asked, temperature=p.config.temperature))
+    if any(t.finish_reason == "stop" for t in written):
+        return "pass", f"Answers end by themselves within {limit} tokens."
+    said = f"Every answer that the student tried was cut off at max_tokens ({limit})"
+    texts = [text_to_verify(p.student, t) for t in written]
+    if not any(answer_in(text).strip() for text in texts):
+        off = ", or turn thinking off (template_options)" * (_thinking_switch(p.student) == SWITCHED_ON)
+        return "warn", f"{said} while it still reasoned. Raise max_tokens{off}."
+    if p.task and p.examples[0].answer is not None and not any(conclusion(t, cut=True) for t in texts):
+        return "warn", f"{said} before it stated one. Raise max_tokens."
+    return "pass", f"{said}, though not before it said something."
 
 
 def _teacher(p: Patient) -> Outcome:
@@ -721,6 +797,7 @@ CHECKS: dict[str, Callable[[Patient], Outcome]] = {
     "self-grade": _self_grade,  # a model graded against itself gets 0
     "scoring": _scoring,  # a text has the same scores alone and in a batch
     "sampler": _sampler,  # the sampler's weights are the student's
+    "length": _length,  # an answer fits into max_tokens
     "teacher": _teacher,  # there is something to learn
     "prompts": _prompts,  # every prompt of the run fits, as both models read it
     "answers": _answers,  # the verifier takes the reference answers for right

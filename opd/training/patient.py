@@ -70,6 +70,11 @@ class Patient:
         return self.models if self.pair.scorer.writes else (self.student,)
 
     @property
+    def writer(self) -> Sampler:
+        """What samples from the student in the run; where that is not said, the transformers engine."""
+        return self.sampler or TransformersSampler(self.student)
+
+    @property
     def probe_tokens(self) -> int:
         """Tokens of a probe at most."""
         return min(PROBE_TOKENS, self.config.max_tokens)

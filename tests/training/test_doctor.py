@@ -3,12 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from elsewhere import Elsewhere
-from tiny import CHAT_TEMPLATE, adapted, make_model, make_tokenizer, small_config
+from tiny import CHAT_TEMPLATE, THINKING, adapted, make_model, make_tokenizer, small_config
 
 import opd
 from opd.engines.transformers import TransformersSampler
@@ -20,6 +21,7 @@ from opd.training.distillation import distill
 from opd.training.doctor import AGREEMENT, Finding, check_sampler, examine
 from opd.training.memory import estimate_memory
 from opd.training.patient import QUESTION, REPLY, Patient, bytes_of
+from opd.trajectory import Trajectory
 
 pytestmark = pytest.mark.engine
 
@@ -219,7 +221,7 @@ def test_a_template_that_differs_only_for_system_prompts_warns(pair):
     assert finding.level == "warn"
     assert "differ for a system prompt" in finding.message
     with_template(pair.teacher, NO_SYSTEM + CHAT_TEMPLATE)
-    assert "tiny-teacher refuses it" in found("chat template", pair).message
+    assert "the teacher's, of tiny-teacher, refuses it" in found("chat template", pair).message
     with_template(pair.student, NO_SYSTEM + CHAT_TEMPLATE)
     assert found("chat template", pair).level == "pass"
 
@@ -240,6 +242,98 @@ def test_models_without_a_template_pass(pair):
     assert found("chat template", pair).level == "pass"
     with_template(pair.teacher, CHAT_TEMPLATE)
     assert found("chat template", pair).level != "pass"
+
+
+OWN_PROMPT = (
+    "{% if messages[0].role != 'system' %}<|system|>You are a helpful assistant named Tiny.{% endif %}"
+)
+
+
+def both(own):
+    return [with_template(make_model(i), own + CHAT_TEMPLATE) for i in range(2)]
+
+
+def test_a_template_that_brings_a_system_prompt_of_its_own_is_told():
+    """As SmolLM2's does; of the teacher's only where the teacher renders prompts itself."""
+    for own, told in (
+        (OWN_PROMPT, True),
+        ("<|system|>Cutting Knowledge Date: May 2024\n", True),
+        ("", False),
+    ):
+        finding = found("chat template", both(own))
+        assert finding.level == "pass"
+        assert ("The student's template puts words of its own before a question: " in finding.message) == told
+        assert ("A system prompt takes their place." in finding.message) == (own == OWN_PROMPT)
+        assert "The teacher's" not in finding.message
+        finding = found("chat template", both(own), teacher_system="Be brief.")
+        assert ("The teacher's template puts" in finding.message) == told
+    assert "'You are a helpful assistant named Tiny.'" in found("chat template", both(OWN_PROMPT)).message
+
+
+def test_a_model_without_a_template_is_told(pair):
+    for model in (pair.student, pair.teacher):
+        model.tokenizer.chat_template = None
+    message = found("chat template", pair).message
+    assert "Neither model has a chat template" in message
+    assert "it reads messages as plain text, one below the other" in message
+
+
+def test_options_that_no_template_asks_for_are_named(pair):
+    pair.student.tokenizer.chat_template = pair.teacher.tokenizer.chat_template = THINKING
+    known = Pair(*(model.prompted({"enable_thinking": False}) for model in (pair.student, pair.teacher)))
+    assert found("thinking", known).message == "Both chat templates agree on thinking: a switch that is off."
+    idle = Pair(*(model.prompted({"enable_thinkin": False}) for model in (pair.student, pair.teacher)))
+    finding = found("thinking", idle)
+    assert finding.level == "warn"
+    assert "No chat template asks for enable_thinkin, so" in finding.message
+    own = Pair(pair.student.prompted({"enable_thinking": False}), pair.teacher.prompted({"date": "May"}))
+    assert "asks for date, so" in found("thinking", own).message
+
+
+# --- length
+
+
+class Dictated:
+    """Samples what it is told to, up to the limit."""
+
+    def __init__(self, model, text, *, ends=False):
+        self.ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.finish_reason = "stop" if ends else "length"
+
+    def sample(self, asked, *, temperature, **_):
+        for i, request in enumerate(asked):
+            n = len(request.uniforms)
+            ids = np.array((self.ids * n)[:n])
+            zeros = np.zeros(n, np.float32)
+            yield Trajectory(
+                request.prompt_ids, ids, zeros, self.finish_reason, request.prompt_ids, prompt_index=i
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "level", "said"),
+    [
+        ("<think>Hm", False, "warn", "while it still reasoned. Raise max_tokens."),
+        ("<think>Hm</think>So we add them up, and", False, "warn", "before it stated one. Raise max_tokens."),
+        ("<think>Hm</think>The answer is 7. ", False, "pass", "though not before it said something"),
+        ("<think>Hm", True, "pass", "end by themselves"),
+    ],
+)
+def test_answers_that_are_all_cut_before_they_come_to_one_are_told(
+    pair, monkeypatch, text, ends, level, said
+):
+    student = pair.student
+    task = SimpleNamespace(batch=lambda *_, **__: [Example("3 + 4?", "7")], heldout=lambda *_, **__: [])
+    cut = [replace(t, finish_reason="length") for t in opd.sample(student, ["3 + 4?"], max_tokens=4)]
+    patient = Patient(
+        student, pair.teacher, small_config(max_tokens=40), task, Dictated(student, text, ends=ends)
+    )
+    patient.__dict__["probes"] = cut
+    got, message = doctor._length(patient)
+    assert (got, said in message) == (level, True), message
+    student.tokenizer.chat_template = THINKING
+    if "reasoned" in said:
+        assert "or turn thinking off" in doctor._length(patient)[1]
 
 
 def test_a_thinking_switch_on_one_side_only_warns(pair):
