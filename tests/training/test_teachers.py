@@ -52,6 +52,10 @@ def test_only_the_teacher_sees_the_hint_and_the_system_prompt(folders):
         assert "Hint" not in student
         assert rollout.example.prompt in student
         assert rollout.example.prompt in teacher
+    *_, report = run
+    for review in report.samples:  # and so it is kept
+        assert "Hint" not in "".join(review.prompt.pieces)
+        assert "You know it." in "".join(review.teacher_prompt.pieces)
 
 
 def test_an_sft_teacher_writes_with_its_hint_and_the_student_learns_without(folders):
