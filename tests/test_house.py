@@ -77,3 +77,13 @@ def test_a_module_imports_only_what_stands_above_it():
 
 def test_the_house_has_few_rooms():
     assert len(rooms()) <= 16
+
+
+def test_transformers_is_imported_in_one_place():
+    """It breaks where two threads import it at once, and only what makes the embedded pair has but one."""
+    elsewhere = [
+        name
+        for name, path in modules().items()
+        if re.search(r"^\s*(from|import) transformers\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert {name for name in elsewhere if not name.startswith("demo.")} == {"models.hf"}

@@ -13,8 +13,8 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from opd.models.hf import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 GROWTH = 1.5  # of the allocated columns, where more are needed
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import Cache
 
 from opd.divergence import Distributions, chunk_rows, sampled
 from opd.engines.columns import ColumnsCache
+from opd.models.hf import Cache, DynamicCache
 from opd.models.kernels.packing import alike
 from opd.models.network import LanguageModel
 from opd.protocols import Sampler, SampleRequest, must_be_finite

@@ -19,11 +19,16 @@ from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from opd.files import make_folder, models_dir, size_in_words
 from opd.models.downloads import must_have_room
+from opd.models.hf import (
+    ROPE_INIT_FUNCTIONS,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    one_at_a_time,
+)
 from opd.phases import announce
 
 PLAIN = {"F32", "F16", "BF16", "F64"}
@@ -114,9 +119,10 @@ def convert(file: Path, folder: Path) -> None:
     words = f"{', '.join(types)} weights are dequantised to" if types else "weights become"
     announce(said := f"Converting {file.name}, once: {words} float32 ({size_in_words(4 * sizes.total())})")
     print(said, file=sys.stderr)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
-    )
+    with one_at_a_time:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
     tokenizer = _load_tokenizer(file, facts)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # of a "quantised" model transformers would write nothing
@@ -179,7 +185,8 @@ def _scale_positions(config: Any, facts: Mapping[str, Any], divisors: Any) -> No
 
 def _load_tokenizer(file: Path, facts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Load the tokenizer of a GGUF file, and let it begin and cut texts as the file says."""
-    read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    with one_at_a_time:
+        read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     # Of a plain class: that of the model's family would cut as most of them do, whatever stands in the file.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=read.backend_tokenizer, chat_template=read.chat_template, **read.special_tokens_map

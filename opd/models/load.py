@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +12,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from opd.files import assets_dir
 from opd.models import hub
 from opd.models.gguf import check_gguf, folder_of, is_gguf
+from opd.models.hf import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from opd.models.hf import logging as transformers_logging
 from opd.models.hub import no_safetensors
 from opd.models.kernels import prepare
 from opd.models.network import LanguageModel
@@ -43,9 +49,6 @@ LOADING = (OSError, ValueError, LookupError, TypeError, ImportError, RuntimeErro
 
 SHOWN = 2
 """Tensors that a message names."""
-
-_one_at_a_time = threading.Lock()
-"""transformers patches modules while it loads: of two threads that load at once one misses tied weights."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -272,7 +275,7 @@ def _load_weights(name: str, path: Path, options: dict[str, Any]) -> PreTrainedM
     """
     _must_be_model(path)
     _must_have_weights(path)
-    with _one_at_a_time:
+    with one_at_a_time:
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             use_safetensors=True,
@@ -349,7 +352,8 @@ def _load_tokenizer(path: Path) -> Any:  # noqa: ANN401
         ValueError: there is none that can be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with one_at_a_time:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         known = getattr(tokenizer, "vocab_files_names", {}).values()
         if known and not any((path / file).exists() for file in known):  # an empty one was made up
             raise ValueError(f"there is no {' or '.join(sorted(set(known)))}")
@@ -368,8 +372,6 @@ def _quantization(dtype: str) -> Any:  # noqa: ANN401
         ValueError: bitsandbytes is not installed.
     """
     check_dtype(dtype)
-    from transformers import BitsAndBytesConfig
-
     return BitsAndBytesConfig(load_in_8bit=dtype == "8bit", load_in_4bit=dtype == "4bit")
 
 

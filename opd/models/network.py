@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
+from opd.models.hf import DynamicCache, GenerationConfig, PreTrainedModel
 from opd.models.kernels.attention import NAME, additive
 from opd.models.kernels.packing import Packing
 from opd.models.text import ModelText

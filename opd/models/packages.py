@@ -233,10 +233,12 @@ def _unpack(wheel: Path, folder: Path) -> None:
 def _prune(folder: Path) -> None:
     """Make the pruned model's folder of the whole one's."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from opd.models.hf import AutoModelForCausalLM, AutoTokenizer, one_at_a_time
 
     announce(f"Making {PRUNED}: {WHOLE} without the layers {', '.join(map(str, DROPPED))}")
-    model = AutoModelForCausalLM.from_pretrained(models_dir() / WHOLE, dtype=torch.float32)
+    with one_at_a_time:
+        model = AutoModelForCausalLM.from_pretrained(models_dir() / WHOLE, dtype=torch.float32)
     kept = [place for place in range(model.config.num_hidden_layers) if place not in DROPPED]
     model.model.layers = torch.nn.ModuleList(model.model.layers[place] for place in kept)
     model.config.num_hidden_layers = len(kept)

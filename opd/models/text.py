@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from opd.config import as_template_options
+from opd.models.hf import bytes_to_unicode
 from opd.models.typed_text import TypedText
 from opd.reasoning import CLOSES, OPENS, spelled_out
 from opd.reviews import PromptText

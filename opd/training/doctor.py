@@ -18,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from opd.config import DistillConfig, LessonConfig
 from opd.divergence import sampled
 from opd.engines.sampling import requests
 from opd.files import size_in_words
 from opd.grading.grading import grade
+from opd.models.hf import DynamicCache
 from opd.models.network import LanguageModel
 from opd.models.pair import Pair, VocabularyMismatch
 from opd.models.parallel import world

@@ -37,8 +37,8 @@ from __future__ import annotations
 import os
 
 import torch
-from transformers import PreTrainedModel
 
+from opd.models.hf import PreTrainedModel
 from opd.models.kernels.attention import use_grouped_attention
 from opd.models.kernels.linear import use_onednn
 from opd.models.kernels.norms import use_fast_norms

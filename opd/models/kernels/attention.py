@@ -18,9 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from opd.models.hf import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedModel,
+    sdpa_attention_forward,
+    sdpa_mask,
+)
 
 NAME = "sdpa_grouped"
 
