@@ -23,6 +23,7 @@ from opd.models.hf import (
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
+    one_at_a_time,
 )
 from opd.models.hf import logging as transformers_logging
 from opd.models.hub import no_safetensors
