@@ -146,10 +146,12 @@ def examine(
         sampler: samples from the student in the run; the transformers engine where None.
 
     Returns:
-        One finding a check, in a fixed order. Models without a common vocabulary get no further checks: all
-        of them compare ids.
+        One finding a check, in a fixed order. Models without a common vocabulary get no further checks, as
+        those compare ids; a ``cross_tokenizer`` pair gets those of how each of the two reads a prompt.
     """
     config = config or DistillConfig()
+    if isinstance(pair, Pair) and pair.cross_tokenizer:
+        return _examine_apart(pair, config, task)
     elsewhere, shared = None, config.shared_vocabulary
     if isinstance(pair, Pair):
         elsewhere, shared, pair = pair.elsewhere, pair.shared_vocabulary, (pair.student, pair.teacher)
@@ -161,6 +163,28 @@ def examine(
             announce(f"Examining the pair, {number} of {len(CHECKS)}: {name}")
             findings.append(_find(name, check, patient))
     return findings
+
+
+def _examine_apart(pair: Pair, config: DistillConfig, task: Task | None) -> list[Finding]:
+    """Examine two models with tokenizers of their own: what each of them makes of a prompt."""
+    sides = {"student": pair.student, "teacher": pair.teacher}
+    notes = [note for side, model in sides.items() if (note := _own_words(side, model))]
+    begins = [
+        _find("start of text", _start_of_text, Patient(model, model, config, task, None))
+        for model in sides.values()
+    ]
+    return [
+        Finding(
+            "vocabulary",
+            "warn",
+            f"{pair.student.name} and {pair.teacher.name} have vocabularies of their own: the teacher can "
+            "grade spans of text, and no run can train on them.",
+        ),
+        Finding(
+            "chat template", "pass", " ".join(["Each model reads its own rendering of a prompt.", *notes])
+        ),
+        min(begins, key=lambda finding: finding.order),
+    ]
 
 
 def examine_run(

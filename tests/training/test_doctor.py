@@ -249,6 +249,25 @@ OWN_PROMPT = (
 )
 
 
+def test_of_a_teacher_with_another_tokenizer_how_it_reads_prompts_is_told(monkeypatch):
+    """A base model whose tokenizer adds no BOS, as Gemma's, would grade as if it had lost its mind."""
+    student = make_model(0, name="student")
+    teacher = make_model(1, name="teacher", tokenizer=make_tokenizer(("<|tool|>",)))
+    teacher.tokenizer.add_special_tokens({"bos_token": "<|tool|>"})
+    teacher.tokenizer.chat_template = None
+    monkeypatch.setattr(doctor, "_cost_of_plain_text", lambda p, model, begin: 1.0 if begin else 4.0)
+    pair = Pair(student, teacher, cross_tokenizer=True)
+    findings = {f.check: f for f in examine(pair, config=small_config())}
+    assert {check: f.level for check, f in findings.items()} == {
+        "vocabulary": "warn",
+        "chat template": "pass",
+        "start of text": "fail",
+    }
+    assert "no run can train" in findings["vocabulary"].message
+    assert "The teacher has no chat template" in findings["chat template"].message
+    assert "Prompts of teacher do not begin with" in findings["start of text"].message
+
+
 def both(own):
     return [with_template(make_model(i), own + CHAT_TEMPLATE) for i in range(2)]
 

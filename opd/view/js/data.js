@@ -35,6 +35,7 @@ export class GradedText {
   constructor(payload) {
     const { text, lengths, long, flags, penalty, drop, agreement, spans, own, ...rest } = payload;
     this.messages = rest.messages;
+    this.reasoning = rest.reasoning; // from one token up to another
     Object.assign(this, rest);
     this.text = text;
     this.flags = decodeColumn(flags, "<u1");
@@ -45,7 +46,8 @@ export class GradedText {
     });
     // In half precision until the exact column is asked for; enough for colours.
     this.penalty = decodeColumn(penalty, "<f2");
-    [this.drop, this.agreement] = [drop, agreement].map((shares) => shares && decodeShares(shares));
+    this.drop = drop && decodeShares(drop);
+    this.agreement = agreement && decodeShares(agreement);
     // Where the teacher has another tokenizer: the first token of each token's span, -1 where it is not graded.
     this.spans = spans && decodeColumn(spans, "<i4");
     this.judged = !spans; // spans have no verdicts

@@ -14,7 +14,9 @@ export class TextSheet {
    * @param {number} longestToken characters of a token that are shown
    */
   constructor(element, bar, longestToken) {
-    Object.assign(this, { element, bar, longestToken });
+    this.element = element;
+    this.bar = bar;
+    this.longestToken = longestToken;
     bar.addEventListener("click", () => this.fold(!this.folded));
     this.clear();
   }
