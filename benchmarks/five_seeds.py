@@ -15,6 +15,8 @@ import os
 import platform
 from pathlib import Path
 
+from benchmarks.drawing import Panel, picture
+
 SEEDS = range(5)
 ROOT = Path(__file__).parent.parent
 DATA, FIGURE = ROOT / "benchmarks/five_seeds.json", ROOT / "assets/figures/five_seeds.svg"
@@ -55,43 +57,21 @@ def measure() -> dict:
 
 
 def draw(data: dict) -> str:
-    """Return the curves as an SVG that reads on light and dark pages."""
-    width, height, left, right, top, bottom = 720, 360, 52, 96, 16, 44
+    """Return the curves as an SVG."""
+    width, height = 720, 360
     runs = data["runs"]
-    last = runs[0]["curve"][-1][0]
-
-    def x(step: float) -> float:
-        return left + step / last * (width - left - right)
-
-    def y(accuracy: float) -> float:
-        return height - bottom - accuracy * (height - top - bottom)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        'aria-label="Held-out accuracy against training step, five seeds, with the teacher\'s accuracy">',
-        "<style>text{font:13px system-ui,sans-serif;fill:#57606a}.g{stroke:#8b949e;stroke-opacity:.25}"
-        ".s{fill:none;stroke:#2b6cab;stroke-width:2;stroke-opacity:.8}.d{fill:#2b6cab}"
-        ".t{stroke:#c9503a;stroke-width:2;stroke-dasharray:6 4}.n{stroke:#c9503a;stroke-width:1;"
-        "stroke-dasharray:2 4}@media(prefers-color-scheme:dark){text{fill:#9da7b3}.s{stroke:#6fa5d2}"
-        ".d{fill:#6fa5d2}.t,.n{stroke:#f07a5c}}</style>",
-    ]
-    for tenth in range(0, 11, 2):
-        parts.append(f'<path class="g" d="M{left} {y(tenth / 10):.1f}H{width - right}"/>')
-        parts.append(
-            f'<text x="{left - 8}" y="{y(tenth / 10) + 4:.1f}" text-anchor="end">{tenth * 10} %</text>'
-        )
-    for step, _, _ in runs[0]["curve"]:
-        parts.append(f'<text x="{x(step):.1f}" y="{height - 22}" text-anchor="middle">{step}</text>')
-    parts.append(f'<text x="{x(last / 2):.1f}" y="{height - 4}" text-anchor="middle">step</text>')
+    steps = [step for step, _, _ in runs[0]["curve"]]
+    panel = Panel(52, width - 96, 16, height - 44, last=steps[-1], most=1)
     teacher = sum(run["teacher"] for run in runs) / len(runs)
-    for name, value, label in (("t", teacher, "teacher"), ("n", 0.9 * teacher, "90 % of it")):
-        parts.append(f'<path class="{name}" d="M{left} {y(value):.1f}H{width - right}"/>')
-        parts.append(f'<text x="{width - right + 6}" y="{y(value) + 4:.1f}">{label}</text>')
+    parts = [
+        *panel.axes(steps, {tenth / 10: f"{tenth * 10} %" for tenth in range(0, 11, 2)}),
+        *panel.level(teacher, "teacher", "t"),
+        *panel.level(0.9 * teacher, "90 % of it", "n"),
+    ]
     for run in runs:
-        points = " ".join(f"{x(step):.1f},{y(accuracy):.1f}" for step, accuracy, _ in run["curve"])
-        parts.append(f'<polyline class="s" points="{points}"/>')
-        parts += [f'<circle class="d" r="2.5" cx="{x(s):.1f}" cy="{y(a):.1f}"/>' for s, a, _ in run["curve"]]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        parts += panel.curve([(step, accuracy) for step, accuracy, _ in run["curve"]])
+    about = "Held-out accuracy against training step, five seeds, with the teacher's accuracy"
+    return picture(width, height, about, parts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tiny import make_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from benchmarks import growth, measuring, roofline
+from benchmarks import five_seeds, growth, heal, measuring, roofline
 from benchmarks.gradient import make_gradient
 from benchmarks.measuring import Cost, Figure, Ratio, alternate, fitted_exponent, peak_memory
 from benchmarks.peers import trl
@@ -19,6 +19,8 @@ from benchmarks.step import Replay
 from opd.config import DistillConfig
 from opd.engines.sampling import sample
 from opd.models.pair import Pair
+from opd.reports import StepReport
+from opd.runs.run import create_run
 from opd.tasks import load_task
 from opd.training.distillation import distill
 from opd.training.update import gradient
@@ -155,3 +157,31 @@ def test_needed_operations_are_those_of_the_matrices():
         model.head(model.hidden(torch.from_numpy(ids)[None])[0, -len(trajectory) :])
     # The counter takes attention for full; half of it lies behind the diagonal.
     assert roofline.forward_flops(model, [trajectory]) == pytest.approx(counted.get_total_flops(), rel=0.15)
+
+
+def healed_run(seed, *curve):
+    """A run on disk with evaluations, and a step before each of them but the first."""
+    run = create_run(f"heal-{seed}", DistillConfig(seed=seed, steps=len(curve) - 1))
+    for step, kl in enumerate(curve):
+        metrics = {"heldout_kl": kl, "heldout_prompts": 40, "seconds_evaluate": 2.0}
+        metrics |= {"tokens": 480, "seconds_sample": 1.5, "seconds_update": 2.5} if step else {}
+        run.append(StepReport(step, metrics))
+    return run
+
+
+def test_what_is_said_of_healing_is_what_its_runs_wrote(capsys):
+    runs = [healed_run(0, 1.5, 1.2, 1.0), healed_run(1, 1.6, 1.1, 0.9), healed_run(2, 1.7, 1.3, 0.8)]
+    found = [heal.measured(run) for run in runs]
+    assert found[0] == {
+        **{"seed": 0, "prompts": 40, "curve": [[0, 1.5], [1, 1.2], [2, 1.0]]},
+        **{"trained_tokens": 960, "training_seconds": 8.0, "evaluation_seconds": 6.0},
+    }
+    heal.say(found)
+    # Falls of 0.5, 0.7 and 0.9: their mean, and Student's t with two degrees of freedom times 0.2 / sqrt(3).
+    assert "fell by 0.700 [0.203, 1.197] over 3 seeds" in capsys.readouterr().out
+
+
+def test_the_figures_are_drawn_from_the_data_beside_them():
+    data = [json.loads(module.DATA.read_text(encoding="utf-8")) for module in (five_seeds, heal)]
+    assert five_seeds.FIGURE.read_text(encoding="utf-8") == five_seeds.draw(data[0])
+    assert heal.FIGURE.read_text(encoding="utf-8") == heal.draw(data[1], data[0])
