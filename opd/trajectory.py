@@ -36,7 +36,10 @@ def as_messages(prompt: Prompt) -> Messages:
         raise ValueError('A prompt is a text or a list of messages like {"role": "user", "content": "…"}.')
     if not messages[-1]["content"].strip():
         raise ValueError("The prompt is empty. Write a question for the student to answer.")
-    return [{key: m[key] for key in ("role", "content", REASONING) if key in m} for m in messages]
+    return [
+        {"role": m["role"], "content": m["content"]} | ({REASONING: m[REASONING]} if m.get(REASONING) else {})
+        for m in messages
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,10 +87,8 @@ class ModelText:
             ValueError: see :func:`opd.config.as_template_options`.
         """
         model = copy.copy(self)
-        model.template_options, model.control_tokens = (
-            as_template_options(template_options or {}),
-            control_tokens,
-        )
+        model.template_options = as_template_options(template_options or {})
+        model.control_tokens = control_tokens
         return model
 
     @property

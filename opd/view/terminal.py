@@ -9,6 +9,7 @@ from math import exp, isnan
 import numpy as np
 
 from opd.grading.summary import DISAGREEMENTS, report_card
+from opd.reasoning import spelled_out
 from opd.reviews import PromptText, Review
 from opd.trajectory import VERDICTS
 from opd.view import palette
@@ -51,7 +52,7 @@ def _heading(review: Review, color: bool) -> str:
     names = f"{visible(review.student)}, graded by {visible(review.teacher)}"
     lines = [_styled(names, _BOLD, color)]
     for message in review.messages:
-        lines.append(_styled(f"{visible(message['role'])}: {visible(message['content'])}", _DIM, color))
+        lines.append(_styled(f"{visible(message['role'])}: {visible(spelled_out(message))}", _DIM, color))
     return "\n".join(lines)
 
 

@@ -110,6 +110,7 @@ def test_a_message_brings_its_reasoning_to_the_template():
         "{% for m in messages %}{{ m.reasoning_content }}[{{ m.content }}]{% endfor %}"
     )
     assert model.text(model.render(chat)) == "[?]3 + 4 <|end|>[7][!]"
+    assert model.text(model.render([{**chat[0], "reasoning_content": None}])) == "[?]"
     model.tokenizer.chat_template = None
     assert model.text(model.render(chat)) == "?\n<think>\n3 + 4 <|end|>\n</think>\n\n7\n!"
 
