@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import numpy as np
@@ -23,8 +23,9 @@ from opd.protocols import EngineError, must_be_finite
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "OPD_TEACHER_API_KEY"
-"""The environment variable of the API key: the one place it may be in."""
+KEY_VARIABLE, SERVER_VARIABLE = "OPD_TEACHER_API_KEY", "OPD_TEACHER_URL"
+"""The environment variables of the API key, the one place it may be in, and of the server that it is for:
+whoever may name a server in a form or a config is not given the key by that."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0
 """Seconds until the second attempt; doubled for each further one, up to the longest."""
@@ -53,8 +54,8 @@ class RemoteScorer(PromptLogprobScorer):
         """Look the model up on the server; :meth:`check` then makes sure that it is the right one.
 
         Args:
-            url: of the server, such as ``http://127.0.0.1:8000``; an API key comes from the environment
-                variable ``OPD_TEACHER_API_KEY``.
+            url: of the server, such as ``http://127.0.0.1:8000``. The API key in the environment variable
+                ``OPD_TEACHER_API_KEY`` is sent if it is the server that ``OPD_TEACHER_URL`` names.
             name: the model's name on the server.
             vocabulary: number of token ids that count.
             concurrency: requests that run at once.
@@ -71,11 +72,13 @@ class RemoteScorer(PromptLogprobScorer):
             raise ValueError(f"{url!r} is no URL of a server. Give one like http://127.0.0.1:8000.")
         if parts.username or parts.password:
             raise ValueError(
-                f"A URL is logged, so it must hold no password. Put the key into {KEY_VARIABLE}."
+                f"A URL is logged, so it must hold no password. Put the key into {KEY_VARIABLE}, and into "
+                f"{SERVER_VARIABLE} the URL."
             )
         self.url = url.rstrip("/").removesuffix("/v1")
         self.name, self.vocabulary, self.patience = name, vocabulary, patience
-        key = os.environ.get(KEY_VARIABLE)
+        meant = urlsplit(os.environ.get(SERVER_VARIABLE, ""))
+        key = os.environ.get(KEY_VARIABLE) if _origin(meant) == _origin(parts) else None
         self._client = httpx.Client(
             base_url=f"{self.url}/v1/",
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -233,7 +236,7 @@ class RemoteScorer(PromptLogprobScorer):
             said = " ".join(response.text.split())[:200]
         advice = "Check the URL: it must be that of a vLLM server."
         if response.status_code in (401, 403):
-            advice = f"Set its API key in the environment variable {KEY_VARIABLE}."
+            advice = f"Set {KEY_VARIABLE} to its key, and {SERVER_VARIABLE}={self.url}, the server it is for."
         elif "logprobs" in said and "max allowed" in said:
             advice = "Lower top_k, or start the server with a higher --max-logprobs."
         elif "maximum model length" in said or "context length" in said:
@@ -243,3 +246,8 @@ class RemoteScorer(PromptLogprobScorer):
         raise ValueError(
             f"The teacher at {self.url} answers {response.status_code}: {said.rstrip('.')}. {advice}".rstrip()
         )
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port: what one server is known by."""
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)

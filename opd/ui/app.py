@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from threading import Thread
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from opd.ui.events import PLUMBING
+from opd.ui.hosts import HOSTS_VARIABLE, OwnNames, is_loopback
 from opd.ui.kept_sets import forget_ended
 from opd.ui.pairs import warm_up
 from opd.ui.review_tab import ReviewTab
@@ -66,6 +69,8 @@ def launch(host: str | None = None, port: int | None = None) -> None:
         port: port to listen on; None = ``GRADIO_SERVER_PORT``, else the first free one from 7860.
     """
     app = build_app()
+    address = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    guarded = is_loopback(address) or HOSTS_VARIABLE in os.environ  # else its names are not known here
     app.launch(
         server_name=host,
         server_port=port,
@@ -73,6 +78,7 @@ def launch(host: str | None = None, port: int | None = None) -> None:
         css_paths=Path(__file__).with_name("app.css"),
         footer_links=["settings"],
         ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(OwnNames, address=address)] if guarded else []},
         prevent_thread_lock=True,
     )
     Thread(target=warm_up, daemon=True).start()

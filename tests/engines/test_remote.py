@@ -13,7 +13,7 @@ from tiny import make_model
 
 import opd
 from opd.cli import main
-from opd.engines.remote import KEY_VARIABLE, RemoteScorer
+from opd.engines.remote import KEY_VARIABLE, SERVER_VARIABLE, RemoteScorer
 from opd.packed import cut
 from opd.protocols import EngineError
 from opd.runs.run import open_run
@@ -267,6 +267,7 @@ def test_tokens_the_student_does_not_have_are_refused(server):
 
 def test_the_key_comes_from_the_environment_and_is_never_shown(server, monkeypatch, caplog):
     monkeypatch.setenv(KEY_VARIABLE, SECRET)
+    monkeypatch.setenv(SERVER_VARIABLE, f"{server.url}/v1")
     with connect(server, patience=0.1) as scorer:
         scorer.score(written()[:1], side="teacher")
         assert set(server.keys) == {f"Bearer {SECRET}"}
@@ -279,6 +280,20 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(server, monkeypat
     shown = f"{scorer!r} {vars(scorer)!r} {failed.value} {refused.value} {caplog.text}"
     assert SECRET not in shown
     assert server.url in caplog.text
+
+
+@pytest.mark.parametrize(
+    "meant", [None, "http://127.0.0.1:9", "https://127.0.0.1", "http://localhost:{port}"]
+)
+def test_the_key_goes_to_no_server_but_its_own(server, monkeypatch, meant):
+    """Whoever can name a server, as on a page, would otherwise be sent the key."""
+    monkeypatch.setenv(KEY_VARIABLE, SECRET)
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    if meant:
+        monkeypatch.setenv(SERVER_VARIABLE, meant.format(port=server.url.rpartition(":")[2]))
+    with connect(server) as scorer:
+        scorer.score(written()[:1], side="teacher")
+    assert set(server.keys) == {None}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from tiny import make_model
 
 import opd
-from opd.engines.remote import KEY_VARIABLE, RemoteScorer
+from opd.engines.remote import KEY_VARIABLE, SERVER_VARIABLE, RemoteScorer
 from opd.models.load import load_skeleton, locate
 from opd.models.pair import load_pair
 from opd.models.scoring import distributions
@@ -90,8 +90,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch):
+def key(monkeypatch, server):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
+    monkeypatch.setenv(SERVER_VARIABLE, server.url)
 
 
 @pytest.fixture(scope="module")
