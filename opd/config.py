@@ -25,7 +25,7 @@ ASYNCHRONOUS_CLIP = 0.2
 RESERVED = ("demo-student", "demo-teacher", "demo", "everyday", "self", "smollm2", "smollm2-pruned")
 """Names of models and tasks that are no paths, whatever lies here."""
 
-MODELS = "a folder, a .gguf file, a hub id, smollm2, smollm2-pruned"
+MODELS = "a folder, .gguf file or hub id, smollm2, smollm2-pruned"
 """What a model can be, beside an embedded one."""
 
 NOT_OFFERED = dict.fromkeys(
@@ -113,9 +113,7 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     student: str = _models("demo-student", description=f"{MODELS}, or demo-student")
-    teacher: str = _models(
-        "demo-teacher", description=f"{MODELS}, demo-teacher, or self (the student itself)"
-    )
+    teacher: str = _models("demo-teacher", description=f"{MODELS}, demo-teacher, or self, the student")
     teacher_live: bool = _models(
         False, description="with teacher self: follow the student as it trains, instead of staying at step 0"
     )

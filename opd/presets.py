@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opd.config import DistillConfig, chosen, make_config, override, written
+from opd.config import LORA_LEARNING_RATE, DistillConfig, chosen, make_config, override, written
 from opd.objectives import OBJECTIVES
 
 
@@ -116,24 +116,91 @@ BASELINES = [name for name, objective in OBJECTIVES.items() if objective.judge !
 RACERS = ("full", *BASELINES)
 """Starting points that race against each other unless others are named."""
 
-PAIRS: dict[str, tuple[str, str]] = {
-    "Embedded": ("demo-student", "demo-teacher"),
-    "Qwen3 0.6B under 4B": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B"),
-    "Qwen3 1.7B under 8B": ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-8B"),
-    "Qwen3 0.6B under itself": ("Qwen/Qwen3-0.6B", "self"),
+LARGE = {"lora_rank": 32, "learning_rate": LORA_LEARNING_RATE, "max_tokens": 512, "prompts_per_step": 64}
+"""For a student of half a billion parameters or more: an adapter at the rate of the post's recipe, answers
+of a paragraph or two, and so few of them that a step takes no longer."""
+
+
+def _pair(title: str, reason: str, student: str, teacher: str, **settings: Any) -> Preset:  # noqa: ANN401
+    """Make the starting point of a pair; what it leaves out goes back to its default."""
+    usual = {name: DistillConfig.model_fields[name].default for name in ("template_options", *LARGE)}
+    return Preset(title, reason, {"student": student, "teacher": teacher} | usual | settings)
+
+
+PAIRS: dict[str, Preset] = {
+    "embedded": _pair(
+        "Embedded",
+        "Two toys of about a million parameters that ship with the program: minutes on a laptop, no network.",
+        "demo-student",
+        "demo-teacher",
+    ),
+    "smollm2-1.7b": _pair(
+        "SmolLM2 135M under 1.7B",
+        "The smallest pair of chat models that is worth a look: all weights of the student train, and both "
+        "fit into 16 GB.",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+        learning_rate=5e-5,
+        max_tokens=256,
+        prompts_per_step=64,
+    ),
+    "qwen3-4b": _pair(
+        "Qwen3 0.6B under 4B",
+        "Neither thinks: reasoning of thousands of tokens would be cut off before the answer.",
+        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-4B",
+        template_options={"enable_thinking": False},
+        **LARGE,
+    ),
+    "qwen3-8b": _pair(
+        "Qwen3 0.6B under 8B",
+        "As under 4B, with a teacher that knows more and takes 16 GB in bfloat16.",
+        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-8B",
+        template_options={"enable_thinking": False},
+        **LARGE,
+    ),
+    "qwen2.5": _pair(
+        "Qwen2.5 0.5B under 7B",
+        "Models that never think, of one vocabulary; the larger's matrix is padded, which does no harm.",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen/Qwen2.5-7B-Instruct",
+        **LARGE,
+    ),
+    "llama3.2": _pair(
+        "Llama 3.2 1B under 3B",
+        "Gated: accept the licence on the hub first. The template writes today's date into every prompt "
+        "unless it is told one, and a run should mean the same tomorrow.",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-3.2-3B-Instruct",
+        template_options={"date_string": "26 Jul 2024"},
+        **LARGE,
+    ),
+    "gemma3": _pair(
+        "Gemma 3 270M under 1B",
+        "Gated: accept the licence on the hub first. A small body under a vocabulary of 262,144: the logits "
+        "take the memory, so answers are short.",
+        "google/gemma-3-270m-it",
+        "google/gemma-3-1b-it",
+        learning_rate=5e-5,
+        max_tokens=256,
+        prompts_per_step=64,
+    ),
 }
-"""Pairs to begin with: title -> (student, teacher)."""
+"""Starting points that name two models, and what those need: all set the same settings, so that one takes
+another's place. Those of the hub are untried: rates and lengths are the usual ones for their sizes."""
 
 
 def preset(name: str) -> Preset:
-    """Return a starting point.
+    """Return a starting point, a pair's too.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in PRESETS:
-        raise ValueError(f"There is no preset called {name!r}. Presets: {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    known = PRESETS | PAIRS
+    if name not in known:
+        raise ValueError(f"There is no preset called {name!r}. Presets: {', '.join(known)}.")
+    return known[name]
 
 
 def combine(

@@ -16,7 +16,7 @@ from opd.cli import make_parser
 from opd.cli.flags import given_settings
 from opd.config import make_config
 from opd.models.pair import Pair
-from opd.presets import PRESETS, as_command, as_python, combine, preset, race_configs
+from opd.presets import PAIRS, PRESETS, as_command, as_python, combine, preset, race_configs
 from opd.training import doctor
 from opd.training.distillation import distill
 from opd.training.doctor import Finding
@@ -48,7 +48,7 @@ def test_every_preset_is_a_config_and_trains(name, pair):
     "values",
     [
         {},
-        *(dict(p.changes) for p in PRESETS.values()),
+        *(dict(p.changes) for p in (PRESETS | PAIRS).values()),
         {"learning_rate": 2e-3, "student": "some/model"},
         {"student": "a folder/it's", "objective": "gkd", "beta": 0.25, "gradient_checkpointing": True},
         {"teacher": "self", "teacher_live": True, "token_share": 0.1, "tokens": "entropy"},

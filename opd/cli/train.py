@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from opd.cli.flags import add_settings, config_of, given_settings
 from opd.cli.foreground import led, work
 from opd.cli.output import FAILURE, say
-from opd.presets import PRESETS, as_command
+from opd.presets import PAIRS, PRESETS, as_command
 
 if TYPE_CHECKING:
     from opd.config import DistillConfig
@@ -21,7 +21,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", metavar="NAME", help="continue a run; its own settings apply, but more --steps prolong it"
     )
-    parser.add_argument("--preset", metavar="NAME", help=f"over these settings, one of {', '.join(PRESETS)}")
+    starts = ", ".join(PRESETS | PAIRS)
+    parser.add_argument("--preset", metavar="NAME", help=f"over these settings, one of {starts}")
     parser.add_argument(
         "--dry-run",
         action="store_true",

@@ -107,6 +107,7 @@ def convert(file: Path, folder: Path) -> None:
     """
     from gguf import GGUFReader
 
+    announce(f"Reading {file.name}")
     reader = GGUFReader(file)
     facts = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
     tensors = {tensor.name: tensor for tensor in reader.tensors}

@@ -10,7 +10,7 @@ import gradio as gr
 from opd.config import GROUPS, DistillConfig, grouped_settings, make_config, written
 from opd.models.sources import absent, source_of
 from opd.objectives import OBJECTIVES, OPTIONS
-from opd.presets import PAIRS, PRESETS, combine, differences
+from opd.presets import PAIRS, PRESETS, Preset, combine, differences, preset
 from opd.ui.errors import code, spoken_errors, warn
 from opd.ui.events import PLUMBING
 
@@ -34,7 +34,8 @@ class SetupCard:
         self._folds: list[tuple[gr.Accordion, Sequence[str]]] = []
         with self._card("Models"):
             with gr.Row(elem_classes="chips", elem_id="pairs"):
-                self._pairs = {title: gr.Button(title, size="sm", min_width=0) for title in PAIRS}
+                pairs = _chips(PAIRS)
+            pair_reason = gr.Markdown("", visible=False, elem_id="pair-reason", elem_classes="caption")
             self._inputs("Models")
             self.absent = gr.Markdown("", visible=False, elem_id="absent", elem_classes="caption")
         with self._card("Task"):
@@ -42,17 +43,15 @@ class SetupCard:
         with self._card("Objective"):
             gr.Markdown("A starting point sets what it names and leaves the rest:", elem_classes="caption")
             with gr.Row(elem_classes="chips", elem_id="presets"):
-                self._presets = {
-                    name: gr.Button(preset.title, size="sm", min_width=0) for name, preset in PRESETS.items()
-                }
-            self.reason = gr.Markdown("", visible=False, elem_id="preset-reason", elem_classes="caption")
+                presets = _chips(PRESETS)
+            reason = gr.Markdown("", visible=False, elem_id="preset-reason", elem_classes="caption")
             self._inputs("Objective")
             self.explanation = gr.Markdown("", elem_id="objective-explained", elem_classes="caption")
         for group in ("Sampling", "Optimiser", "Evaluation", "Engine", "Run"):
             with self._card(group):
                 self._inputs(group)
         self.inputs = list(self.fields.values())
-        self._connect()
+        self._connect({pair_reason: pairs, reason: presets})
 
     def _card(self, group: str) -> gr.Column:
         card = gr.Column(elem_classes="card", elem_id=f"card-{group.lower()}")
@@ -74,19 +73,20 @@ class SetupCard:
                 self.fields |= {name: _input(name) for name in folded}
             self._folds.append((fold, folded))
 
-    def _connect(self) -> None:
+    def _connect(self, chips: Mapping[gr.Markdown, Mapping[str, gr.Button]]) -> None:
+        """Connect the inputs, and the buttons of starting points under the line that takes their reasons.
+
+        Of two lines one shows: the reason of what was chosen last.
+        """
         quick = {"trigger_mode": "always_last", "queue": False, **PLUMBING}
-        for title, button in self._pairs.items():
-            button.click(
-                lambda title=title: list(PAIRS[title]), None, [self.fields[n] for n in PAIR], **PLUMBING
-            )
-        for name, button in self._presets.items():
-            button.click(
-                lambda *values, name=name: self.start_from(name, values),
-                self.inputs,
-                [self.reason, *self.inputs],
-                **PLUMBING,
-            )
+        for reason, buttons in chips.items():
+            for name, button in buttons.items():
+                button.click(
+                    lambda *values, name=name: [gr.update(visible=False), *self.start_from(name, values)],
+                    self.inputs,
+                    [*(other for other in chips if other is not reason), reason, *self.inputs],
+                    **PLUMBING,
+                )
         self.explained = [self.explanation, *(f for name, f in self.fields.items() if name in OPTIONS)]
         self.fields["objective"].change(self.explain, self.fields["objective"], self.explained, **quick)
         pair = [self.fields[name] for name in PAIR]
@@ -158,11 +158,14 @@ class SetupCard:
 
     def start_from(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Return the updates of the reason and of all inputs for a starting point."""
-        preset = PRESETS[name]
+        start = preset(name)
         with spoken_errors():
             settings = combine(self._filled_in(values), name)
-        changes = ", ".join(f"{_in_words(key)} {written(value)}" for key, value in preset.changes.items())
-        words = f"**{preset.title}.** {preset.reason} It sets {changes.rstrip('.')}."
+        changes = ", ".join(
+            f"{_in_words(key)} {'default' if value is None else written(value)}"
+            for key, value in start.changes.items()
+        )
+        words = f"**{start.title}.** {start.reason} It sets {changes.rstrip('.')}."
         return [gr.update(value=words, visible=True), *self.filled(settings)]
 
     def _relabel(self, names: Sequence[str], values: Sequence[Any]) -> str:
@@ -186,6 +189,10 @@ def _shown(field: gr.components.Component, value: Any) -> Any:  # noqa: ANN401
     if value is None and isinstance(field, gr.Dropdown) and EMPTY in field.choices:
         return ""
     return ("" if value is None else written(value)) if isinstance(field, gr.Textbox) else value
+
+
+def _chips(starts: Mapping[str, Preset]) -> dict[str, gr.Button]:
+    return {name: gr.Button(start.title, size="sm", min_width=0) for name, start in starts.items()}
 
 
 def _absent(*names: str) -> Any:  # noqa: ANN401

@@ -90,12 +90,12 @@ def test_every_weight_is_the_file_s_and_it_is_made_into_a_folder_once(tmp_path):
     path = write(tmp_path / "tiny.gguf", model, blocks="token_embd")
     with listening(heard.append):
         loaded = load_model(path)
-        assert heard[1].startswith("Converting tiny.gguf, once: Q8_0 weights are dequantised to float32")
+        assert heard[2].startswith("Converting tiny.gguf, once: Q8_0 weights are dequantised to float32")
         load_model(path)
-        assert heard[2:] == [f"Loading {path}"]
+        assert heard[3:] == [f"Loading {path}"]
         os.utime(path, (1, 1))
         load_model(path)
-        assert heard[4].startswith("Converting"), "after a change it is another file"
+        assert heard[6].startswith("Converting"), "after a change it is another file"
     own, found = model.model.state_dict(), loaded.model.state_dict()
     stored = gguf.dequantize(gguf.quantize(own["lm_head.weight"].numpy(), Q8_0), Q8_0)
     for name in ("lm_head.weight", "model.embed_tokens.weight"):

@@ -12,7 +12,7 @@ from graded import make_review
 from tiny import make_model
 
 from opd.config import GROUPS, DistillConfig, grouped_settings, make_config
-from opd.presets import PRESETS
+from opd.presets import PAIRS, PRESETS, preset
 from opd.reports import FrozenScores, Push, StepReport, moved_as_meant
 from opd.runs.run import create_run
 from opd.ui import feed, pairs, train_tab
@@ -158,14 +158,17 @@ def test_any_run_s_settings_fill_the_form(card):
     assert (filled["beta"]["visible"], filled["top_k"]["visible"]) == (True, False)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS | PAIRS)
 def test_a_starting_point_makes_a_config_and_keeps_the_rest(card, name):
     reason, *filled = card.start_from(name, values(card, seed=5))
     assert re.search(r"[^.]\.$", reason["value"])
     settings = shown(card, filled)
     config = card.config(values(card, **settings))
     assert config.seed == 5
-    assert {key: getattr(config, key) for key in PRESETS[name].changes} == PRESETS[name].changes
+    wanted = {key: value for key, value in preset(name).changes.items() if value is not None}
+    assert {key: getattr(config, key) for key in wanted} == wanted
+    back = dict(zip(card.fields, card.start_from("embedded", values(card, **settings))[1:], strict=True))
+    assert shown(card, back.values())["student"] == "demo-student"
 
 
 def test_settings_are_called_by_plain_words_and_abbreviations_are_spelt_as_such(card):
