@@ -48,59 +48,49 @@ def make_real_gallery(folder: Path, healed: str, stranger: str) -> None:
 def _sets(
     whole: LanguageModel, pruned: LanguageModel, mended: LanguageModel, other: LanguageModel
 ) -> Iterator[Titled]:
+    steps = preset("heal").changes["steps"]
     yield (
         *("list", "A list without four layers"),
-        "SmolLM2 135M after four of its thirty layers were taken out, graded by the model it was: it still "
-        "knows what a list looks like, and no longer what belongs on it.",
-        alone(*_answers(Pair(pruned, whole), "Name seven animals that live in the sea.", 96)),
+        "SmolLM2 135M after four of its thirty layers were taken out, graded by the model it was. Click a "
+        "token to see what that would have written.",
+        alone(*_answers(Pair(pruned, whole), "Name seven animals that live in the sea.", 80, n=4)),
     )
     yield (
-        *("before-after", f"Healed in {preset('heal').changes['steps']} steps"),
-        "One held-out request with the same random numbers, before and after ten minutes of on-policy "
-        "distillation on two cores: the preset Heal a pruned model.",
+        *("before-after", f"Healed in {steps} steps"),
+        "One held-out request with the same random numbers, before and after a quarter of an hour of "
+        "on-policy distillation on two cores: the preset Heal a pruned model.",
         [
             ReviewGroup(label, _answers(Pair(student, whole), "What makes a good leader?", 48, n=4))
-            for label, student in (("four layers less", pruned), ("healed", mended))
+            for label, student in (("four layers less", pruned), (f"after {steps} steps", mended))
         ],
     )
+    asked = "Write a Python function that reverses a string."
     yield (
-        *("code", "Code"),
-        "The healed model writes Python that looks right at a glance. The teacher, no great programmer "
-        "either, says where it looks wrong.",
-        alone(
-            *_answers(
-                Pair(mended, whole),
-                "How do I remove duplicates from a list in Python but keep the order?",
-                160,
-            )
-        ),
+        *("code", "Code by a healed model"),
+        "The healed model writes what looks like Python at a glance. A teacher of this size is no great "
+        "programmer either: it says what it would not have written, not what would fail.",
+        alone(*_answers(Pair(mended, whole), asked, 128)),
     )
+    asked = "Write a letter to the mayor asking for more trees in our street."
     yield (
         *("long", "A long letter"),
-        "Over three hundred tokens of the healed model. The minimap shows where the teacher frowns.",
-        alone(
-            *_answers(
-                Pair(mended, whole), "Write a letter to the mayor asking for more trees in our street.", 360
-            )
-        ),
+        "Three hundred tokens and more of the healed model: a graph shows where the teacher frowns, n and "
+        "p go from fork to fork.",
+        alone(*_answers(Pair(mended, whole), asked, 360)),
     )
     yield (
         *("self", "A model under itself"),
-        "SmolLM2 graded by SmolLM2: the penalty is 0 at every token and none is blamed. What looks odd is "
-        "the luck of sampling at temperature 1.",
+        "SmolLM2 graded by SmolLM2: the penalty is 0 at every token, agreement is complete and nothing is "
+        "blamed, whatever the luck of sampling wrote.",
         alone(*_answers(Pair(whole, whole), "Describe your perfect morning as if you were a bird.", 128)),
     )
+    asked = "Name five animals and put the right emoji behind each."
+    answers = _answers(Pair(whole, other, cross_tokenizer=True), asked, 80, n=4)
     yield (
         *("stranger", "A teacher with another tokenizer"),
-        "Emoji by SmolLM2, graded by Gemma 3 270M, which cuts the same text into other tokens: they are "
-        "compared span by span, and what has no common border is hatched.",
-        alone(
-            *_answers(
-                Pair(whole, other, cross_tokenizer=True),
-                "Name five animals and put the right emoji behind each.",
-                96,
-            )
-        ),
+        "SmolLM2's emoji, graded by Gemma 3 270M, which cuts the same text into other tokens: they are "
+        "compared span by span, where both begin and end at the same byte.",
+        alone(*sorted(answers, key=lambda made: len(made.trajectory), reverse=True)),
     )
 
 

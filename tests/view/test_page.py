@@ -83,7 +83,7 @@ def test_a_review_of_the_gallery_says_what_it_shows_and_makes_a_page(ident):
 
 def test_the_gallery_is_small_and_has_all_it_promises():
     reviews = list(gallery().values())
-    assert len(reviews) >= 8
+    assert len(reviews) >= 17
     assert sum(len(r.to_json()) for r in reviews) < 1_500_000
     assert {True, False} <= {r.correct for r in reviews[0]}
     assert any(len(r.groups) == 2 for r in reviews), "before and after"
@@ -109,6 +109,29 @@ def test_the_gallery_tells_true_stories():
         error = first_wrong_token(problem, [*wrong.pieces[:-1], ""], True)
         assert VERDICTS[wrong.grades.verdicts[error]] == "blunder"
         assert wrong.grades.penalty[error + 1 :].max() < 0.3, "what follows costs nothing"
+
+
+def test_the_gallery_of_real_models_tells_true_stories():
+    by_title = {r.title: r for r in gallery().values()}
+    (own,) = by_title["A model under itself"]
+    assert own.student == own.teacher
+    assert not own.grades.penalty.any()
+    assert not own.grades.forks.any()
+    blamed = {"blunder", "mistake", "inaccuracy"}
+    assert not blamed & {VERDICTS[v] for v in own.grades.verdicts}
+    before, after = by_title["Healed in 20 steps"].groups
+    kl = [np.mean([one.grades.reverse_kl.mean() for one in group.reviews]) for group in (before, after)]
+    assert kl[1] < 0.7 * kl[0]
+    assert [one.messages for one in before.reviews] == [one.messages for one in after.reviews]
+    strange = list(by_title["A teacher with another tokenizer"])
+    assert all(one.grades.spans is not None and one.teacher_vocabulary for one in strange)
+    assert "🐦" in strange[0].text, "the one that is opened has emoji"
+    (letter,) = by_title["A long letter"]
+    assert len(letter.trajectory) >= 300
+    assert "def " in next(iter(by_title["Code by a healed model"])).text
+    for real in (own, letter, *before.reviews, *strange, *by_title["A list without four layers"]):
+        assert not {"/", "\\"} & set(real.student + real.teacher), "names, no places on a machine"
+        assert "system" in "".join(real.prompt.pieces), "what the template brought is there to see"
 
 
 def test_grade_opens_a_saved_review_and_writes_page_and_table(tmp_path, capsys):
