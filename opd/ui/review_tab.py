@@ -176,8 +176,8 @@ class ReviewTab:
                 self.student = gr.Textbox(PairNames().student, label="Student", min_width=140)
                 self.teacher = gr.Textbox(PairNames().teacher, label="Teacher", min_width=140)
             gr.Markdown(
-                "A folder, a LoRA adapter's folder, a .gguf file, a name on the Hugging Face Hub, or `smollm2` "
-                "and `smollm2-pruned`, real models that are fetched once (93 MB). "
+                "A folder, a LoRA adapter's folder, a .gguf file, a name on the Hugging Face Hub, or "
+                "`smollm2` and `smollm2-pruned`, real models that are fetched once (93 MB). "
                 "Both models must share a vocabulary; where they differ in a few tokens, what both share can "
                 "be graded, and with any other tokenizer the teacher can grade spans of text.",
                 elem_classes="caption",
