@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from opd.cli import app, branch, doctor, evaluate, grade, make_pair, pair_report, race, reviews, runs, train
 from opd.cli.output import FAILURE, USAGE_ERROR, phases_shown, say
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="opd",
         description="On-policy distillation you can look at: a teacher grades every token a student writes.",
     )
+    parser.add_argument("--version", action="version", version=f"OPD Studio {version('opd-studio')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)

@@ -78,6 +78,7 @@ def launch(host: str | None = None, port: int | None = None) -> None:
         css_paths=Path(__file__).with_name("app.css"),
         footer_links=["settings"],
         ssr_mode=False,
+        enable_monitoring=False,  # who visits is nobody's to ask
         app_kwargs={"middleware": [Middleware(OwnNames, address=address)] if guarded else []},
         prevent_thread_lock=True,
     )

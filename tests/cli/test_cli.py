@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import opd
 from opd.cli import main
 
 pytestmark = pytest.mark.engine
@@ -117,3 +119,10 @@ def test_who_is_offered_parquet_is_told_what_to_install(command, capsys):
     said = "".join(capsys.readouterr().out.split())  # a line may end inside of the name
     before, _, behind = said.partition(".parquet")
     assert "opd-studio[data]" in before[-60:] + behind[:60]
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    written = (Path(opd.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{capsys.readouterr().out.split()[-1]}"' in written
