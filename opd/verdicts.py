@@ -148,9 +148,7 @@ def fork_score(graded: Scored, definition: str) -> NDArray[np.float32]:
             return np.where(np.isnan(graded.penalty), np.float32(-np.inf), graded.penalty)
         case "entropy_drop":  # the student hesitates where the teacher minds
             lost = drop(graded.teacher)
-            if lost is None:
-                return np.full_like(graded.penalty, -np.inf)
-            return np.where(graded.penalty > 0, graded.student.entropy * lost, np.float32(0))
+            return np.full_like(graded.penalty, -np.inf) if lost is None else graded.student.entropy * lost
     raise ValueError(f"There are no forks by {definition!r}. Known: {', '.join(FORK_DEFINITIONS)}.")
 
 
@@ -171,7 +169,7 @@ def find_forks(graded: Sequence[Scored], definition: str = DEFAULT_FORKS) -> lis
     floor = FORK_FLOORS[definition]
     if definition == "entropy" and any(len(s) for s in scores):
         floor = max(floor, float(np.quantile(np.concatenate(scores), 1 - FORK_SHARE)))
-    marks = [_candidates(s, definition) & (s >= floor) for s in scores]
+    marks = [_candidates(g, s, definition) & (s >= floor) for g, s in zip(graded, scores, strict=True)]
     if definition == "penalty":
         marks = [
             found & (g.penalty >= FORK_EXCESS * _others(g.penalty))
@@ -189,7 +187,7 @@ def strongest_forks(graded: Scored, definition: str, n: int) -> NDArray[np.int64
         ValueError: there is no such definition.
     """
     score = fork_score(graded, definition)
-    ranked = np.argsort(-np.where(_candidates(score, definition), score, -np.inf), kind="stable")
+    ranked = np.argsort(-np.where(_candidates(graded, score, definition), score, -np.inf), kind="stable")
     return ranked[:n]
 
 
@@ -200,9 +198,12 @@ def _others(penalty: NDArray[np.float32]) -> NDArray[np.float64]:
     return (size.sum() - size) / others
 
 
-def _candidates(score: NDArray[np.float32], definition: str) -> NDArray[np.bool_]:
+def _candidates(graded: Scored, score: NDArray[np.float32], definition: str) -> NDArray[np.bool_]:
     """Return which tokens may be forks at all, ``[T]`` -> bool ``[T]``."""
-    return np.ones(len(score), dtype=bool) if definition == "entropy" else peaks(score, FORK_RADIUS)
+    if definition == "entropy":
+        return np.ones(len(score), dtype=bool)
+    preferred = graded.penalty > 0  # by the student, more than by the teacher
+    return peaks(np.where(preferred, score, 0), FORK_RADIUS) & preferred
 
 
 def peaks(score: NDArray[np.float32], radius: int) -> NDArray[np.bool_]:
