@@ -152,12 +152,11 @@ class ReviewTab:
                     for ident, shown in gallery().items()
                 }
             with gr.Column(scale=2, min_width=280):
-                self.saved = SavedList(elem_id="saved")
-            with gr.Column(scale=2, min_width=200):
                 self.review_file = gr.File(
                     label="A saved review", file_types=[".json"], height=112, elem_id="review-file"
                 )
                 self.opening = Working()
+                self.saved = SavedList(elem_id="saved")
 
     def _sampling_settings(self) -> None:
         with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling") as self.sampling_fold:
