@@ -44,6 +44,8 @@ PRESETS: dict[str, Preset] = {
             "student": "smollm2-pruned",
             "teacher": "smollm2",
             "task": "everyday",
+            "objective": "reverse_kl",
+            "lora_rank": 0,
             "prompts_per_step": 8,
             "max_tokens": 64,
             "steps": 20,
