@@ -76,7 +76,7 @@ def index(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("PIP_INDEX_URL", f"http://ann:secret@127.0.0.1:{server.server_port}/simple")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(packages, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(packages, "LOOK_SECONDS", 0.0)  # every piece is told of
     yield Index
     server.shutdown()
     server.server_close()
