@@ -4,6 +4,7 @@ The device is a pretended one (pretend.py), so that this is tested where there i
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,14 +21,15 @@ from opd.models.pair import load_pair
 from opd.objectives import OBJECTIVES
 from opd.packed import pack
 from opd.tasks import Example, load_task
+from opd.training.update import gradient
 
 pytestmark = pytest.mark.engine
 
 PLACES = {"both there": (NAME, NAME), "the student there": (NAME, "cpu"), "the teacher there": ("cpu", NAME)}
 
-BFLOAT16 = 0.05
-"""Nats by which a figure in bfloat16 may differ, whose last digit is worth 0.03 at a log-prob of -5: on a
-device of ours the CPU's fused kernels are not taken, so products are rounded elsewhere."""
+BFLOAT16 = 2 / 16
+"""Nats by which a figure in bfloat16 may differ: a last digit of the logits of each model, between 8 and 16.
+On a device of ours the CPU's fused kernels are not taken, so products are rounded elsewhere."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +56,7 @@ def run_at(folders, student: str, teacher: str, **changes):
         "student": folders["student"],
         "teacher": folders["teacher"],
         "learning_rate": 1e-2,
+        "prompts_per_step": 2,
         "max_tokens": 12,
     }
     return opd.distill(small_config(**here | models | changes))
@@ -73,6 +76,8 @@ def same_graded(found, expected, tolerance: float = 1e-5) -> None:
     for (t, g), (u, h) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(t.completion_ids, u.completion_ids)
         for name in ("penalty", "reverse_kl", "forward_kl", "jsd", "student_entropy", "teacher_entropy"):
+            if getattr(h, name) is None:  # an update does without some of them
+                continue
             np.testing.assert_allclose(getattr(g, name), getattr(h, name), atol=tolerance, err_msg=name)
 
 
@@ -130,7 +135,7 @@ def test_a_mixture_planted_in_an_update_is_found(folders, monkeypatch):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", BFLOAT16)])
 def test_sampling_and_grades_are_those_of_the_cpu(folders, places, dtype, tolerance):
     def graded(pair):
-        written = opd.sample(pair, ["hi", "What is 3 + 4?"], n=3, max_tokens=20)
+        written = opd.sample(pair, ["hi", "What is 3 + 4?"], n=2, max_tokens=12)
         return list(zip(written, opd.grade(pair, written), strict=True))
 
     pair = pair_at(folders, *places, dtype)
@@ -160,11 +165,16 @@ def test_branches_go_the_same_ways(folders, at):
 def test_what_two_vocabularies_share_is_graded_the_same(tmp_path):
     for seed, token in enumerate(("<think>", "<tool>")):
         make_model(seed, tokenizer=make_tokenizer((token,))).save(tmp_path / token)
+    for file in (tmp_path / "<tool>").glob(
+        "tokenizer*.json"
+    ):  # whose end is another token than the student's
+        file.write_text(file.read_text().replace("<|end|>", "<|over|>"))
     names = {"student": str(tmp_path / "<think>"), "teacher": str(tmp_path / "<tool>")}
 
     def graded(*at):
         pair = pair_at(names, *at, shared_vocabulary=True)
-        written = opd.sample(pair, ["hi"], n=3, max_tokens=20)
+        assert pair.shared.end == (256, 256)
+        written = opd.sample(pair, ["hi"], n=2, max_tokens=12)
         return list(zip(written, opd.grade(pair, written), strict=True))
 
     same_graded(graded("cpu", NAME), graded("cpu", "cpu"))
@@ -173,7 +183,10 @@ def test_what_two_vocabularies_share_is_graded_the_same(tmp_path):
 
 
 def test_the_doctor_finds_there_what_it_finds_here(folders):
-    found, expected = (opd.examine(pair_at(folders, *at)) for at in ((NAME, "cpu"), ("cpu", "cpu")))
+    found, expected = (
+        opd.examine(pair_at(folders, *at), config=small_config(max_tokens=12))
+        for at in ((NAME, "cpu"), ("cpu", "cpu"))
+    )
     assert [(f.check, f.level) for f in found] == [(f.check, f.level) for f in expected]
 
 
@@ -224,13 +237,20 @@ def test_evaluations_and_what_updates_did_are_the_same(folders, monkeypatch):
     ("at", "changes"),
     [("both there", {}), ("the student there", {"lora_rank": 4}), ("the teacher there", {})],
 )
-def test_under_autocast_to_bfloat16_nothing_meets_what_is_elsewhere(folders, at, changes):
-    """What is sampled need not be the CPU's: where two tokens are as likely, rounding decides."""
-    reports = list(run_at(folders, *PLACES[at], dtype="bfloat16", **changes))
-    assert len(reports) == len(here(folders))
-    for report in reports[1:]:
-        assert np.isfinite(report.metrics["loss"])
-        assert report.metrics["gradient_norm"] > 0
+def test_under_autocast_to_bfloat16_a_gradient_is_near_that_on_the_cpu(folders, at, changes):
+    """Of the same rollouts: where two tokens are as likely, rounding decides which one is sampled."""
+    cpu, there = (run_at(folders, *w, dtype="bfloat16", **changes) for w in (("cpu", "cpu"), PLACES[at]))
+    rollouts = cpu.sample(1)
+    expected = gradient(cpu.learner, rollouts, cpu.teachers)
+    moved = [replace(r, lesson=there.lessons[0]) for r in rollouts]
+    found = gradient(there.learner, moved, there.teachers)
+    same_graded(
+        [(r.trajectory, g) for r, g in zip(moved, found.grades, strict=True)],
+        [(r.trajectory, g) for r, g in zip(rollouts, expected.grades, strict=True)],
+        BFLOAT16,
+    )
+    assert found.loss == pytest.approx(expected.loss, abs=BFLOAT16)
+    assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=BFLOAT16)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
