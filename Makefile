@@ -15,10 +15,11 @@ app: setup
 test: setup chromium javascript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow and not real" -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not real and not device" -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m device $(PYTEST_ARGS)
 
 test-unit: setup
-	$(BIN)/python -m pytest -m "not engine and not browser and not slow and not real" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not engine and not browser and not slow and not real and not device" $(PYTEST_ARGS)
 
 test-slow: setup chromium
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -23,7 +23,7 @@ from opd.packed import pack
 from opd.tasks import Example, load_task
 from opd.training.update import gradient
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.device]
 
 PLACES = {"both there": (NAME, NAME), "the student there": (NAME, "cpu"), "the teacher there": ("cpu", NAME)}
 
