@@ -43,6 +43,8 @@ def test_runs_are_searched_laid_over_each_other_and_compared_in_their_settings(r
     assert "finished" in row
     assert "2 / 2" in row
     for curve in ("accuracy", "kl"):
+        # Curves are drawn when they come into sight, and below many runs they are not.
+        page.locator(f"#overlay [data-curve={curve}]").scroll_into_view_if_needed()
         page.wait_for_function(f"{LINES.format(curve)}?.join() === 'north,south'")
     steps = page.evaluate("document.querySelector('#overlay [data-curve=kl]').data[0].x")
     assert steps == [1, 2]
